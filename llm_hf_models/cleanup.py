@@ -14,7 +14,6 @@ from llm_hf_models import paths as paths_module
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.leftovers import (
     SortedRows,
-    build_partial_path,
     choose_work_folder,
     compute_age,
     compute_history_cutoff,
@@ -24,6 +23,7 @@ from llm_hf_models.downloads.leftovers import (
     remove_partial,
     sort_rows,
 )
+from llm_hf_models.downloads.local_files import build_partial_path
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.downloads.types import Leftover, LeftoverKind
 from llm_hf_models.errors import NotWritableError

@@ -217,6 +217,10 @@ class EngineStartError(EngineError):
     """The engine did not start; the cause has the errors from its log."""
 
 
+class EngineResourceError(EngineStartError):
+    """The engine ran out of time or memory while it started, which a busy machine can cause."""
+
+
 class ModelTooLargeError(EngineError):
     """The model does not fit this machine's free memory. Raised before loading."""
 

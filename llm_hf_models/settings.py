@@ -143,7 +143,11 @@ class Settings(BaseModel):
         0, ge=0, description="Threads per engine; 0 means all physical cores, minus one if there are more than two."
     )
     gpu_layers: int = Field(-1, ge=-1, description="Layers to load on a GPU, if there is one; -1 means all of them.")
-    sandbox: bool = Field(True, description="Confine the engine and the load test as far as the system allows.")
+    sandbox: Literal["on", "off", "required"] = Field(
+        "on",
+        description="Confine the engine and the load test with every layer that works on this machine; `required`"
+        " refuses to run a model if a layer is inactive.",
+    )
     max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this, in bytes; 0 means no limit.")
     allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
     allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")

@@ -13,12 +13,12 @@ from pathlib import Path
 from llm_hf_models import paths, settings
 from llm_hf_models.account import whoami
 from llm_hf_models.context import Context
-from llm_hf_models.errors import HfModelsError, LibraryError, StorageError
-from llm_hf_models.inference import running_engines
+from llm_hf_models.errors import EngineStartError, HfModelsError, LibraryError, StorageError
+from llm_hf_models.inference import engine, running_engines
 from llm_hf_models.library.records import EngineRow, LocalModel
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.machine import read_memory
-from llm_hf_models.types import EngineView, SettingView, Status, TokenStatus
+from llm_hf_models.types import EngineView, SandboxStatus, SettingView, Status, TokenStatus
 
 
 def _check_token(context: Context) -> TokenStatus:
@@ -48,6 +48,7 @@ def collect_status(context: Context) -> Status:
         models=len(models),
         models_bytes=sum(locations.values()),
         engines=engines,
+        sandbox=_read_sandbox(context.settings()),
         endpoint=settings.get_display_endpoint(),
         offline=settings.is_offline(),
         token=_check_token(context),
@@ -67,6 +68,16 @@ def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView,
             )
     except (LibraryError, StorageError) as error:
         return [], (), str(error)
+
+
+def _read_sandbox(current: Settings) -> SandboxStatus:
+    try:
+        result = engine.read_sandbox_result(current) if current.sandbox != "off" else None
+    except EngineStartError:  # there is no llama-server, although the settings require one
+        result = None
+    if result is None:
+        return SandboxStatus(current.sandbox, None, {})
+    return SandboxStatus(current.sandbox, result.layers, result.missing)
 
 
 def make_engine_view(row: EngineRow) -> EngineView:

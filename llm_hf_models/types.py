@@ -44,6 +44,15 @@ class EngineView:
 
 
 @dataclass(frozen=True)
+class SandboxStatus:
+    """The sandbox of the engines that start from now on."""
+
+    mode: str  # the setting `sandbox`
+    layers: tuple[str, ...] | None  # active confinement layers; None until the first engine starts and tests them
+    missing: Mapping[str, str]  # inactive confinement layers, each with the reason
+
+
+@dataclass(frozen=True)
 class Status:
     """An overview of this machine and this installation. Sizes are in bytes."""
 
@@ -56,6 +65,7 @@ class Status:
     models: int
     models_bytes: int
     engines: tuple[EngineView, ...]
+    sandbox: SandboxStatus
     endpoint: str
     offline: bool
     token: TokenStatus

@@ -10,33 +10,22 @@ last. Each step is one rename, so a killed process leaves a state from which the
 
 from __future__ import annotations
 
-import contextlib
-import re
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError, StorageError
+from llm_hf_models.downloads.fetch_files import FileFetcher
+from llm_hf_models.downloads.local_files import build_whole_path, find_candidates, find_local_files
+from llm_hf_models.errors import StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.cache_layout import cache_path
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
-from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
-from llm_hf_models.system.hashing import compute_digests, copy_with_digests
-from llm_hf_models.system.ownership import count_owning_processes
-from llm_hf_models.transfer.download_file import TICK_SECONDS, download_file, journal_path
-from llm_hf_models.transfer.journal import read_journal
-from llm_hf_models.transfer.pacing import RateLimiter
-from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
+from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.transfer.types import Progress, TransferLimits
 
-MAX_FILES_AT_ONCE = 4
-SIGNAL_CHECK_SECONDS = 0.1  # Windows handles Ctrl-C only between two waits of the main thread
-SHA256_CHARS = 64
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MAX_ROUNDS = 5  # attempts to complete a snapshot while another tool removes files from the cache
 
 
@@ -50,57 +39,6 @@ class StoredFile:
     sha256: str | None
     git_sha1: str | None
     fetched: bool  # False if the file was already on this machine
-
-
-def find_local_files(cache_dir: Path, repo: RepoId, commit: str, files: Sequence[HubFile]) -> dict[str, Path]:
-    """Return the files that the cache already contains, by path: in this snapshot or as a blob of any repo.
-
-    Only names and sizes are compared, which is fast. `fetch_into_cache` verifies the digest of every file that it did
-    not download itself.
-    """
-    found: dict[str, Path] = {}
-    for file in files:
-        for path in _find_candidates(cache_dir, repo, commit, file):
-            found.setdefault(file.path, path)
-    return found
-
-
-def _find_candidates(cache_dir: Path, repo: RepoId, commit: str, file: HubFile) -> Iterator[Path]:
-    """Yield cached files with the right name and size: from the snapshot, then this repo, then other repos."""
-    candidates = [cache_path(cache_dir, repo, commit, file.path)]
-    if file.etag:
-        candidates.append(cache_layout.repo_folder(cache_dir, repo) / "blobs" / file.etag)
-    if file.sha256:
-        candidates += cache_layout.find_blobs(cache_dir, file.sha256, file.size)
-    yield from (candidate for candidate in candidates if cache_layout.has_size(candidate, file.size))
-
-
-def count_partial_bytes(cache_dir: Path, files: Sequence[HubFile]) -> dict[str, int]:
-    """Return the number of bytes of each file, by path, that an interrupted download left on the disk."""
-    folder = cache_layout.cache_work_folder(cache_dir)
-    return {file.path: count for file in files if (count := _count_partial(folder, file))}
-
-
-def find_files_in_folder(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
-    """Return the files that a plain folder (`--to DIR`) already contains, compared by name and size only."""
-    locations = {file.path: folder / RepoFile(file.path).path for file in files}
-    return {file.path: locations[file.path] for file in files if cache_layout.has_size(locations[file.path], file.size)}
-
-
-def count_partial_bytes_in_folder(folder: Path, files: Sequence[HubFile]) -> dict[str, int]:
-    """Return the same as `count_partial_bytes`, for a plain folder (`--to DIR`)."""
-    work = cache_layout.target_work_folder(folder)
-    return {file.path: count for file in files if (count := _count_partial(work, file))}
-
-
-def _count_partial(folder: Path, file: HubFile) -> int:
-    if not file.etag:
-        return 0
-    if cache_layout.has_size(folder / f"{file.etag}.whole", file.size):
-        return file.size
-    partial = folder / f"{file.etag}.part"
-    state = read_journal(journal_path(partial))
-    return state.done.total if state and cache_layout.has_size(partial, file.size) else 0
 
 
 def fetch_into_cache(
@@ -137,17 +75,17 @@ def fetch_into_cache(
         StorageError: Another tool keeps removing the files from the cache.
     """
     folder = cache_layout.cache_work_folder(cache_dir)
-    job = _FetchJob(hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop)
+    fetcher = FileFetcher(hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop)
     blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
-    files = [job.resolve_etag(file) for file in files]
+    files = [fetcher.resolve_etag(file) for file in files]
     fetched: set[str] = set()
     try:
         for _ in range(MAX_ROUNDS):
-            missing = [file for file in files if not _adopt_from_cache(job, cache_dir, file)]
-            fetched |= job.fetch_all(missing, lambda file: _adopt_from_cache(job, cache_dir, file))
+            missing = [file for file in files if not _adopt_from_cache(fetcher, cache_dir, file)]
+            fetched |= fetcher.fetch_all(missing, lambda file: _adopt_from_cache(fetcher, cache_dir, file))
             try:
                 for file in files:
-                    _publish(job, blobs, file, cache_path(cache_dir, repo, commit, file.path))
+                    _publish(fetcher, blobs, file, cache_path(cache_dir, repo, commit, file.path))
                 cache_layout.write_refs(cache_dir, repo, commit, revision)
             except FileNotFoundError:
                 continue  # another tool removed the folder in the meantime: download the removed files again
@@ -183,13 +121,13 @@ def fetch_into_folder(
         HfModelsError: Any error of `download_file`.
     """
     work = cache_layout.target_work_folder(folder)
-    job = _FetchJob(hub, repo, commit, work, limits, get_connection_limit, get_rate_limit, progress, stop)
-    files = [job.resolve_etag(file) for file in files]
-    job.sources = find_local_files(cache_dir, repo, commit, files)
+    fetcher = FileFetcher(hub, repo, commit, work, limits, get_connection_limit, get_rate_limit, progress, stop)
+    files = [fetcher.resolve_etag(file) for file in files]
+    fetcher.sources = find_local_files(cache_dir, repo, commit, files)
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
     try:
-        missing = [file for file in files if not job.verify_file(file, locations[file.path])]
-        fetched = job.fetch_all(missing, lambda file: job.verify_file(file, locations[file.path]))
+        missing = [file for file in files if not fetcher.verify_file(file, locations[file.path])]
+        fetched = fetcher.fetch_all(missing, lambda file: fetcher.verify_file(file, locations[file.path]))
         first: dict[str, Path] = {}  # two paths may have the same content, which is downloaded once
         for file in missing:
             location = locations[file.path]
@@ -197,9 +135,9 @@ def fetch_into_folder(
             if file.etag in first:
                 if cache_layout.try_hard_link(first[file.etag], location):
                     continue
-                job.sources[file.path] = first[file.etag]
-                fetched |= job.fetch_all([file], lambda _: False)
-            job.move_verified(file, location)
+                fetcher.sources[file.path] = first[file.etag]
+                fetched |= fetcher.fetch_all([file], lambda _: False)
+            fetcher.move_verified(file, location)
             first[file.etag] = location
         _remove_work_folder(work)
     except OSError as error:
@@ -222,26 +160,26 @@ def _make_stored_file(file: HubFile, location: Path, fetched: set[str]) -> Store
     return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched)
 
 
-def _adopt_from_cache(job: _FetchJob, cache_dir: Path, file: HubFile) -> bool:
+def _adopt_from_cache(fetcher: FileFetcher, cache_dir: Path, file: HubFile) -> bool:
     """Return True if the cache contains the verified file in this repo, or in another repo from which it can be linked.
 
     A file of another repo is linked into the work folder. It is moved into this repo once all files are complete,
     because other tools report a repo that has blobs and no snapshot as damaged. A file that can't be linked becomes a
-    source for `_FetchJob.fetch_all`, which copies it and verifies the copy.
+    source for `FileFetcher.fetch_all`, which copies it and verifies the copy.
     """
-    candidates = _find_candidates(cache_dir, job.repo, job.commit, file)
-    found = next((candidate for candidate in candidates if job.verify_file(file, candidate)), None)
+    candidates = find_candidates(cache_dir, fetcher.repo, fetcher.commit, file)
+    found = next((candidate for candidate in candidates if fetcher.verify_file(file, candidate)), None)
     if found is None:
         return False
-    blob = cache_layout.repo_folder(cache_dir, job.repo) / "blobs" / file.etag
-    own = (blob, cache_path(cache_dir, job.repo, job.commit, file.path))
-    if found not in own and not cache_layout.try_hard_link(found, job.folder / f"{file.etag}.whole"):
-        job.sources[file.path] = found
+    blob = cache_layout.repo_folder(cache_dir, fetcher.repo) / "blobs" / file.etag
+    own = (blob, cache_path(cache_dir, fetcher.repo, fetcher.commit, file.path))
+    if found not in own and not cache_layout.try_hard_link(found, build_whole_path(fetcher.folder, file.etag)):
+        fetcher.sources[file.path] = found
         return False
     return True
 
 
-def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
+def _publish(fetcher: FileFetcher, blobs: Path, file: HubFile, path: Path) -> None:
     """Move a verified file to its blob, and link the blob to `path` in the snapshot.
 
     Raises:
@@ -249,216 +187,9 @@ def _publish(job: _FetchJob, blobs: Path, file: HubFile, path: Path) -> None:
     """
     blob = blobs / file.etag
     path.parent.mkdir(parents=True, exist_ok=True)
-    if (job.folder / f"{file.etag}.whole").exists():
+    if build_whole_path(fetcher.folder, file.etag).exists():
         blobs.mkdir(parents=True, exist_ok=True)
-        job.move_verified(file, blob)
+        fetcher.move_verified(file, blob)
     if blob.exists() and not (path.exists() and path.samefile(blob)):
         cache_layout.link_into_snapshot(blob, path)
     path.stat()
-
-
-class _FetchJob:
-    """The files of one download, with the state that they share."""
-
-    def __init__(
-        self,
-        hub: Hub,
-        repo: RepoId,
-        commit: str,
-        folder: Path,
-        limits: TransferLimits,
-        get_connection_limit: Callable[[], int] | None,
-        get_rate_limit: Callable[[], int],
-        progress: Progress,
-        stop: threading.Event,
-    ) -> None:
-        self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
-        self._limits, self._progress, self._stop = limits, progress, stop
-        self._get_connection_limit = get_connection_limit or (lambda: limits.connections)
-        self._get_rate_limit, self._rate_limiter = get_rate_limit, RateLimiter(self._divide_rate)
-        self._mismatched: set[tuple[str, str, str]] = set()  # files with a wrong digest, which are not hashed again
-        self._files_at_once = 1
-        self._tasks: dict[Future[bool], HubFile] = {}
-        self._partials: list[Path] = []  # partial files that this call or another process downloads
-        self.sources: dict[str, Path] = {}  # local files with the right name and size to copy from, by path
-
-    def _divide_rate(self) -> int:
-        """Return the rate limit divided by the number of processes that download files of the same variant.
-
-        Connections are not divided: closing one loses the bytes in flight, and another process may end at any moment.
-        """
-        rate = self._get_rate_limit()
-        return max(1, rate // max(1, count_owning_processes(self._partials))) if rate else 0
-
-    def _count_connections(self) -> int:
-        """Return the number of connections that all files together may use now."""
-        return min(self._limits.connections, self._get_connection_limit())
-
-    def _share_connections(self, file: HubFile) -> int:
-        """Return the number of connections that one file may use now.
-
-        It is 0 for some files while there are fewer connections than files.
-        """
-        active = [other.etag for task, other in list(self._tasks.items()) if not task.done()][: self._files_at_once]
-        if file.etag not in active:  # its task has only just started
-            return -(-self._count_connections() // self._files_at_once)
-        each, left = divmod(self._count_connections(), len(active))
-        return each + (active.index(file.etag) < left)
-
-    def resolve_etag(self, file: HubFile) -> HubFile:
-        """Return the file with a digest, which names its blob. Request a missing digest from the Hub."""
-        etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
-        if not _DIGEST.fullmatch(etag):
-            raise HubUnavailableError(
-                f"The Hub reports no digest for {file.path}", cause="Without a digest the file can't be verified."
-            )
-        if file.etag:
-            return file
-        return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
-
-    def verify_file(self, file: HubFile, location: Path) -> bool:
-        """Return True if the file at `location` has the right digest. Hash it unless it was verified before."""
-        if not cache_layout.has_size(location, file.size):
-            return False
-        if cache_layout.is_verified(self.folder, file.etag, location):
-            return True
-        key = (file.etag, str(location.resolve()), cache_layout.read_file_stamp(location))
-        if key in self._mismatched:
-            return False
-        digests = compute_digests(location, self._report_hashing(file))
-        if digests.get_same_kind(file.etag) != file.etag:
-            self._mismatched.add(key)
-            return False
-        cache_layout.mark_verified(self.folder, file.etag, location)
-        return True
-
-    def _report_hashing(self, file: HubFile) -> Callable[[int], None]:
-        """Return a callable that reports the progress of hashing, at most ten times a second."""
-        reported_at = time.monotonic()
-        self._progress(Event("verifying", file.path, 0, file.size))
-
-        def report(done: int) -> None:
-            nonlocal reported_at
-            if self._stop.is_set():
-                raise InterruptedByUserError(f"Stopped while verifying {file.path}")
-            if time.monotonic() - reported_at >= TICK_SECONDS or done == file.size:
-                reported_at = time.monotonic()
-                self._progress(Event("verifying", file.path, done, file.size))
-
-        return report
-
-    def move_verified(self, file: HubFile, location: Path) -> None:
-        """Rename a verified file to its final name.
-
-        Raises:
-            FileNotFoundError: Neither the verified file nor its final name exists.
-        """
-        whole = self.folder / f"{file.etag}.whole"
-        try:
-            if location.exists() and whole.samefile(location):
-                whole.unlink()  # another process hard-linked it; renaming one link to the other would do nothing
-            else:
-                whole.replace(location)
-        except FileNotFoundError:  # another process has moved it already
-            if not cache_layout.has_size(location, file.size):
-                raise
-        sync_folder(location.parent)
-        cache_layout.mark_verified(self.folder, file.etag, location)
-        self._remove_lock_files(file)
-
-    def _remove_lock_files(self, file: HubFile) -> None:
-        """Remove the lock of a finished file, and the owner files and journals that killed processes left."""
-        for pattern in ("part.lock", "part.owner.*", "part.journal*"):
-            for path in self.folder.glob(f"{file.etag}.{pattern}"):
-                with contextlib.suppress(OSError):  # Windows refuses while another process waits for the lock
-                    path.unlink()
-
-    def fetch_all(self, files: Sequence[HubFile], is_finished: Callable[[HubFile], bool]) -> set[str]:
-        """Download or copy each file to `<etag>.whole`, several files at once.
-
-        Args:
-            files: The missing files.
-            is_finished: Returns True if another process has finished the file in the meantime.
-
-        Returns:
-            The paths of the files that this call downloaded.
-        """
-        if not files:
-            return set()
-        unique = list({file.etag: file for file in files}.values())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._partials = [self.folder / f"{file.etag}.part" for file in unique]
-        needed = sum(file.size - _count_partial(self.folder, file) for file in unique)
-        require_space(self.folder, needed, self._limits.disk_reserve)
-        self._tasks, self._files_at_once = {}, max(1, min(MAX_FILES_AT_ONCE, len(unique), self._count_connections()))
-        with ThreadPoolExecutor(self._files_at_once, thread_name_prefix="file") as pool, self._stop_on_failure():
-            self._tasks = tasks = {pool.submit(self._fetch_file, file, is_finished): file for file in unique}
-            while wait(tasks, timeout=SIGNAL_CHECK_SECONDS).not_done:
-                pass
-        errors = [error for task in tasks if (error := task.exception())]
-        for error in sorted(errors, key=lambda error: isinstance(error, InterruptedByUserError)):
-            raise error
-        return {file.path for task, file in tasks.items() if task.result()}
-
-    @contextlib.contextmanager
-    def _stop_on_failure(self) -> Iterator[None]:
-        """Stop the whole pull if the block raises an exception."""
-        try:
-            yield
-        except BaseException:
-            self._stop.set()
-            raise
-
-    def _fetch_file(self, file: HubFile, is_finished: Callable[[HubFile], bool]) -> bool:
-        """Download one file. Return False if another process has completed it in the meantime."""
-        partial, whole = self.folder / f"{file.etag}.part", self.folder / f"{file.etag}.whole"
-
-        def complete_without_download() -> bool:
-            if cache_layout.has_size(whole, file.size) or is_finished(file):
-                self._progress(Event("done", file.path, file.size, file.size, by_others=True))
-                # Waiting for the lock recreated the lock file, which the other process had removed. Remove it while
-                # holding the lock: a waiting process then notices the removal and creates a new file.
-                with contextlib.suppress(OSError):  # Windows refuses; `gc` removes the file later
-                    partial.with_name(f"{partial.name}.lock").unlink()
-                return True
-            if file.path in self.sources and self._copy(file, self.sources[file.path], whole):
-                partial.unlink(missing_ok=True)
-                return True
-            return False
-
-        with self._stop_on_failure():
-            return download_file(
-                lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
-                ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
-                partial,
-                limits=self._limits,
-                get_connection_limit=lambda: self._share_connections(file),
-                rate_limiter=self._rate_limiter,
-                progress=self._progress,
-                stop=self._stop,
-                final_path=whole,
-                is_already_present=complete_without_download,
-            )
-
-    def _copy(self, file: HubFile, source: Path, whole: Path) -> bool:
-        """Copy `source` to `whole`. Return False if `source` has the wrong digest or has been removed."""
-
-        def report(done: int) -> None:
-            if self._stop.is_set():
-                raise InterruptedByUserError(f"Stopped while copying {file.path}")
-            self._progress(Event("progress", file.path, done, file.size))
-
-        self._progress(Event("started", file.path, 0, file.size))
-        unverified = whole.with_suffix(".part.copy")
-        try:
-            digests = copy_with_digests(source, unverified, report)
-            if digests.get_same_kind(file.etag) != file.etag:
-                return False
-            unverified.replace(whole)
-        except FileNotFoundError:  # another tool has removed it from the cache
-            return False
-        finally:
-            unverified.unlink(missing_ok=True)
-        sync_folder(self.folder)
-        self._progress(Event("done", file.path, file.size, file.size))
-        return True

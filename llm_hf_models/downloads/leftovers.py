@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.local_files import build_partial_path
 from llm_hf_models.downloads.plan_types import PullPlan
-from llm_hf_models.downloads.records import load_plan_if_readable
+from llm_hf_models.downloads.records import derive_context, load_plan_if_readable
 from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.database import Database
@@ -82,6 +83,22 @@ def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int
                     _reset_done_bytes(db, row.id)
             elif not all(map(sort_rows(db, cutoff).needs, kept)):
                 remaining.append(row.id)
+    return remaining
+
+
+def remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> list[int]:
+    """Remove the files of cancelled downloads, each from the cache that it was planned for.
+
+    Returns:
+        The ids of the downloads with files that could not be removed.
+    """
+    remaining = []
+    with context.open_downloads() as db:
+        rows = [row for download_id in download_ids if (row := db.get_download(download_id)) is not None]
+    for row in rows:
+        plan = load_plan_if_readable(row)
+        if plan is not None:
+            remaining += remove_leftovers(derive_context(context, plan), [row])
     return remaining
 
 
@@ -156,11 +173,6 @@ def group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
         if name := _LEFTOVER_NAME.fullmatch(path.name):
             found.setdefault(name["etag"], []).append(path)
     return found
-
-
-def build_partial_path(folder: Path, etag: str) -> Path:
-    """Return the path of the partial file with that digest."""
-    return folder / f"{etag}.part"
 
 
 def compute_age(path: Path) -> float:

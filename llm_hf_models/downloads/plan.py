@@ -9,7 +9,8 @@ from pathlib import Path
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import fetch_variant, hub_scans
+from llm_hf_models.downloads import hub_scans
+from llm_hf_models.downloads.local_files import count_partial_bytes, find_files_in_folder, find_local_files
 from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import (
@@ -163,19 +164,19 @@ def _plan_files(
 ) -> tuple[PlannedFile, ...]:
     with context.open_database() as db:  # files that failed `verify` have the right size, but are downloaded again
         broken = {file.location for model in db.list_models() if model.state == "changed" for file in model.files}
-    cached = fetch_variant.find_local_files(context.cache_dir(), repo, commit, files)
+    cached = find_local_files(context.cache_dir(), repo, commit, files)
     cached = {path: location for path, location in cached.items() if str(location) not in broken}
     if options.to is None:
-        local, partial, copy = cached, fetch_variant.count_partial_bytes(context.cache_dir(), files), set[str]()
+        local, copy, work = cached, set[str](), cache_layout.cache_work_folder(context.cache_dir())
     else:
         folder = make_absolute(options.to)
-        local, partial = _find_verified_files(folder, files), fetch_variant.count_partial_bytes_in_folder(folder, files)
+        local, work = _find_verified_files(folder, files), cache_layout.target_work_folder(folder)
         copy = cached.keys() - local.keys()
     return tuple(
         PlannedFile(
             **vars(file),
             local=file.path in local,
-            partial=0 if file.path in copy else partial.get(file.path, 0),
+            partial=0 if file.path in copy else count_partial_bytes(work, file),
             copy=file.path in copy,
         )
         for file in files
@@ -188,7 +189,7 @@ def _find_verified_files(folder: Path, files: Sequence[HubFile]) -> dict[str, Pa
     Their digests are compared, because the user's own files may have the same names.
     """
     etags, found = {file.path: file.etag for file in files}, {}
-    for path, location in fetch_variant.find_files_in_folder(folder, files).items():
+    for path, location in find_files_in_folder(folder, files).items():
         with suppress(OSError):
             if not etags[path] or compute_digests(location).get_same_kind(etags[path]) == etags[path]:
                 found[path] = location

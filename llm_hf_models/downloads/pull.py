@@ -15,7 +15,7 @@ from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
-from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
+from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
@@ -105,22 +105,6 @@ def _remove_files_if_cancelled(context: Context, row: Download, running: Running
     finally:
         if running.end_state == "cancelled":
             remove_leftovers(context, [row])
-
-
-def remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> list[int]:
-    """Remove the files of cancelled downloads, each from the cache that it was planned for.
-
-    Returns:
-        The ids of the downloads with files that could not be removed.
-    """
-    remaining = []
-    with context.open_downloads() as db:
-        rows = [row for download_id in download_ids if (row := db.get_download(download_id)) is not None]
-    for row in rows:
-        plan = load_plan_if_readable(row)
-        if plan is not None:
-            remaining += remove_leftovers(derive_context(context, plan), [row])
-    return remaining
 
 
 class ByteCounter:

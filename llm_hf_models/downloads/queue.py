@@ -131,7 +131,8 @@ def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> Non
 
     This does not prompt for a passphrase.
     """
-    waiting = [row for row in rows if row.needs_worker(stale_seconds=context.stale_seconds())]
+    stale = context.stale_seconds()
+    waiting = [row for row in rows if row.needs_worker(stale_seconds=stale)]
     if waiting:
         from llm_hf_models.downloads import worker  # imported late, as above
 
@@ -330,9 +331,9 @@ def _cancel_failed_outside_cache(context: Context, db: DownloadTables) -> None:
 
 
 def _remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> Sequence[int]:
-    from llm_hf_models.downloads import pull  # imported late: listing downloads does not need it
+    from llm_hf_models.downloads import leftovers  # imported late: listing downloads does not need it
 
-    return pull.remove_cancelled_files(context, download_ids)
+    return leftovers.remove_cancelled_files(context, download_ids)
 
 
 def follow(context: Context, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:

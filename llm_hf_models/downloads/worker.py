@@ -16,9 +16,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, BinaryIO
 
 from llm_hf_models import paths, settings
 from llm_hf_models.context import Context
@@ -27,6 +25,7 @@ from llm_hf_models.downloads.token_handoff import HandedToken
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
 from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
 from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 0.5
 TOKEN_ON_STDIN = "--token-follows"  # noqa: S105 - an option, not a token
-LOCK_SECONDS = 2.0  # `is_running` holds the lock for a moment too
 MAX_LOG_BYTES = 1_000_000
 MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 
@@ -44,9 +42,9 @@ MAX_QUOTED_CHARS = 200  # maximum length of a log line that is stored in a row
 DETACHED = 0x208 if sys.platform == "win32" else 0
 
 
-def lock_path(fingerprint: str | None = None) -> Path:
-    """Return the path of the lock that the worker for a token holds while it runs; None is the worker without one."""
-    return paths.data_dir() / (f"worker-{fingerprint}.lock" if fingerprint else "worker.lock")
+def get_worker_path(fingerprint: str | None = None) -> Path:
+    """Return the path that the worker for a token owns while it runs; None is the worker without a token."""
+    return paths.data_dir() / (f"worker-{fingerprint}" if fingerprint else "worker")
 
 
 def log_path() -> Path:
@@ -58,25 +56,10 @@ def is_running(fingerprint: str | None = None) -> bool:
     """Return True if the worker for a token is running; for None, if any worker is.
 
     A worker that has only just been started does not count yet.
-
-    Raises:
-        StorageError: The lock file can't be opened.
     """
     if fingerprint is not None:
-        return _is_locked(lock_path(fingerprint))
-    return any(_is_locked(path) for path in paths.data_dir().glob("worker*.lock"))
-
-
-def _is_locked(path: Path) -> bool:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError as error:
-        raise translate_disk_error(error, paths.data_dir(), 0, 0) from None
-    lock.release()
-    return False
+        return is_owned(get_worker_path(fingerprint))
+    return any(is_owned(path.with_suffix("")) for path in paths.data_dir().glob("worker*.owner"))
 
 
 def read_last_error(since: float) -> str | None:
@@ -105,13 +88,11 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
         token: The token that a new worker is started with.
 
     Raises:
-        StorageError: The lock file can't be opened.
+        StorageError: The worker's log can't be written.
     """
     if is_running(fingerprint):
         return
-    with log_path().open("ab") as log:
-        if log.tell() > MAX_LOG_BYTES:
-            log.truncate(0)
+    with _open_log() as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "llm_hf_models.downloads.worker", *([TOKEN_ON_STDIN] if token else [])],
             stdin=subprocess.PIPE if token else subprocess.DEVNULL,
@@ -126,6 +107,16 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(token_handoff.dump_token(token).encode())
     wait_in_background(child)
+
+
+def _open_log() -> BinaryIO:
+    try:
+        log = log_path().open("ab")
+        if log.tell() > MAX_LOG_BYTES:
+            log.truncate(0)
+    except OSError as error:
+        raise translate_disk_error(error, paths.data_dir(), 0, 0) from None
+    return log
 
 
 def _make_folder_variables() -> dict[str, str]:
@@ -208,7 +199,7 @@ class Worker:
             next_row = find_next_download(self._context, db)
             running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
-            from llm_hf_models.downloads.pull import remove_cancelled_files  # imported late, as below
+            from llm_hf_models.downloads.leftovers import remove_cancelled_files  # imported late, as below
 
             remove_cancelled_files(self._context, cancelled)
         return next_row, running_rows
@@ -246,14 +237,14 @@ class Worker:
 
 
 def main() -> None:
-    """Run the worker process. It holds the lock while there is work, and checks the queue again after releasing it."""
+    """Run the worker process, unless the worker for its token is running. It checks the queue again after the end."""
     token = token_handoff.load_token(sys.stdin.read()) if TOKEN_ON_STDIN in sys.argv else None
     context = WorkerContext("worker", handed_token=token)
     while True:
         try:
-            with FileLock(lock_path(context.fingerprint), timeout=LOCK_SECONDS):
+            with acquire_ownership(get_worker_path(context.fingerprint)):
                 Worker(context).run()
-        except Timeout:
+        except OwnedByOtherError:
             return
         if not _has_queued_downloads(context):
             return

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from llm_hf_models import errors
-from llm_hf_models.downloads.fetch_variant import find_local_files
+from llm_hf_models.downloads.local_files import find_local_files
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, NetworkError, TimedOutError
 from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.hub.client import Hub

@@ -390,9 +390,6 @@ class Hub:
             raise make_unreadable_bundle_error(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
-        except ImportError:  # the optional package for SOCKS proxies is missing
-            cause = "SOCKS proxies are not supported."
-            raise BadInputError("The proxy's address can't be used", cause=cause, hint=PROXY_HINT) from None
 
     @contextmanager
     def _translate_errors(self, request: HubRequest) -> Iterator[None]:

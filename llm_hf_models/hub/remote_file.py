@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from llm_hf_models.errors import FileChangedError, HubUnavailableError, NetworkError
+from llm_hf_models.errors import FileChangedError, NetworkError, TimedOutError
 from llm_hf_models.gguf.header import DEFAULT_HEADER_SECONDS, make_slow_header_error
 from llm_hf_models.hub.types import Location
-from llm_hf_models.network.errors import (
-    EXPIRED_LINK_STATUSES,
-    make_connection_error,
-    make_link_error,
-    make_storage_host_error,
-)
-from llm_hf_models.network.tls import make_unreadable_bundle_error
+from llm_hf_models.network.errors import make_link_error, suggest_longer_timeout
+from llm_hf_models.network.urls import format_host
 
 if TYPE_CHECKING:
-    import httpx2
+    from llm_hf_models.network.connection import RangeConnection
+    from llm_hf_models.network.response import RangeResponse
 
 FIRST_BLOCK_BYTES = 256 * 1024
 MAX_BLOCK_BYTES = 4 * 1024 * 1024  # each block is twice as large as the previous one, up to this size
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_OK, _PARTIAL, _FIRST_ERROR = 200, 206, 400
 
 
 class RemoteFile:
@@ -38,6 +30,7 @@ class RemoteFile:
     Args:
         locate: function that returns the file's location. It is called again when the link has
             expired.
+        name: the file, as shown to the user.
         timeout: seconds to wait for a response.
         connect_timeout: seconds to wait for a connection.
         total_seconds: seconds for all reads together, counted from now. A host that sends a byte
@@ -48,15 +41,16 @@ class RemoteFile:
         self,
         locate: Callable[[], Location],
         *,
+        name: str = "the file",
         timeout: float = 20,
         connect_timeout: float = 10,
         total_seconds: float = DEFAULT_HEADER_SECONDS,
     ) -> None:
-        self._locate = locate
+        self._locate, self._name = locate, name
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._total_seconds, self._deadline = total_seconds, time.monotonic() + total_seconds
         self._location: Location | None = None
-        self._client: httpx2.Client | None = None
+        self._connection: RangeConnection | None = None
         self._buffer = bytearray()
         self._block_bytes = FIRST_BLOCK_BYTES
         self._storage_etag: str | None = None
@@ -87,9 +81,9 @@ class RemoteFile:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _read_next_block(self, location: Location) -> bytes:
         start = self.fetched_bytes
@@ -98,8 +92,8 @@ class RemoteFile:
         if block is None:
             block = self._fetch(self._refresh_location(location), start, stop)
         if block is None:
-            raise make_link_error(urlsplit(location.url).netloc, "the file")
-        self.fetched_bytes = stop
+            raise make_link_error(format_host(location.url), self._name)
+        self.fetched_bytes += len(block)
         self._block_bytes = min(self._block_bytes * 2, MAX_BLOCK_BYTES)
         return block
 
@@ -112,63 +106,41 @@ class RemoteFile:
 
     def _fetch(self, location: Location, start: int, stop: int) -> bytes | None:
         """Return the bytes from `start` to `stop` (exclusive), or None if the link has expired."""
-        import httpx2
+        from llm_hf_models.network.connection import RangeConnection  # imports urllib3
+        from llm_hf_models.network.range_checks import OK, LinkExpiredError, check_range, check_whole
 
-        host = urlsplit(location.url).netloc
-        headers = {**location.headers, "Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
+        self._connection = self._connection or RangeConnection(
+            connect_seconds=self._connect_timeout, stall_seconds=self._timeout
+        )
         try:
-            with self._open_client().stream("GET", location.url, headers=headers) as response:
-                if response.status_code in EXPIRED_LINK_STATUSES:
-                    return None
-                self._check_response(response.status_code, response.headers, location, start, stop)
-                # A server that ignores Range sends the file from its start.
-                skip = 0 if response.status_code == _PARTIAL else start
-                body = bytearray()
-                for piece in response.iter_bytes():
-                    body += piece
-                    if len(body) >= skip + stop - start:
-                        break
-                    if time.monotonic() > self._deadline:
-                        raise make_slow_header_error(self._total_seconds)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise make_connection_error(host, error, self._timeout) from None
-        block = bytes(body[skip : skip + stop - start])
-        if len(block) < stop - start:
-            raise NetworkError(f"{host} sent {len(block)} of {stop - start} bytes")
-        return block
+            response = self._connection.get(location.url, location.headers, {"Range": f"bytes={start}-{stop - 1}"})
+            is_whole = response.status == OK  # the server ignores Range and sends the file from its start
+            if is_whole:
+                check_whole(response, size=location.size, name=self._name)
+            else:
+                check_range(response, start, stop, size=location.size, name=self._name)
+            self._check_etag(response.get_header("ETag"))
+            return self._read_body(response, start if is_whole else 0, stop - start)
+        except LinkExpiredError:
+            return None
+        except TimedOutError as error:
+            error.hint = error.hint or suggest_longer_timeout(self._timeout)
+            raise
 
-    def _open_client(self) -> httpx2.Client:
-        if self._client is None:
-            import httpx2
+    def _read_body(self, response: RangeResponse, skip: int, count: int) -> bytes:
+        """Return `count` bytes of the body after the first `skip`."""
+        body = memoryview(bytearray(skip + count))
+        filled = 0
+        while filled < len(body):
+            received = response.read_into(body[filled:])
+            if not received:
+                raise NetworkError(f"{format_host(response.url)} sent {max(0, filled - skip)} of {count} bytes")
+            filled += received
+            if filled < len(body) and time.monotonic() > self._deadline:
+                raise make_slow_header_error(self._total_seconds)
+        return bytes(body[skip:])
 
-            limits = httpx2.Timeout(self._timeout, connect=self._connect_timeout)
-            # On a redirect to another origin httpx2 drops the Authorization header.
-            try:
-                self._client = httpx2.Client(timeout=limits, follow_redirects=True)
-            except OSError as error:
-                raise make_unreadable_bundle_error(error) from None
-        return self._client
-
-    def _check_response(
-        self, status: int, headers: Mapping[str, str], location: Location, start: int, stop: int
-    ) -> None:
-        """Raise unless the response is the requested range of the file that was read so far."""
-        parts = urlsplit(location.url)
-        if status >= _FIRST_ERROR:
-            raise make_storage_host_error(parts.netloc, "the file", status, headers.get)
-        if status == _PARTIAL:
-            match = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-            received = tuple(int(number) for number in match.groups()) if match else None
-            is_expected = received == (start, stop - 1, location.size)
-        else:
-            is_expected = status == _OK and headers.get("Content-Length") == str(location.size)
-        if not is_expected:
-            raise HubUnavailableError(
-                f"{parts.netloc} returned the wrong byte range",
-                cause=f"Requested bytes {start}-{stop - 1}/{location.size}, received"
-                f" {headers.get('Content-Range') or 'HTTP ' + str(status)}",
-            )
-        etag = headers.get("ETag")
+    def _check_etag(self, etag: str | None) -> None:
         if self._storage_etag is not None and etag != self._storage_etag:
             raise FileChangedError("The file changed on its host during the read", hint="Try again.")
         self._storage_etag = etag

@@ -178,14 +178,14 @@ def _is_keychain_likely() -> bool:
     if sys.platform != "linux" or loaded or any(os.environ.get(name) for name in named):
         return True
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime, "bus").exists():
+    if runtime and os.access(Path(runtime, "bus"), os.F_OK):  # after `su`, the folder may be another user's
         return True
     from importlib.metadata import entry_points
 
     # The path of keyring.util.platform_.config_root(), without importing keyring. A test compares the two.
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "python_keyring/keyringrc.cfg")
     others = (found.value for found in entry_points(group="keyring.backends"))
-    return config.exists() or not all(value.startswith("keyring.backends") for value in others)
+    return os.access(config, os.F_OK) or not all(value.startswith("keyring.backends") for value in others)
 
 
 def _is_real_keychain(backend: KeyringBackend) -> bool:

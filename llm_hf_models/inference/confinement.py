@@ -1,5 +1,7 @@
-"""Confine an engine: engine_child itself, or a forked process just before llama-server replaces it.
+"""Confine an engine: engine_child or load_test_child itself, or a forked process just before llama-server replaces it.
 
+Each layer is activated unless the system refuses it, the program can't start under it, or sandbox_probe found that a
+test model does not run under it. The model to be run has no influence: nothing here is repeated after it has failed.
 This module starts no process, and imports only the sandbox from this package.
 """
 
@@ -42,23 +44,33 @@ def confine(task: dict[str, Any], *, gpu: bool, program: Program | None = None) 
     """Confine this process permanently to the files and system calls that one task needs.
 
     Args:
-        task: The task that engine_child reads from stdin.
+        task: The task that engine_child or load_test_child reads from stdin.
         gpu: Whether GPU devices stay accessible.
         program: The program that will replace this process, if any.
+
+    Raises:
+        RuntimeError: The task requires the sandbox, but a layer is inactive.
     """
-    if not task["sandbox"]:
+    if task["sandbox"] == "off":
         return LayerSummary([], [SANDBOX_OFF])
     program = program or Program()
     allowed = sandbox_types.Confinement(
-        read_paths=[*map(Path, (*task["read_paths"], task["folder"])), *program.read_paths],
+        read_paths=[*map(Path, task["read_paths"]), *program.read_paths],
         write_dirs=[Path(task["folder"])],
         max_memory_bytes=task["max_memory"],
+        max_cpu_seconds=task["max_cpu"],
         max_open_files=MAX_OPEN_FILES,
         allow_unix_server=True,
         allow_gpu=gpu,
         exec_paths=program.exec_paths,
     )
-    report = sandbox_confine.confine(allowed, without=program.without)
+    report = sandbox_confine.confine(allowed, without={**task["without"], **program.without})
+    if report.missing and task["sandbox"] == "required":
+        raise RuntimeError(
+            "The setting `sandbox` is `required`, but a layer is inactive."
+            " To run models without it: llm hf settings sandbox on"
+            + "".join(f"\n{layer}: {reason}" for layer, reason in report.missing)
+        )
     return LayerSummary(
         format_layers(report.layers, gpu=gpu, exec_allowed=bool(program.exec_paths)), list(report.missing)
     )

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 from llm_hf_models.errors import EngineStartError, MissingFileError, ModelTooLargeError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference.engine_folder import (
-    EngineFolder,
     create_engine_folder,
+    hold_start_lock,
     is_listening,
-    make_base_folder,
     remove_stale_folders,
 )
 from llm_hf_models.inference.running_engines import (
@@ -33,11 +32,11 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.machine import choose_thread_count, read_memory
-from llm_hf_models.system.ownership import acquire_ownership
 from llm_hf_models.system.processes import get_start_time
 
 if TYPE_CHECKING:
     from llm_hf_models.gguf.memory_fit import Fit
+    from llm_hf_models.inference.sandbox_probe import SandboxResult
 
 PARALLEL_REQUESTS = 4  # processed at the same time; they share the context
 
@@ -48,8 +47,10 @@ GPU_BATCH_TOKENS = 512  # fast enough on a GPU
 IMAGE_BATCH_TOKENS = 512  # llama.cpp's default: some models need all tokens of an image in one batch
 MEMORY_SLACK_BYTES = 2**30  # for memory outside the estimate; doubling the estimate covers copied weights
 HTTP_THREADS = 32  # one for each open connection, including queued ones
-START_POLL_SECONDS = 0.05  # how often it is checked whether another engine has started
 PROMPT_CACHE_MIB = 256  # llama.cpp's default of 8 GB would exceed every estimate
+
+PROBE_MODEL = Path(__file__).with_name("sandbox_probe.gguf")  # tests/tools/make_sandbox_model.py writes it
+PROBE_CONTEXT = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -138,28 +139,19 @@ def ensure_engine(spec: EngineSpec, db: Database, settings: Settings, *, keep_al
     row = db.get_engine(fingerprint)
     if row is not None and _renew_if_running(row, keep_alive):
         return _build_endpoint(row, spec)
-    deadline = time.monotonic() + 2 * settings.engine_start_seconds
+    without = find_left_out_layers(settings, notify)
     # Only one engine starts at a time: two estimates of the same free memory could each decide that theirs fits.
-    with acquire_ownership(make_base_folder() / "start", lambda: _wait_for_other_start(deadline)):
+    with hold_start_lock(2 * settings.engine_start_seconds):
         row = db.get_engine(fingerprint)
         if row is not None and _renew_if_running(row, keep_alive):
             return _build_endpoint(row, spec)
-        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, notify)
+        row, load_seconds = _start_and_record(spec, fingerprint, db, settings, keep_alive, without, notify)
     return replace(_build_endpoint(row, spec), load_seconds=load_seconds)
 
 
-def _wait_for_other_start(deadline: float) -> None:
-    if time.monotonic() >= deadline:
-        raise EngineStartError(
-            "Timed out waiting for another engine to start",
-            hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
-        )
-    time.sleep(START_POLL_SECONDS)
-
-
 def _compute_fingerprint(spec: EngineSpec, settings: Settings) -> str:
-    """Return the engine's key in the library. It differs by engine program, and by whether the sandbox is on."""
-    return spec.fingerprint + f"-{settings.engine}" + ("" if settings.sandbox else "-unconfined")
+    """Return the engine's key in the library. It differs by the engine program and by the setting of the sandbox."""
+    return f"{spec.fingerprint}-{settings.engine}-sandbox-{settings.sandbox}"
 
 
 def _renew_if_running(row: EngineRow, keep_alive: float) -> bool:
@@ -193,7 +185,13 @@ def _can_grow_context(context: int, spec: EngineSpec) -> bool:
 
 
 def _start_and_record(
-    spec: EngineSpec, fingerprint: str, db: Database, settings: Settings, keep_alive: float, notify: Notify
+    spec: EngineSpec,
+    fingerprint: str,
+    db: Database,
+    settings: Settings,
+    keep_alive: float,
+    without: Mapping[str, str],
+    notify: Notify,
 ) -> tuple[EngineRow, float]:
     """Start an engine and record it. Return its row, and the load time in seconds."""
     from llm_hf_models.inference import launcher
@@ -203,17 +201,15 @@ def _start_and_record(
             stop_engine(db, row)  # it runs, but does not respond
     remove_stale_folders({get_engine_folder(row).path for row in list_running_engines(db)})
     estimate = _make_room(spec, db, settings, notify)
-    folder = create_engine_folder()
+    folder = create_engine_folder(keep_alive)
     try:
-        folder.lease.touch(mode=0o600)
-        folder.renew_lease(keep_alive)
-        task = _build_task(spec, settings, folder, estimate, keep_alive)
+        task = {**_build_task(spec, settings, estimate, keep_alive), "without": without}
         started = launcher.start_engine(task, folder, seconds=settings.engine_start_seconds)
         row = EngineRow(
             fingerprint=fingerprint,
             model_id=spec.model_id,
-            pid=started.pid,
-            pid_started=get_start_time(started.pid),
+            pid=started.process.pid,
+            pid_started=get_start_time(started.process.pid),
             address=started.address,
             key=task["key"],
             context=estimate.context,
@@ -232,18 +228,56 @@ def _start_and_record(
     return row, started.load_seconds
 
 
-def _build_task(
-    spec: EngineSpec, settings: Settings, folder: EngineFolder, estimate: Fit, keep_alive: float
-) -> dict[str, Any]:
-    """Return the task that engine_child reads from stdin."""
+def find_left_out_layers(settings: Settings, notify: Notify | None = None) -> Mapping[str, str]:
+    """Return the sandbox layers under which engines don't work on this machine, each with the reason.
+
+    Only the first call on a machine starts engines to find out. `notify` receives a line if it finds such a layer.
+
+    Raises:
+        EngineStartError: The engine program does not work, even without the sandbox.
+    """
+    from llm_hf_models.inference import sandbox_probe
+
+    if settings.sandbox == "off":
+        return {}
+    task = _build_probe_task(settings)
+    if (stored := sandbox_probe.read_result(task)) is not None:
+        return stored.left_out
+    with hold_start_lock(2 * settings.engine_start_seconds):
+        if (stored := sandbox_probe.read_result(task)) is not None:  # another process has tested meanwhile
+            return stored.left_out
+        left_out = sandbox_probe.run_probe(task).left_out
+    if left_out and notify:
+        names = " and ".join(left_out)
+        notify(f"Engines work only without the sandbox layer {names} on this machine. Details: llm hf status")
+    return left_out
+
+
+def read_sandbox_result(settings: Settings) -> SandboxResult | None:
+    """Return the stored result of the sandbox's test; None if the next engine to start will test it.
+
+    Raises:
+        EngineStartError: The settings require a llama-server, but there is none.
+    """
+    from llm_hf_models.inference import sandbox_probe
+
+    return sandbox_probe.read_result(_build_probe_task(settings))
+
+
+def _build_probe_task(settings: Settings) -> dict[str, Any]:
+    """Return the task of an engine for PROBE_MODEL. Only the settings have an influence on it."""
+    facts = ModelFacts(kind="chat", context_length=PROBE_CONTEXT, embedding_length=64, kv_bytes_per_token=512)
+    spec = EngineSpec("sandbox-test", PROBE_MODEL, facts=facts, gpu_layers=settings.gpu_layers)
+    return _build_task(spec, settings, _estimate_fit(spec, settings), keep_alive=0)
+
+
+def _build_task(spec: EngineSpec, settings: Settings, estimate: Fit, keep_alive: float) -> dict[str, Any]:
+    """Return the task that engine_child reads from stdin, without the layers to leave out."""
     return {
         "name": spec.model_id,
         "model": str(spec.model_path.absolute()),
         "mmproj": str(spec.mmproj_path.absolute()) if spec.mmproj_path else None,
         "read_paths": [str(path.resolve()) for path in spec.files],
-        "folder": str(folder.path),
-        "socket": str(folder.socket) if sys.platform != "win32" else None,
-        "lease": str(folder.lease),
         "key": secrets.token_urlsafe(32),
         "keep_alive": keep_alive,
         "context": estimate.context,
@@ -260,6 +294,7 @@ def _build_task(
         "http_threads": HTTP_THREADS,
         "sandbox": settings.sandbox,
         "max_memory": 2 * estimate.needed + MEMORY_SLACK_BYTES,
+        "max_cpu": 0,
     }
 
 

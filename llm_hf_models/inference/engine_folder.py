@@ -9,16 +9,20 @@ import socket
 import stat
 import sys
 import tempfile
+import time
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.errors import EngineStartError, NotWritableError
+from llm_hf_models.system.ownership import acquire_ownership
 from llm_hf_models.system.text import clean_text
 
 # sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, including the final NUL (unix(7), unix(4)).
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 CONNECT_SECONDS = 2.0
 LEASE_CHARS = 16
+START_POLL_SECONDS = 0.05  # how often it is checked whether another engine has started
 LOG_TAIL_BYTES = 4096
 
 
@@ -134,8 +138,29 @@ def _ensure_private(path: Path) -> None:
         path.chmod(0o700)
 
 
-def create_engine_folder() -> EngineFolder:
-    """Create a private folder with a short random name. The caller writes the lease.
+def hold_start_lock(seconds: float) -> AbstractContextManager[object]:
+    """Return the lock under which this user's engines start. The folder of an engine that is starting looks stale.
+
+    Entering it waits for another engine that is starting.
+
+    Raises:
+        EngineStartError: The other engine took longer than `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+
+    def wait() -> None:
+        if time.monotonic() >= deadline:
+            raise EngineStartError(
+                "Timed out waiting for another engine to start",
+                hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
+            )
+        time.sleep(START_POLL_SECONDS)
+
+    return acquire_ownership(make_base_folder() / "start", wait)
+
+
+def create_engine_folder(keep_alive: float) -> EngineFolder:
+    """Create a private folder with a short random name, and the lease in it. `keep_alive` is in seconds.
 
     Raises:
         NotWritableError: The folder can't be created.
@@ -151,8 +176,10 @@ def create_engine_folder() -> EngineFolder:
         )
     try:
         folder.path.mkdir(mode=0o700)
+        folder.lease.touch(mode=0o600)
     except OSError as error:
         raise NotWritableError(f"Can't create {folder.path}", cause=error.strerror) from None
+    folder.renew_lease(keep_alive)
     return folder
 
 
@@ -172,9 +199,7 @@ def is_listening(address: str) -> bool:
 
 
 def remove_stale_folders(keep: set[Path]) -> None:
-    """Remove the folders of engines that no longer run.
-
-    Call it only while holding the start lock, because the folder of an engine that is starting looks stale.
+    """Remove the folders of engines that no longer run. Call it only while holding the start lock.
 
     Args:
         keep: Folders of engines that the library lists as running. Another library may use the other folders, so

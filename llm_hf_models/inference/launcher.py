@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_hf_models.errors import EngineStartError
+from llm_hf_models.errors import EngineResourceError, EngineStartError
 from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
@@ -36,16 +36,26 @@ _ENVIRONMENT_PREFIXES = (
 )  # fmt: skip
 
 
+_OUT_OF_MEMORY_MESSAGES = (
+    "bad_alloc", "failed to allocate", "unable to allocate", "cannot allocate", "out of memory",
+    "resource temporarily unavailable",  # no memory for a thread's stack
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class StartedEngine:
     """The report of an engine that is ready. Memory is in bytes."""
 
-    pid: int
+    process: subprocess.Popen[bytes]
     address: str
     load_seconds: float
     memory: int
     layers: tuple[str, ...]
     missing: tuple[tuple[str, str], ...]  # inactive layers, each with the reason
+
+    def kill(self) -> None:
+        """Kill the engine, and its llama-server, if any."""
+        _kill(self.process)
 
 
 def build_child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -80,17 +90,23 @@ def start_engine(task: Mapping[str, Any], folder: EngineFolder, *, seconds: floa
     """Start the process for one task and wait until it is ready.
 
     Args:
-        task: The task that engine_child reads from stdin.
-        folder: The engine's folder.
+        task: The task that engine_child reads from stdin, without the paths in its folder.
+        folder: The engine's folder, with its lease.
         seconds: Time limit for starting.
 
     Raises:
+        EngineResourceError: The process exceeded the time limit, was killed, or ran out of memory.
         EngineStartError: The process ended or exceeded the time limit; the cause holds the errors from its log.
     """
+    paths = {
+        "folder": str(folder.path),
+        "socket": str(folder.socket) if sys.platform != "win32" else None,
+        "lease": str(folder.lease),
+    }
     process = start_child("engine_child", folder)
     started = time.monotonic()
     try:
-        ready = _wait_until_ready(process, json.dumps(task).encode(), seconds)
+        ready = _wait_until_ready(process, json.dumps({**task, **paths}).encode(), seconds)
     except BaseException:
         _kill(process)
         process.wait()
@@ -99,7 +115,7 @@ def start_engine(task: Mapping[str, Any], folder: EngineFolder, *, seconds: floa
         raise _build_start_error(process, folder, f"{seconds:g} s" if time.monotonic() - started >= seconds else None)
     wait_in_background(process)
     return StartedEngine(
-        pid=process.pid,
+        process=process,
         address=ready["address"],
         load_seconds=ready["load_seconds"],
         memory=ready["memory"],
@@ -145,12 +161,19 @@ def _build_start_error(
         _kill(process)
         code = process.wait()
     log_errors = folder.read_log_errors()
+    killed = code == -getattr(signal, "SIGKILL", 9)
     if time_limit:
         reason = f"It took longer than {time_limit} and was stopped."
-    elif code == -getattr(signal, "SIGKILL", 9):
+    elif killed:
         reason = "It was killed, possibly because memory ran out."
     elif code < 0:
         reason = f"It crashed ({clean_text(signal.strsignal(-code) or str(-code))})."
     else:
         reason = "" if log_errors else f"It exited with status {code} and logged nothing."
-    return EngineStartError("The engine did not start", cause="\n".join(part for part in (reason, log_errors) if part))
+    error_class = EngineResourceError if time_limit or killed or is_out_of_memory(log_errors) else EngineStartError
+    return error_class("The engine did not start", cause="\n".join(part for part in (reason, log_errors) if part))
+
+
+def is_out_of_memory(log: str) -> bool:
+    """Return whether a process's log says that memory ran out."""
+    return any(text in log.lower() for text in _OUT_OF_MEMORY_MESSAGES)

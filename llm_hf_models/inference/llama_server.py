@@ -73,7 +73,7 @@ class LlamaServer:
             The active layers, and each missing layer with the reason.
 
         Raises:
-            RuntimeError: llama-server can't be started.
+            RuntimeError: llama-server can't be started, or the task requires a layer that is inactive.
         """
         gpu, program = has_gpu(task["binary"]), inspect_program(Path(task["binary"]))
         read_end, write_end = os.pipe()
@@ -81,8 +81,12 @@ class LlamaServer:
         def confine_before_exec() -> None:
             if sys.platform == "linux":
                 _exit_with_parent()
-            confined = confine(task, gpu=gpu, program=program)
-            os.write(write_end, json.dumps([confined.layers, confined.missing]).encode())
+            try:
+                confined = confine(task, gpu=gpu, program=program)
+            except RuntimeError as error:
+                os.write(write_end, json.dumps({"refused": str(error)}).encode())
+                os._exit(1)
+            os.write(write_end, json.dumps({"layers": confined.layers, "missing": confined.missing}).encode())
 
         try:
             self._process = subprocess.Popen(
@@ -98,9 +102,11 @@ class LlamaServer:
             raise RuntimeError(f"{task['binary']} can't be started: {error}") from None
         finally:
             os.close(write_end)
-        with os.fdopen(read_end, encoding="utf-8") as report:
-            layers, missing = json.load(report)
-        return layers, [(layer, reason) for layer, reason in missing]
+        with os.fdopen(read_end, encoding="utf-8") as pipe:
+            report = json.loads(pipe.read() or '{"refused": "llama-server ended while it was confined"}')
+        if "refused" in report:
+            raise RuntimeError(report["refused"])
+        return report["layers"], report["missing"]
 
     def count_open_sockets(self) -> int:
         """Return the number of sockets that llama-server holds, or 0 on systems other than Linux."""

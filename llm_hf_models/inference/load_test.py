@@ -21,11 +21,13 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ValidationError
 
+from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError, NotWritableError
 from llm_hf_models.gguf import memory_fit
 from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.inference.engine import find_left_out_layers
 from llm_hf_models.inference.engine_folder import MAX_SOCKET_PATH_BYTES, EngineFolder
-from llm_hf_models.inference.launcher import start_child
+from llm_hf_models.inference.launcher import is_out_of_memory, start_child
 from llm_hf_models.inference.types import LoadResult, Verdict
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import clean_text
@@ -39,11 +41,6 @@ STACK_BYTES = 8 * 2**20  # of each thread; llama.cpp starts one for each tensor 
 KILL_SECONDS = 5.0
 MAX_REPORT_BYTES = 64 * 1024
 MAX_OUTPUT_CHARS = 200
-
-_OUT_OF_MEMORY_MESSAGES = (
-    "bad_alloc", "failed to allocate", "unable to allocate", "cannot allocate", "out of memory",
-    "resource temporarily unavailable",  # no memory for a thread's stack
-)  # fmt: skip
 
 
 class _ConfinedLine(BaseModel):
@@ -96,7 +93,6 @@ def run_load_test(
     tokens: int = GENERATED_TOKENS,
     threads: int = 0,
     template: str | None = None,
-    sandbox: bool = True,
 ) -> LoadResult:
     """Load a model with tensor checks, then generate a few tokens, or embed or rank a sentence.
 
@@ -108,12 +104,14 @@ def run_load_test(
         tokens: The number of tokens to generate.
         threads: The number of threads; 0 selects a number for this machine.
         template: A chat template that replaces the header's.
-        sandbox: Whether to confine the child. The result lists the active layers.
+
+    The setting `sandbox` decides whether the child is confined. The result lists the active layers.
 
     Raises:
         BadInputError: The file is an mmproj, which can't be loaded alone, or `paths` is empty.
         MissingFileError: A file is missing.
-        EngineStartError, NotWritableError: The test could not be started.
+        EngineStartError, NotWritableError: The test could not be started, or a layer is inactive that the settings
+            require.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if facts.kind == "mmproj" or not files:
@@ -121,6 +119,8 @@ def run_load_test(
     for path in files:
         if not path.is_file():
             raise MissingFileError(f"{path.name} is missing")
+    current = settings.load()
+    without = find_left_out_layers(current.model_copy(update={"engine": "xllamacpp"}))
     size = sum(path.stat().st_size for path in files)
     limit = seconds or BASE_SECONDS + size / LOAD_BYTES_PER_SECOND
     folder = _create_folder()
@@ -129,7 +129,8 @@ def run_load_test(
         task |= {
             "tokens": tokens,
             "template": template,
-            "sandbox": sandbox,
+            "sandbox": current.sandbox,
+            "without": without,
             "max_memory": max_memory_bytes or _compute_memory_limit(size, facts),
         }
         task["max_cpu"] = int(limit * task["threads"]) + 1
@@ -231,8 +232,8 @@ def _build_result(child: _ChildExit, seconds: float) -> LoadResult:
     if report.confined is None:
         raise EngineStartError(
             "The load test did not start",
-            cause=clean_text(report.failed.error) if report.failed else child.log_errors or None,
-            hint="pip install --force-reinstall xllamacpp",
+            cause=clean_text(report.failed.error, keep_lines=True) if report.failed else child.log_errors or None,
+            hint=None if report.failed else "pip install --force-reinstall xllamacpp",
         )
     verdict, reason = _determine_verdict(child, seconds)
     answered = report.answered if verdict in ("loads", "answers nonsense") else None
@@ -252,7 +253,7 @@ def _build_result(child: _ChildExit, seconds: float) -> LoadResult:
 
 def _determine_verdict(child: _ChildExit, seconds: float) -> tuple[Verdict, str]:
     """Return the verdict and a sentence that explains it. The exit status is judged first, as it can't be faked."""
-    report, log_errors = child.report, child.log_errors.lower()
+    report = child.report
     failed = report.failed.error if report.failed else ""
     stage = "loading" if report.loaded is None else "answering"
     if child.timed_out or child.status == -getattr(signal, "SIGXCPU", 24):
@@ -260,8 +261,11 @@ def _determine_verdict(child: _ChildExit, seconds: float) -> tuple[Verdict, str]
     if child.status == 0 and report.answered and not failed:
         nonsense = clean_text(report.answered.nonsense)
         return ("answers nonsense", nonsense) if nonsense else ("loads", "")
-    out_of_memory = any(text in log_errors + failed.lower() for text in _OUT_OF_MEMORY_MESSAGES)
-    if out_of_memory or child.status == -getattr(signal, "SIGKILL", 9) or (report.failed and report.failed.memory):
+    if (
+        is_out_of_memory(child.log_errors + failed)
+        or child.status == -getattr(signal, "SIGKILL", 9)
+        or (report.failed and report.failed.memory)
+    ):
         return "exhausts memory", f"Memory ran out while {stage}."
     if child.status < 0:
         name = clean_text(signal.strsignal(-child.status) or str(-child.status))

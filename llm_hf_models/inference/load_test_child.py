@@ -15,9 +15,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llm_hf_models.inference import engine_child
-from llm_hf_models.inference.sandbox import confine as sandbox_confine
-from llm_hf_models.inference.sandbox import types as sandbox_types
+from llm_hf_models.inference import confinement, engine_child
 
 SAMPLE_PROMPT = "Say hello in one short sentence."
 SAMPLE_TEXT = "The sky is blue, and the sea"
@@ -37,7 +35,11 @@ def main() -> NoReturn:
     import xllamacpp
 
     params = build_parameters(task, xllamacpp)
-    report = confine(task, xllamacpp)
+    try:
+        report = confinement.confine(task, gpu=engine_child.has_gpu(xllamacpp))
+    except RuntimeError as error:
+        write_line(failed={"error": str(error), "memory": False})
+        sys.exit(0)
     write_line(confined={"layers": report.layers, "missing": report.missing})
     server = None
     try:
@@ -83,21 +85,6 @@ def build_parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN4
     if task["kind"] == "reranker":
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     return params
-
-
-def confine(task: dict[str, Any], xllamacpp: Any) -> sandbox_confine.ConfinementReport:  # noqa: ANN401 - the bindings carry no types
-    """Confine this process to the model's files, unless the task turns the sandbox off."""
-    if not task["sandbox"]:
-        return sandbox_confine.ConfinementReport((), ())
-    allowed = sandbox_types.Confinement(
-        read_paths=[Path(path) for path in task["read_paths"]],
-        write_dirs=[Path(task["folder"])],
-        max_memory_bytes=task["max_memory"],
-        max_cpu_seconds=task["max_cpu"],
-        allow_unix_server=True,
-        allow_gpu=engine_child.has_gpu(xllamacpp),
-    )
-    return sandbox_confine.confine(allowed)
 
 
 def run_model(server: Any, task: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - the bindings carry no types

@@ -13,6 +13,7 @@ from llm_hf_models.library.records import EngineRow
 from llm_hf_models.system.processes import find_running_process, wait_for_exit
 
 if TYPE_CHECKING:
+    import httpx2
     import psutil
 
 RESPONSE_TIMEOUT_SECONDS = 5.0  # an engine responds only between two batches
@@ -23,18 +24,27 @@ def get_engine_folder(row: EngineRow) -> EngineFolder:
     return EngineFolder(Path(row.log or row.address).parent)
 
 
+def create_client(address: str, key: str, *, seconds: float = RESPONSE_TIMEOUT_SECONDS) -> httpx2.Client:
+    """Create a client for an engine's own API."""
+    import httpx2
+
+    local = not address.startswith("http://")
+    return httpx2.Client(
+        transport=httpx2.HTTPTransport(uds=address if local else None, verify=False),
+        base_url="http://engine" if local else address,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=seconds,
+        trust_env=False,
+    )
+
+
 def count_busy_slots(row: EngineRow) -> int | None:
     """Return the number of requests an engine reports in progress; None if it does not respond."""
     import httpx2
 
-    local = not row.address.startswith("http://")
-    transport = httpx2.HTTPTransport(uds=row.address if local else None, verify=False)
-    base = "http://engine" if local else row.address
     try:
-        with httpx2.Client(
-            transport=transport, base_url=base, timeout=RESPONSE_TIMEOUT_SECONDS, trust_env=False
-        ) as client:
-            response = client.get("/slots", headers={"Authorization": f"Bearer {row.key}"})
+        with create_client(row.address, row.key) as client:
+            response = client.get("/slots")
             return sum(bool(slot["is_processing"]) for slot in response.json())
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return None

@@ -84,6 +84,7 @@ def read_remote_header(
     def read() -> tuple[GgufHeader, int]:
         with RemoteFile(
             lambda: hub.locate(repo, name, details.commit),
+            name=path,
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
             total_seconds=now.header_seconds,

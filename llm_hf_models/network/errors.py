@@ -34,19 +34,50 @@ _FIRST_ERROR_STATUS, TIMEOUT_STATUSES = 400, (408, 425)
 RETRY_HINT = "Try again later."
 
 
-def translate_error(error: Exception, host: str, *, connecting: bool) -> NetworkError:
-    """Return the NetworkError that corresponds to an exception of a connection to `host`."""
-    cause = clean_text(str(error)) or type(error).__name__
-    if (connecting or isinstance(error, ssl.SSLCertVerificationError)) and (translated := make_tls_error(host, error)):
+def translate_error(error: Exception, host: str, *, requesting: bool = False) -> NetworkError:
+    """Return the NetworkError that corresponds to an exception of a connection to `host`.
+
+    Args:
+        error: the exception of urllib3 or of the operating system. Its chain of causes is searched.
+        host: the host of the connection.
+        requesting: True until the response begins. A TLS error is then one of the handshake.
+    """
+    from urllib3 import exceptions
+
+    causes = list(_iter_causes(error))
+    # The text of a ValueError may contain a URL with a signature or a header with a token.
+    cause = "" if isinstance(causes[-1], ValueError) else clean_text(str(causes[-1]), 200)
+    cause = cause or type(causes[-1]).__name__
+    if requesting and (translated := next((found for each in causes if (found := make_tls_error(host, each))), None)):
         return translated
-    if isinstance(error, socket.gaierror):
+    if any(isinstance(each, socket.gaierror) for each in causes):
         return OfflineError(f"The host name {host} can't be resolved", cause=cause)
-    if isinstance(error, TimeoutError):
-        message = f"Connecting to {host} timed out" if connecting else f"{host} stopped sending data"
+    if any(isinstance(each, TimeoutError) for each in causes):
+        is_connecting = any(isinstance(each, exceptions.ConnectTimeoutError) for each in causes)
+        message = f"Connecting to {host} timed out" if is_connecting else f"{host} stopped sending data"
         return TimedOutError(message, cause=cause)
-    if isinstance(error, OSError) and error.errno in _UNREACHABLE:
+    if any(isinstance(each, OSError) and each.errno in _UNREACHABLE for each in causes):
         return OfflineError(f"{host} can't be reached", cause=cause)
     return NetworkError(f"The connection to {host} was lost", cause=cause)
+
+
+def translate_proxy_error(error: Exception, proxy_host: str, host: str) -> NetworkError | None:
+    """Return the error for a proxy that can't be reached or that refuses to connect to `host`, otherwise None."""
+    from urllib3 import exceptions
+
+    causes = list(_iter_causes(error))
+    if not any(isinstance(each, exceptions.ProxyError | exceptions.ConnectTimeoutError) for each in causes):
+        return None
+    # A SOCKS proxy with the scheme socks5 does not resolve host names.
+    is_reached = any(type(each).__name__ == "GeneralProxyError" for each in causes)
+    translated = translate_error(error, host if is_reached else proxy_host, requesting=True)
+    if type(translated) is NetworkError:
+        why = translated.cause or ""
+        if str(PROXY_AUTH_REQUIRED) in why or "authentication" in why:  # known only from the text
+            return make_proxy_error(why)
+        translated = NetworkError("The proxy did not forward the request", cause=why)
+    translated.hint = translated.hint or PROXY_HINT
+    return translated
 
 
 def make_proxy_error(cause: str) -> ProxyRefusedError:
@@ -54,7 +85,7 @@ def make_proxy_error(cause: str) -> ProxyRefusedError:
     return ProxyRefusedError(
         "The proxy requires authentication",
         cause=cause,
-        hint="Add the user name and password to HTTP_PROXY and HTTPS_PROXY.",
+        hint="Add the user name and password to HTTPS_PROXY, HTTP_PROXY or ALL_PROXY.",
     )
 
 
@@ -153,6 +184,8 @@ def make_tls_error(host: str, error: BaseException) -> TlsError | None:
             hint="Behind a company proxy, set SSL_CERT_FILE to the proxy's certificate.",
         )
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        if "BAD_RECORD_MAC" in str(error.reason):  # bytes were damaged on their way
+            return None
         return TlsError(
             f"The TLS handshake with {host} failed",
             cause=clean_text(str(error), 200),
@@ -168,7 +201,9 @@ def _iter_causes(error: BaseException) -> Iterator[BaseException]:
     while current is not None and id(current) not in seen:
         seen.add(id(current))
         yield current
-        current = current.__cause__ or current.__context__
+        # urllib3 wraps some exceptions as an argument.
+        wrapped = next((argument for argument in current.args if isinstance(argument, BaseException)), None)
+        current = current.__cause__ or current.__context__ or wrapped
 
 
 def is_transient(error: BaseException) -> bool:

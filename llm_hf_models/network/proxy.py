@@ -1,16 +1,20 @@
-"""Find the proxy for a request and the credentials for it."""
+"""Find the proxy for a request, and open connections through it."""
 
 from __future__ import annotations
 
 import base64
 import os
 import urllib.request
-from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
+from urllib3 import PoolManager, ProxyManager
+
 from llm_hf_models.errors import BadInputError, HubUnavailableError
+from llm_hf_models.network.tls import create_tls_context
 from llm_hf_models.network.urls import Origin
 from llm_hf_models.system.text import clean_text
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")  # those of httpx2, which the Hub's API needs
 
 
 def find_proxy(origin: Origin) -> str | None:
@@ -29,39 +33,49 @@ def find_proxy(origin: Origin) -> str | None:
 
 
 def _refuse_unusable_proxy(proxy: str, origin: Origin) -> None:
-    """Raise an error if the proxy can't be used for an origin.
-
-    A TLS connection needs a proxy with an http:// URL (CONNECT). Without TLS, the proxy may use either scheme.
+    """Raise an error if a proxy's URL is invalid or of an unknown type.
 
     Raises:
-        BadInputError: the proxy has another scheme or an invalid URL. The URL may contain a password and is not shown.
+        BadInputError: names the variable. The URL may contain a password and is not shown.
     """
     variables = [f"{origin.scheme}_proxy", "all_proxy"]
     variable = next((name for name in os.environ if name.lower() == variables[0]), None)
     variable = variable or next((name for name in os.environ if name.lower() == variables[1]), "the system settings")
-    kind = proxy.partition("://")[0].lower()
-    if kind == "http" or (kind == "https" and origin.scheme == "http"):
-        try:
-            Origin.parse(proxy)
-        except HubUnavailableError:
-            hint = f"Use a URL such as http://proxy.example:3128, or add {origin.host} to NO_PROXY."
-            raise BadInputError(f"The proxy URL in {variable} is invalid", hint=hint) from None
-        return
-    description = "a proxy with an https:// URL" if kind == "https" else f"a proxy of the type {clean_text(kind, 20)}"
-    raise BadInputError(
-        f"The proxy in {variable} is {description}, which can't be used for {origin.host}",
-        cause="Downloads support only proxies with an http:// URL.",
-        hint=f"Set {origin.scheme.upper()}_PROXY to such a proxy, or add {origin.host} to NO_PROXY.",
-    )
+    scheme, _, rest = proxy.partition("://")
+    if scheme.lower() not in PROXY_SCHEMES:
+        raise BadInputError(
+            f"The proxy in {variable} is of an unknown type: {clean_text(scheme, 20)}",
+            cause=f"Supported types are {', '.join(PROXY_SCHEMES)}.",
+            hint=f"Set {origin.scheme.upper()}_PROXY to such a proxy, or add {origin.host} to NO_PROXY.",
+        )
+    try:
+        Origin.parse(f"http://{rest}")
+    except HubUnavailableError:
+        hint = f"Use a URL such as http://proxy.example:3128, or add {origin.host} to NO_PROXY."
+        raise BadInputError(f"The proxy URL in {variable} is invalid", hint=hint) from None
 
 
-def build_proxy_headers(proxy: str) -> dict[str, str]:
-    """Return the header with the credentials in a proxy's URL, if it has any."""
+def create_pools(origin: Origin, proxy: str | None) -> PoolManager:
+    """Return urllib3's pools of connections to origins with the same scheme, through a proxy if there is one.
+
+    Raises:
+        TlsError: the certificate bundle can't be read.
+    """
+    if proxy is None:
+        return PoolManager(ssl_context=create_tls_context() if origin.scheme == "https" else None)
+    parts = urlsplit(proxy)
+    context = create_tls_context() if "https" in (origin.scheme, parts.scheme) else None
+    if parts.scheme.startswith("socks"):
+        from urllib3.contrib.socks import SOCKSProxyManager
+
+        user, password = ((unquote(text) if text else None) for text in (parts.username, parts.password))
+        return SOCKSProxyManager(proxy, user, password, ssl_context=context)
     credentials = _encode_basic_auth(proxy)
-    return {"Proxy-Authorization": credentials} if credentials else {}
+    headers = {"Proxy-Authorization": credentials} if credentials else {}
+    return ProxyManager(proxy, proxy_headers=headers, proxy_ssl_context=context, ssl_context=context)
 
 
-def add_url_credentials(url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+def add_url_credentials(url: str, headers: dict[str, str]) -> dict[str, str]:
     """Return `headers` with the credentials in a URL, which take precedence (as in httpx2, the client for the Hub)."""
     credentials = _encode_basic_auth(url)
     if credentials is None:

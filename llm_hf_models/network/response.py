@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
+import contextlib
 import re
 import socket
 import time
+
+from urllib3 import BaseHTTPResponse, HTTPResponse
+from urllib3.exceptions import HTTPError
 
 from llm_hf_models.errors import NetworkError
 from llm_hf_models.network.errors import translate_error
@@ -20,22 +23,28 @@ _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)
 
 
 class RangeResponse:
-    """One response, whose body is read into a buffer of the caller."""
+    """One response, whose body is read into a buffer of the caller. Only `abort` may be called from other threads.
 
-    def __init__(
-        self, response: http.client.HTTPResponse, url: str, sock: socket.socket | None, stall_seconds: float
-    ) -> None:
-        self._response, self._host, self._sock, self._stall_seconds = response, format_host(url), sock, stall_seconds
-        self._left = response.length  # bytes still to come; None if the server announced no length
+    The bytes are read from the socket itself, with a short timeout: urllib3's `read1` takes 1.4 x the CPU, and its
+    `read` loses the bytes so far if the connection breaks, and returns none of them while it waits for more.
+    """
+
+    def __init__(self, response: BaseHTTPResponse, url: str, stall_seconds: float) -> None:
+        self._response, self._host, self._stall_seconds = response, format_host(url), stall_seconds
+        connection = response.connection if isinstance(response, HTTPResponse) else None
+        # None if the server is about to close the connection: http.client then hides the socket.
+        self._sock = connection.sock if connection else None
+        self._left = response.length_remaining  # bytes still to come; None if the server announced no length
         self._early = memoryview(b"")  # body bytes that arrived together with the headers
         self._direct = False  # True once the early bytes are read and the rest comes from the socket itself
         self._pending: NetworkError | None = None
+        self._aborted = False
         self.url = url
         self.status = response.status
 
     def get_header(self, name: str) -> str | None:
         """Return a response header; its name is not case-sensitive."""
-        return self._response.getheader(name)
+        return self._response.headers.get(name)
 
     @property
     def length(self) -> int | None:
@@ -48,11 +57,6 @@ class RangeResponse:
         """The first byte, last byte and total size in Content-Range, or None if it is missing or invalid."""
         match = _CONTENT_RANGE.fullmatch(self.get_header("Content-Range") or "")
         return (int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])) if match else None
-
-    @property
-    def is_reusable(self) -> bool:
-        """Whether the connection can be reused: the body was read completely and the server keeps it open."""
-        return self._left == 0 and not self._response.will_close
 
     def read_into(self, view: memoryview) -> int:
         """Read the bytes that arrive without delay into `view` and return their number, 0 at the end.
@@ -67,8 +71,10 @@ class RangeResponse:
         while filled < max_bytes:
             try:
                 count = self._read_some(view[filled:max_bytes], has_bytes=filled > 0)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                return self._defer_error(translate_error(error, self._host, connecting=False), filled)
+            except (HTTPError, OSError, ValueError, AttributeError) as error:  # AttributeError: abort of a TLS socket
+                return self._defer_error(translate_error(error, self._host), filled)
+            if self._aborted:  # the bytes may be wrong: SSLSocket.shutdown turns decryption off
+                return self._defer_error(NetworkError(f"The connection to {self._host} was aborted"), filled)
             if count == 0 and self._left:
                 return self._defer_error(NetworkError(f"{self._host} closed the connection too early"), filled)
             if not count:
@@ -78,20 +84,18 @@ class RangeResponse:
                 self._left -= count
             if not self._direct or time.monotonic() - since >= FILL_SECONDS:
                 break
-        if self._left == 0 and not self._response.will_close:
+        if self._left == 0:
+            self._response.release_conn()  # now `close` does not close the connection
             self._response.close()
         return filled
 
     def _read_some(self, view: memoryview, *, has_bytes: bool) -> int | None:
-        """Read once into `view`: first the bytes that arrived with the headers, then directly from the socket.
-
-        HTTPResponse.readinto would try to fill the whole view, and would lose its bytes if the connection breaks.
-        """
+        """Read once into `view`: first the bytes that arrived with the headers, then directly from the socket."""
         if not self._early:
             if self._direct and self._sock is not None:
                 return self._receive(self._sock, view, has_bytes=has_bytes)
-            # With a known length, this runs once and empties the buffer of the response. Chunked bodies are always read
-            # this way.
+            # With a known length, this runs once and empties the buffer of the response. Chunked bodies, and those
+            # after which the server closes the connection, are always read this way.
             self._early = memoryview(self._response.read1(HEAD_BUFFER_BYTES))
             if self._left is not None and self._sock is not None:
                 # From now on a slow read returns early, so that the bytes so far can be processed.
@@ -110,11 +114,18 @@ class RangeResponse:
             except TimeoutError:
                 if has_bytes:
                     return None
-                if time.monotonic() >= until:
+                if self._aborted or time.monotonic() >= until:
                     raise
 
+    def abort(self) -> None:
+        """Let a read in another thread fail."""
+        self._aborted = True
+        if not self._direct:  # otherwise the reader notices the flag soon
+            with contextlib.suppress(OSError, RuntimeError, ValueError):  # the body may have been read completely
+                self._response.shutdown()
+
     def close(self) -> None:
-        """Discard the rest of the body."""
+        """Discard the rest of the body, and close the connection if there was any."""
         self._response.close()
 
     def _defer_error(self, error: NetworkError, filled: int) -> int:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 import uvicorn
@@ -21,9 +22,9 @@ from typing_extensions import Self
 
 from llm_hf_models.errors import BadInputError, HfModelsError, NotWritableError
 
-IDLE_SECONDS = 60  # a connection without a request is closed after this time
+IDLE_SECONDS = 60  # a connection is closed this long after its last response
 SHUTDOWN_SECONDS = 1  # open requests may finish within this time
-MAX_CONNECTIONS = 400  # each may need two file descriptors, and many systems allow a process 1024
+MAX_CONNECTIONS = 400  # more get status 503; each may need two file descriptors of the usual limit of 1024
 HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks."
 _log = logging.getLogger(__name__)
 
@@ -80,22 +81,23 @@ class HttpServer:
 def _open_listener(host: str, port: int) -> socket.socket:
     if not host:  # the system would listen on every address, which an empty variable must not cause
         raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         host.encode("idna")  # a socket does this too, but raises TypeError
-        if os.name == "posix":  # elsewhere, a second server could take the same port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen()
+        with ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            if os.name == "posix":  # elsewhere, a second server could take the same port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen()
+            stack.pop_all()
+            return listener
     except (OSError, OverflowError, UnicodeError) as error:
-        listener.close()
         taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
         raise NotWritableError(
             f"Can't listen on {host[:100]} port {port}",
             cause=str(error)[:200],
             hint="Use --port 0 for a free port." if taken else HOST_HINT,
         ) from None
-    return listener
 
 
 class HttpResponseError(HTTPException):

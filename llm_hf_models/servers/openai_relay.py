@@ -12,15 +12,25 @@ import json
 import logging
 import re
 import secrets
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
+
+import anyio
+from starlette.authentication import AuthenticationBackend, AuthenticationError
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
@@ -28,19 +38,18 @@ from llm_hf_models.inference import client
 from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.options import build_request_fields
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.servers.asgi_server import HttpResponseError
-from llm_hf_models.servers.http_server import BaseHttpHandler, BaseHttpServer, translate_bind_errors
-from llm_hf_models.servers.stream_assembly import assemble_response
+from llm_hf_models.servers.asgi_server import HttpResponseError, HttpServer, build_app, read_body
+from llm_hf_models.servers.stream_assembly import assemble_response, is_progress, split_events
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
-    from httpx2 import Response
+    import httpx2
 
 MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
 MAX_ERROR_CHARS = 500
-ROUTES = {"chat/completions", "completions", "embeddings"}
-_PROGRESS = b'"prompt_progress"'
+ROUTES = ("chat/completions", "completions", "embeddings")
 # An engine rejected the relay's key; the client gets a gateway error instead.
 _ENGINE_AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ERROR_STATUSES = range(400, 600)
@@ -69,15 +78,18 @@ class RelayedRequest:
         return replace(self, body={**self.body, **added}, drop_progress=drop)
 
 
-class RelayServer(BaseHttpServer):
-    """An HTTP server for some models, for clients that send its key."""
+class RelayServer(HttpServer):
+    """An HTTP server for some models, for clients that send its key.
 
-    def __init__(
-        self, address: tuple[str, int], context: Context, names: Mapping[str, str], key: str, notify: Notify
-    ) -> None:
-        """Create the server. `names` maps each name that clients may use to the model's id in the library."""
-        self.context, self.names, self.key, self.notify = context, names, key, notify
-        super().__init__(address, RelayHandler)
+    Attributes:
+        names: The id in the library for each name that clients may use.
+        key: The key that clients must send.
+    """
+
+    def __init__(self, relay: _Relay, key: str, host: str, port: int) -> None:
+        """Listen on an address."""
+        self.names, self.key = relay.names, key
+        super().__init__(_build_relay_app(relay, key), host, port)
 
 
 def make_server(
@@ -107,91 +119,83 @@ def make_server(
             if model.facts.kind not in ("chat", "base", "embedding"):
                 raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
-    with translate_bind_errors(host, port):
-        return RelayServer((host, port), context, names, key or secrets.token_urlsafe(24), notify)
+    return RelayServer(_Relay(context, names, notify), key or secrets.token_urlsafe(24), host, port)
 
 
-class RelayHandler(BaseHttpHandler):
-    """The handler of one connection of a client."""
+def _build_relay_app(relay: _Relay, key: str) -> ASGIApp:
+    """Return the app. A web page of any origin may use it, because it needs the key."""
+    routes = [
+        *(Route(f"/{route}", partial(relay.relay_request, route), methods=["POST"]) for route in ROUTES),
+        Route("/models", relay.list_models),
+        Route("/models/{name:path}", relay.show_model),
+    ]
+    return build_app(
+        [Route("/health", lambda _: JSONResponse({"status": "ok"})), Mount("/v1", routes=routes), *routes],
+        convert_error=_convert_error,
+        render_error=_render_error,
+        middleware=[
+            Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"]),
+            Middleware(AuthenticationMiddleware, backend=_KeyBackend(key), on_error=_reject_key),
+        ],
+    )
 
-    server: RelayServer
 
-    def respond(self) -> None:
-        """Respond to one request.
+class _KeyBackend(AuthenticationBackend):
+    """The check of the key, which every request except `/health` needs."""
 
-        Raises:
-            HttpResponseError: The request gets an error response.
-        """
-        path = unquote(urlsplit(self.path).path).strip("/")
-        if path == "health" and self.command == "GET":
-            self.send_json({"status": "ok"})
-            return
-        self._check_key()
-        route = path.removeprefix("v1/")
-        try:
-            if self.command == "POST" and route in ROUTES:
-                self._relay_request(route, self._read_body())
-            elif self.command != "POST" and route == "models":
-                self.send_json({"object": "list", "data": [self._describe_model(one) for one in self._list_models()]})
-            elif self.command != "POST" and route.startswith("models/"):
-                self.send_json(self._describe_model(self._find_model(route.removeprefix("models/"))))
-            else:
-                self.close_connection = True  # the request may have a body that is not read
-                raise HttpResponseError(404, "not_found", f"There is no {self.command} /{clean_text(path, 80)}")
-        except HfModelsError as error:
-            raise _convert_error(error) from None
+    def __init__(self, key: str) -> None:
+        self._key = key.encode()
 
-    def _check_key(self) -> None:
-        scheme, _, given = self.headers.get("Authorization", "").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.server.key.encode())
-        if scheme.lower() != "bearer" or not right:
-            self.close_connection = True
-            raise HttpResponseError(401, "invalid_api_key", "Wrong or missing key", {"WWW-Authenticate": "Bearer"})
+    async def authenticate(self, conn: HTTPConnection) -> None:
+        scheme, _, given = conn.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(given.strip().encode(), self._key)
+        if conn.scope["path"] != "/health" and not (scheme.lower() == "bearer" and is_right):
+            raise AuthenticationError("Wrong or missing key")
 
-    def _read_body(self) -> dict[str, Any]:
-        length = self.headers.get("Content-Length", "") if "Transfer-Encoding" not in self.headers else ""
-        if not re.fullmatch(r"[0-9]{1,12}", length) or int(length) > MAX_BODY_BYTES:
-            self.close_connection = True
-            status = 413 if length else 411
-            raise HttpResponseError(
-                status, "invalid_request", f"The body needs a Content-Length of at most {MAX_BODY_BYTES} bytes"
-            )
-        try:
-            body = json.loads(self.rfile.read(int(length)))
-        except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, dict):
-            raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
-        return body
 
-    # Models
+def _reject_key(_: HTTPConnection, error: AuthenticationError) -> Response:
+    return _render_error(HttpResponseError(401, "invalid_api_key", str(error), {"WWW-Authenticate": "Bearer"}))
 
-    def _list_models(self) -> list[LocalModel]:
+
+class _Relay:
+    """The endpoints of a relay."""
+
+    def __init__(self, context: Context, names: Mapping[str, str], notify: Notify) -> None:
+        self._context, self.names, self._notify = context, names, notify
+
+    # Models. Starlette runs these endpoints in threads, because they read the library.
+
+    def list_models(self, _: Request) -> Response:
         """Return the served models that are still in the library."""
-        wanted = set(self.server.names.values())
-        with self.server.context.open_database() as db:
-            return [model for model in db.list_models() if model.model_id in wanted]
+        wanted = set(self.names.values())
+        with self._context.open_database() as db:
+            models = [self._describe_model(model) for model in db.list_models() if model.model_id in wanted]
+        return JSONResponse({"object": "list", "data": models})
 
-    def _find_model(self, name: object) -> LocalModel:
+    def show_model(self, request: Request) -> Response:
+        """Return one served model."""
+        with self._context.open_database() as db:
+            return JSONResponse(self._describe_model(self._find_model(db, request.path_params["name"])))
+
+    def _find_model(self, db: Database, name: object) -> LocalModel:
         """Return the model with a name. The name may be empty if only one model is served.
 
         Raises:
             HttpResponseError: The model is not served.
             UnknownModelError: The model is no longer in the library.
         """
-        ids = set(self.server.names.values())
+        ids = set(self.names.values())
         found = next(iter(ids)) if name in (None, "") and len(ids) == 1 else None
-        found = found or (self.server.names.get(name) if isinstance(name, str) else None)
+        found = found or (self.names.get(name) if isinstance(name, str) else None)
         if found is None:
             raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
-        with self.server.context.open_database() as db:
-            return db.get_model(found)
+        return db.get_model(found)
 
     def _describe_model(self, model: LocalModel) -> dict[str, Any]:
         """Return the JSON of one model; `aliases` and `architecture` have the format of llama.cpp's server."""
         owner = (model.repo or "local").partition("/")[0]
         architecture = {"input_modalities": ["text", *model.facts.modalities]}
-        names = {name for name, model_id in self.server.names.items() if model_id == model.model_id}
+        names = {name for name, model_id in self.names.items() if model_id == model.model_id}
         return {
             "id": model.model_id,
             "aliases": sorted(names - {model.model_id}),
@@ -203,114 +207,67 @@ class RelayHandler(BaseHttpHandler):
 
     # Requests
 
-    def _relay_request(self, route: str, request: dict[str, Any]) -> None:
-        """Forward a request to its model's engine, and the response to the client. Start the engine if needed."""
-        model = self._find_model(request.get("model"))
-        _check_kind(route, model)
-        # One loop per request, of the kind that can watch a socket on every platform.
-        loop = asyncio.SelectorEventLoop()
-        try:
-            loop.run_until_complete(self._run_until_disconnect(self._relay_to_engine(model, route, request)))
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
+    async def relay_request(self, route: str, request: Request) -> ASGIApp:
+        """Return the app that forwards a request to its model's engine, and the response to the client."""
+        fields = _parse_body(await read_body(request, MAX_BODY_BYTES))
 
-    async def _relay_to_engine(self, model: LocalModel, route: str, request: dict[str, Any]) -> None:
-        options, system = resolve_options(model, ())
+        async def forward(scope: Scope, receive: Receive, send: Send) -> None:
+            async with AsyncExitStack() as stack, _cancel_on_disconnect(receive):
+                prepare = partial(self._prepare, route, fields)
+                model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
+                stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
+                response = await client.send_request(
+                    stack, endpoint, relayed.path, relayed.body, reconnect=lambda: prepare()[1]
+                )
+                await _forward_response(endpoint, relayed, response, scope, receive, send)
 
-        def prepare_endpoint() -> Endpoint:
-            with self.server.context.open_database() as db:
-                return ensure_endpoint(model, options, db, self.server.notify)
+        return forward
 
-        endpoint = await _run_in_thread(prepare_endpoint)
-        body = _add_defaults(route, request, build_request_fields(options), system) | {"model": endpoint.model}
+    def _prepare(self, route: str, fields: dict[str, Any]) -> tuple[str, Endpoint, RelayedRequest]:
+        """Find the model of a request, and start its engine if needed.
+
+        Returns:
+            The model's id, its engine, and the request to send to the engine.
+        """
+        with self._context.open_database() as db:
+            model = self._find_model(db, fields.get("model"))
+            _check_kind(route, model)
+            options, system = resolve_options(model, ())
+            endpoint = ensure_endpoint(model, options, db, self._notify)
+        body = _add_defaults(route, fields, build_request_fields(options), system) | {"model": endpoint.model}
         relayed = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
         if endpoint.fingerprint is not None and route != "embeddings":
             relayed = relayed.with_disconnect_detection()
+        return model.model_id, endpoint, relayed
+
+    def _record_use(self, model_id: str, endpoint: Endpoint) -> None:
+        with self._context.open_database() as db:
+            record_use(model_id, endpoint, db)
+
+
+@asynccontextmanager
+async def _cancel_on_disconnect(receive: Receive) -> AsyncIterator[None]:
+    """Cancel the enclosed code when the client disconnects."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        _log.info("The client disconnected")
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        watcher = asyncio.create_task(watch())
         try:
-            await self._forward(endpoint, relayed, prepare_endpoint)
+            yield
         finally:
-            with self.server.context.open_database() as db:
-                record_use(model.model_id, endpoint, db)
-
-    async def _run_until_disconnect(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
-        """Await a coroutine, and cancel it when the client disconnects."""
-        task = asyncio.ensure_future(work)
-        loop = asyncio.get_running_loop()
-
-        def check_connection() -> None:
-            try:
-                disconnected = self.connection.recv(1, socket.MSG_PEEK) == b""
-            except BlockingIOError:
-                return
-            except OSError:
-                disconnected = True
-            loop.remove_reader(self.connection)  # otherwise the bytes of the next request would trigger it again
-            if disconnected:
-                self.close_connection = True
-                task.cancel()
-
-        loop.add_reader(self.connection, check_connection)
-        try:
-            await task
-        except asyncio.CancelledError:
-            _log.info("The client disconnected")
-        finally:
-            loop.remove_reader(self.connection)
-
-    async def _forward(self, endpoint: Endpoint, relayed: RelayedRequest, reconnect: Callable[[], Endpoint]) -> None:
-        """Send a request to the engine, and forward the response as it arrives.
-
-        Raises:
-            HfModelsError: The request failed before any byte of the response was forwarded.
-        """
-        async with AsyncExitStack() as stack:
-            response = await client.send_request(stack, endpoint, relayed.path, relayed.body, reconnect=reconnect)
-            events = str(response.headers.get("content-type", "")).startswith("text/event-stream")
-            if not events or not relayed.wants_stream:
-                chunks = client.stream_bytes(endpoint, response)
-                if events:
-                    whole = json.dumps(await assemble_response(_split_events(chunks)), ensure_ascii=False).encode()
-                else:
-                    whole = b"".join([chunk async for chunk in chunks])
-                self.send_bytes(HTTPStatus.OK, whole, {"Content-Type": "application/json"})
-                return
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-            self.send_header("Cache-Control", "no-cache")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            await self._send_events(endpoint, response, drop_progress=relayed.drop_progress)
-
-    async def _send_events(self, endpoint: Endpoint, response: Response, *, drop_progress: bool) -> None:
-        """Send the events of a stream as chunks. If the stream breaks off, the last event reports the error."""
-        try:
-            async for event in _split_events(client.stream_bytes(endpoint, response)):
-                if not (drop_progress and _PROGRESS in event and _is_progress(event)):
-                    self._send_chunk(event)
-        except HfModelsError as error:
-            self._send_chunk(b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n")
-        self._send_chunk(b"")
-
-    def _send_chunk(self, data: bytes) -> None:
-        """Send one chunk (RFC 9112, section 7.1). An empty chunk ends the response."""
-        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-    def send_error_response(self, error: HttpResponseError) -> None:
-        """Send an error in OpenAI's format. A client that has disconnected is ignored."""
-        body = json.dumps(_build_error_body(error)).encode()
-        headers = {"Content-Type": "application/json; charset=utf-8", **(error.headers or {})}
-        try:
-            self.send_bytes(error.status_code, body, headers)
-        except (ConnectionError, TimeoutError):
-            self.close_connection = True
+            watcher.cancel()
 
 
-async def _run_in_thread(work: Callable[[], _Result]) -> _Result:
+async def _run_in_daemon_thread(work: Callable[[], _Result]) -> _Result:
     """Run a blocking function in a thread. If the caller is cancelled, the function still runs to its end.
 
-    So a model that was loading is ready for the next request, or its engine exits when idle.
+    So a model that was loading is ready for the next request, or its engine exits when idle. The thread pools of anyio
+    and asyncio would delay the end of the process until the model is loaded.
     """
     future: Future[_Result] = Future()
 
@@ -324,6 +281,50 @@ async def _run_in_thread(work: Callable[[], _Result]) -> _Result:
 
     threading.Thread(target=carry_out, daemon=True).start()
     return await asyncio.wrap_future(future)
+
+
+async def _forward_response(
+    endpoint: Endpoint, relayed: RelayedRequest, response: httpx2.Response, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Forward an engine's response as it arrives, or complete if the client requested no stream.
+
+    Raises:
+        HfModelsError: The request failed before any byte of the response was forwarded.
+    """
+    chunks = client.stream_bytes(endpoint, response)
+    is_stream = str(response.headers.get("content-type", "")).startswith("text/event-stream")
+    if is_stream and relayed.wants_stream:
+        events = _filter_events(chunks, drop_progress=relayed.drop_progress)
+        headers = {"Cache-Control": "no-cache"}
+        streamed = StreamingResponse(events, headers=headers, media_type="text/event-stream")
+        await streamed.stream_response(send)  # which, unlike a call, leaves `receive` to _cancel_on_disconnect
+    elif is_stream:
+        whole = json.dumps(await assemble_response(split_events(chunks))).encode()
+        await Response(whole, media_type="application/json")(scope, receive, send)
+    else:
+        whole = b"".join([chunk async for chunk in chunks])
+        await Response(whole, media_type="application/json")(scope, receive, send)
+
+
+async def _filter_events(chunks: AsyncIterator[bytes], *, drop_progress: bool) -> AsyncIterator[bytes]:
+    """Yield the events of a stream. If the stream breaks off, the last event reports the error."""
+    try:
+        async for event in split_events(chunks):
+            if not (drop_progress and is_progress(event)):
+                yield event
+    except HfModelsError as error:
+        yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
+
+
+def _parse_body(data: bytearray) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # as the client of the engine does
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
+    return fields
 
 
 def _check_kind(route: str, model: LocalModel) -> None:
@@ -354,27 +355,6 @@ def _add_defaults(route: str, request: dict[str, Any], fields: Mapping[str, Any]
     return body
 
 
-async def _split_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield complete server-sent events, each with its final blank line, from chunks of any size."""
-    rest = bytearray()
-    async for chunk in chunks:
-        rest += chunk.replace(b"\r\n", b"\n")
-        while (end := rest.find(b"\n\n")) >= 0:
-            yield bytes(rest[: end + 2])
-            del rest[: end + 2]
-    if rest:
-        yield bytes(rest)
-
-
-def _is_progress(event: bytes) -> bool:
-    """Return whether an event reports only the progress of reading the prompt."""
-    try:
-        chunk = json.loads(event.strip().removeprefix(b"data:"))
-    except ValueError:
-        return False
-    return isinstance(chunk, dict) and "prompt_progress" in chunk
-
-
 def _convert_error(error: HfModelsError) -> HttpResponseError:
     """Convert an HfModelsError into an error response. The engine's status is kept if it concerns the request."""
     if isinstance(error, EngineRequestError):
@@ -395,7 +375,12 @@ def _convert_error(error: HfModelsError) -> HttpResponseError:
     return HttpResponseError(status, code, str(error))
 
 
+def _render_error(error: HttpResponseError) -> Response:
+    return JSONResponse(_build_error_body(error), error.status_code, error.headers)
+
+
 def _build_error_body(error: HttpResponseError) -> dict[str, Any]:
+    """Return an error in OpenAI's format."""
     kind = "invalid_request_error" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
     message = clean_text(error.detail, MAX_ERROR_CHARS, keep_lines=True)
     return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}

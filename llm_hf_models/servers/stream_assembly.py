@@ -1,4 +1,4 @@
-"""Assemble the events of a stream into one response, for clients that did not request a stream.
+"""Split a stream into its events, and assemble them into one response for clients that did not request a stream.
 
 Requests to a local engine always stream, because only then does the engine detect that the client disconnected. Chunks
 and responses are OpenAI's (chat.completion.chunk, chat.completion, text_completion) with llama.cpp's additions.
@@ -15,6 +15,29 @@ from llm_hf_models.inference.openai_protocol import build_protocol_error, build_
 
 _CONCATENATED_FIELDS = ("content", "reasoning_content", "arguments", "text")
 _STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")
+
+
+async def split_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield complete server-sent events, each with its final blank line, from chunks of any size."""
+    rest = bytearray()
+    async for chunk in chunks:
+        rest += chunk.replace(b"\r\n", b"\n")
+        while (end := rest.find(b"\n\n")) >= 0:
+            yield bytes(rest[: end + 2])
+            del rest[: end + 2]
+    if rest:
+        yield bytes(rest)
+
+
+def is_progress(event: bytes) -> bool:
+    """Return whether an event reports only the progress of reading the prompt."""
+    if b'"prompt_progress"' not in event:
+        return False
+    try:
+        chunk = json.loads(event.strip().removeprefix(b"data:"))
+    except ValueError:
+        return False
+    return isinstance(chunk, dict) and "prompt_progress" in chunk
 
 
 async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:

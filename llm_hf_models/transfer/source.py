@@ -1,4 +1,4 @@
-"""The storage location of a file, and checks that responses contain the requested bytes."""
+"""The storage location of a file, renewed when its link expires."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import re
 import threading
 from collections.abc import Callable
 
-from llm_hf_models.errors import FileChangedError, HfModelsError, HubUnavailableError
+from llm_hf_models.errors import HubUnavailableError
 from llm_hf_models.hub.types import Location
-from llm_hf_models.network.errors import EXPIRED_LINK_STATUSES, make_link_error, make_storage_host_error
+from llm_hf_models.network.errors import make_link_error
+from llm_hf_models.network.range_checks import (
+    OK,
+    LinkExpiredError,
+    check_range,
+    check_whole,
+    make_file_changed_error,
+)
 from llm_hf_models.network.response import RangeResponse
 from llm_hf_models.network.urls import format_host
 from llm_hf_models.transfer.types import ExpectedFile
 
 MAX_LINKS_REFUSED = 3  # consecutive fresh links that the storage host refuses
 _HEX = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-
-
-class LinkExpiredError(Exception):
-    """The storage host refused the link; the transfer requests another one. Handled within the transfer."""
 
 
 class RangeRefusedError(Exception):
@@ -95,27 +98,16 @@ class DownloadSource:
         Raises:
             LinkExpiredError, RangeRefusedError, FileChangedError, NetworkError, AccessError, FileNotFoundInRepoError
         """
-        if response.status != 206:  # noqa: PLR2004
-            if response.status == 200:  # noqa: PLR2004
-                self._check_whole_size(response)
-                if sent_validator:
-                    self._forget_validator()
-                    raise LinkExpiredError
-                if self._ranges_served and not self._ranges_ignored:  # possibly one server of several
-                    self._ranges_ignored = True
-                    raise HubUnavailableError(f"{format_host(response.url)} returned the whole file instead of a range")
-                raise RangeRefusedError
-            raise self._translate_refusal(response)
-        claimed = response.content_range
-        host = format_host(response.url)
-        if claimed is None or claimed[0] != start or claimed[1] >= end or claimed[1] < start:
-            raise HubUnavailableError(f"{host} returned the wrong byte range")
-        if response.length not in (None, claimed[1] + 1 - start) or _is_encoded(response):
-            raise HubUnavailableError(f"{host} returned a different number of bytes than it announced")
-        if claimed[2] not in (None, self._expected.size):
-            raise make_file_changed_error(
-                self._expected.name, f"{host} now has {claimed[2]} bytes, not {self._expected.size}."
-            )
+        if response.status == OK:
+            self.check_whole(response)
+            if sent_validator:
+                self._forget_validator()
+                raise LinkExpiredError
+            if self._ranges_served and not self._ranges_ignored:  # possibly one server of several
+                self._ranges_ignored = True
+                raise HubUnavailableError(f"{format_host(response.url)} returned the whole file instead of a range")
+            raise RangeRefusedError
+        check_range(response, start, end, size=self._expected.size, name=self._expected.name)
         self._ranges_served, self._ranges_ignored = True, False
         self._remember_validator(response.get_header("ETag"))
 
@@ -125,21 +117,7 @@ class DownloadSource:
         Raises:
             LinkExpiredError, FileChangedError, NetworkError, AccessError, FileNotFoundInRepoError
         """
-        if response.status != 200:  # noqa: PLR2004
-            raise self._translate_refusal(response)
-        self._check_whole_size(response)
-
-    def _check_whole_size(self, response: RangeResponse) -> None:
-        """Raise HubUnavailableError if the body is not the whole file, such as a login page or a compressed body."""
-        content = f"{response.length} bytes instead of the {self._expected.size} of {self._expected.name}"
-        if response.length is None and (response.get_header("Content-Type") or "").lower().startswith("text/html"):
-            content = "a web page"  # must not count as a whole file: the bytes received so far would be discarded
-        elif response.length in (None, self._expected.size) and not _is_encoded(response):
-            return
-        raise HubUnavailableError(
-            f"{format_host(response.url)} returned something other than the file",
-            cause=f"The response contains {content}.",
-        )
+        check_whole(response, size=self._expected.size, name=self._expected.name)
 
     def _remember_validator(self, etag: str | None) -> None:
         if etag is None or etag.startswith("W/"):
@@ -160,21 +138,3 @@ class DownloadSource:
             raise make_file_changed_error(
                 self._expected.name, "Its etag changed, and the Hub has no digest to compare with."
             )
-
-    def _translate_refusal(self, response: RangeResponse) -> Exception:
-        status, host = response.status, format_host(response.url)
-        if status in EXPIRED_LINK_STATUSES:
-            return LinkExpiredError()
-        if status == 416:  # noqa: PLR2004
-            return make_file_changed_error(self._expected.name, f"{host} has fewer bytes than {self._expected.size}.")
-        return make_storage_host_error(host, self._expected.name, status, response.get_header)
-
-
-def make_file_changed_error(name: str, cause: str) -> HfModelsError:
-    """Return the error for a file that differs from the one recorded at the pinned commit."""
-    hint = "Pull again to get the current file. If the error persists, the Hub or its mirror is inconsistent."
-    return FileChangedError(f"{name} changed upstream", cause=cause, hint=hint)
-
-
-def _is_encoded(response: RangeResponse) -> bool:
-    return (response.get_header("Content-Encoding") or "identity").lower() != "identity"

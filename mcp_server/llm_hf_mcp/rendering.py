@@ -347,6 +347,7 @@ def format_status(now: Status) -> str:
             f"engine: {engine.model_id}, {format_size(engine.memory)}, context {engine.context}"
             for engine in now.engines
         ),
+        *(f"engines run without the sandbox layer {layer}: {reason}" for layer, reason in now.sandbox.missing.items()),
     )
 
 

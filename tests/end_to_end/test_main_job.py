@@ -167,7 +167,7 @@ def test_rate_limit_is_waited_out_and_reported(repo: HubServer) -> None:
 
 @pytest.mark.parametrize(
     ("fault", "output"),
-    [(Status(503), "HTTP 503"), (Reset(), "was interrupted"), (Truncate(after=100), "retrying")],
+    [(Status(503), "HTTP 503"), (Reset(), "was lost"), (Truncate(after=100), "retrying")],
 )
 def test_one_failed_header_request_does_not_end_a_pull(repo: HubServer, fault: Fault, output: str) -> None:
     repo.fault(fault, side="storage", on=Q4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -13,12 +14,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx2
 import openai
+import psutil
 import pytest
 from filelock import FileLock
 from openai import OpenAI
@@ -158,6 +160,10 @@ def test_single_model_needs_no_name() -> None:
     assert requested.json()["choices"][0]["message"]["content"] == "Seal."
 
 
+def get_address(url: str) -> tuple[str, int]:
+    return "127.0.0.1", int(url.rpartition(":")[2])
+
+
 def make_headers(key: str = KEY) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
@@ -203,30 +209,78 @@ def test_invalid_body_is_refused(url: str, body: bytes) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_body_without_a_length_or_too_large_is_refused(url: str) -> None:
-    address = ("127.0.0.1", int(url.rpartition(":")[2]))
-    for line, status in (
-        ("X: y", b"411"),
-        ("Transfer-Encoding: chunked\r\nContent-Length: 2", b"411"),
-        ("Content-Length: 99999999999", b"413"),
-        ("Content-Length: -1", b"413"),
-    ):
-        with socket.create_connection(address, SECONDS) as raw:
-            raw.sendall(
-                f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n{line}\r\n\r\n".encode()
-            )
-            assert raw.recv(100).split()[1] == status
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400", '"\\ud800"', "9" * 5000])
+def test_value_that_is_not_json_is_refused(url: str, value: str) -> None:
+    answer = httpx2.post(
+        f"{url}/v1/completions", content=f'{{"model": "base", "prompt": "x", "y": {value}}}', headers=make_headers()
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"] == "The body is not a JSON object"
+
+
+def test_body_too_large_is_refused_before_it_is_sent(url: str) -> None:
+    with closing(http.client.HTTPConnection(*get_address(url), timeout=SECONDS)) as connection:
+        connection.request("POST", "/v1/completions", headers={**make_headers(), "Content-Length": "99999999999"})
+        answer = connection.getresponse()
+        assert answer.status == 413
+        assert json.loads(answer.read())["error"]["type"] == "invalid_request_error"
+
+
+def test_body_in_chunks_is_accepted(url: str) -> None:
+    data = json.dumps({"model": "seal", "messages": HELLO}).encode()
+    answer = httpx2.post(
+        f"{url}/v1/chat/completions", content=iter([data[:9], data[9:]]), headers=make_headers(), timeout=SECONDS
+    )
+    assert answer.request.headers["transfer-encoding"] == "chunked"
+    assert answer.json()["choices"][0]["message"]["content"] == "Seal."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/nothing", 404),
+        ("POST", "/v1/models", 405),
+        ("GET", "/v1/chat/completions", 405),
+        ("PUT", "/v1/completions", 405),
+    ],
+)
+def test_unknown_path_or_method_is_an_error_in_json(url: str, method: str, path: str, status: int) -> None:
+    answer = httpx2.request(method, url + path, headers=make_headers())
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_web_page_may_use_the_relay_with_its_key(url: str) -> None:
+    origin = {"Origin": "https://page.example"}
+    preflight = httpx2.options(
+        f"{url}/v1/chat/completions",
+        headers={**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"},
+    )
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-headers"] == "authorization"
+    for headers, status in ((origin, 401), ({**origin, **make_headers()}, 200)):
+        answer = httpx2.get(f"{url}/v1/models", headers=headers)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (status, "*")
+        assert "access-control-allow-credentials" not in answer.headers
 
 
 def test_connection_reset_between_requests_leaves_no_traceback(url: str, capfd: pytest.CaptureFixture[str]) -> None:
-    before = set(threading.enumerate())
-    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:
+    with socket.create_connection(get_address(url), SECONDS) as raw:
         raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         assert raw.recv(1000).startswith(b"HTTP/1.1 200")
-        (at_work,) = set(threading.enumerate()) - before
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    at_work.join(SECONDS)
-    assert capfd.readouterr().err == ""
+    assert httpx2.get(f"{url}/health").status_code == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_client_that_leaves_within_its_request_leaves_no_traceback(url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 10\r\n"
+    for sent in (head, f"{head}\r\n{{", "nonsense\r\n\r\n"):
+        with socket.create_connection(get_address(url), SECONDS) as raw:
+            raw.sendall(sent.encode())
+    assert httpx2.get(f"{url}/health").status_code == 200
+    assert capfd.readouterr() == ("", "")
 
 
 def test_refusal_of_the_engine_is_forwarded(client: OpenAI) -> None:
@@ -282,8 +336,8 @@ def test_models_that_can_not_be_served_are_named_before_listening() -> None:
         Library().serve(["walrus"])
     with pytest.raises(BadInputError, match="key is not valid"):
         Library().serve(["tiny"], key="with space")
-    with run_relay("tiny") as (server, _), pytest.raises(NotWritableError, match=str(server.server_port)):
-        Library().serve(["tiny"], port=server.server_port)
+    with run_relay("tiny") as (server, _), pytest.raises(NotWritableError, match=str(server.server_address[1])):
+        Library().serve(["tiny"], port=server.server_address[1])
 
 
 # Options, lifecycle, cancelling
@@ -393,6 +447,18 @@ def test_client_that_leaves_during_a_load_is_noticed_and_the_engine_kept(
         assert requested.json()["choices"][0]["message"]["content"] == "Late."
 
 
+def test_requests_that_wait_for_a_load_do_not_delay_others(tiny_library: TinyLibrary) -> None:
+    tiny_library.add("hf/tiny/tardy:F16", ggufs.tiny_chat(tiny_library.files / "tardy.gguf"), aliases=("tardy",))
+    with run_relay("tardy", "seal") as (_, url), OpenAI(base_url=f"{url}/v1", api_key=KEY, timeout=SECONDS) as client:
+        client.chat.completions.create(model="seal", messages=HELLO)
+        with FileLock(make_base_folder() / "start.lock"), ExitStack() as stack:  # as if a model were being loaded
+            for _ in range(50):
+                stack.enter_context(leave_request(url, {"model": "tardy", "messages": HELLO}))
+            wait_until(lambda: sum("carry_out" in thread.name for thread in threading.enumerate()) == 50)
+            assert client.chat.completions.create(model="seal", messages=HELLO).choices[0].message.content == "Seal."
+            assert len(list(client.models.list())) == 2
+
+
 # The command
 
 
@@ -417,6 +483,50 @@ def test_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | N
         rest = process.stderr.read()
         assert process.wait(SECONDS) == 0
     assert rest == "Press Ctrl-C to stop.\nStopped.\n"
+
+
+@contextmanager
+def serve_in_a_process(name: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    command = [sys.executable, "-m", "llm", "hf", "serve", name, "--port", "0", "--key", KEY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        url = process.stdout.readline().strip()
+        assert httpx2.get(f"{url}/health").status_code == 200
+        yield process, url
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+def test_signal_ends_streams_and_their_generation(number: int, code: int, tiny_library: TinyLibrary) -> None:
+    with (
+        serve_in_a_process("endless") as (process, url),
+        OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0, timeout=SECONDS) as client,
+    ):
+        stream = client.chat.completions.create(model="endless", messages=HELLO, stream=True)
+        next(stream)
+        assert sum_busy_slots(tiny_library, ENDLESS) == 1
+        process.send_signal(number)
+        with pytest.raises((openai.APIError, httpx2.HTTPError)):
+            list(stream)
+        _, output = process.communicate(timeout=SECONDS)
+        wait_until(lambda: sum_busy_slots(tiny_library, ENDLESS) == 0)
+    assert process.returncode == code
+    assert output.endswith("Press Ctrl-C to stop.\n" + ("Stopped.\n" if number == signal.SIGINT else ""))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
+@pytest.mark.usefixtures("tiny_library")
+def test_ctrl_c_during_a_load_does_not_wait_for_its_end() -> None:
+    run_llm("hf", "stop", "--all")
+    # The lock is held as if another model were being loaded.
+    with FileLock(make_base_folder() / "start.lock"), serve_in_a_process("seal") as (process, url):
+        threads = psutil.Process(process.pid).num_threads()
+        with leave_request(url, {"messages": HELLO}):
+            wait_until(lambda: psutil.Process(process.pid).num_threads() > threads)
+            process.send_signal(signal.SIGINT)
+            _, output = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0
+    assert output.endswith("Press Ctrl-C to stop.\nStopped.\n")
 
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
@@ -460,6 +570,6 @@ def leave_request(url: str, body: dict[str, Any]) -> Iterator[None]:
     """Send a request and leave without reading the response."""
     data = json.dumps(body).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
-    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), SECONDS) as raw:
+    with socket.create_connection(get_address(url), SECONDS) as raw:
         raw.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
         yield

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.downloads.worker import is_running, lock_path
+from llm_hf_models.downloads.worker import get_worker_path, is_running
 from llm_hf_models.inference import launcher
 from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.library.database import Database
@@ -23,9 +23,10 @@ hub = downloads.hub
 
 EARLIER_WORKER = """
 import sys
-from filelock import FileLock
-with FileLock(sys.argv[1]):
-    print("locked", flush=True)
+from pathlib import Path
+from llm_hf_models.system.ownership import acquire_ownership
+with acquire_ownership(Path(sys.argv[1])):
+    print("owned", flush=True)
     sys.stdin.readline()
 """
 
@@ -37,12 +38,12 @@ db = engines.db
 def test_worker_of_an_earlier_version_is_left_to_finish() -> None:
     library = Library()
     plan = library.plan(REPO)
-    lock_path().parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", EARLIER_WORKER, str(lock_path())]
+    get_worker_path().parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", EARLIER_WORKER, str(get_worker_path())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as earlier:
         assert earlier.stdout is not None
         assert earlier.stdin is not None
-        assert earlier.stdout.readline() == "locked\n"
+        assert earlier.stdout.readline() == "owned\n"
         row = library.enqueue(plan)
         assert is_running()
         assert find_workers() == [], "the earlier worker is running, so no other one starts"

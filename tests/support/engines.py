@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,6 +111,26 @@ def write_broken_files(folder: Path) -> dict[str, Path]:
     for name, content in contents.items():
         (folder / f"{name}.gguf").write_bytes(content)
     return {name: folder / f"{name}.gguf" for name in contents}
+
+
+# A stand-in with llama-server's own options, on the bindings. It tests how a server is found, started and ended.
+LLAMA_SERVER = f"""#!{sys.executable}
+import argparse, os, sys, time
+flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
+values = ("--model --alias --host --ctx-size --parallel --batch-size --ubatch-size --threads --cache-ram"
+    " --threads-http --reasoning-format --fit --gpu-layers --mmproj --log-verbosity").split()
+parser = argparse.ArgumentParser()
+for flag in flags: parser.add_argument(flag, action="store_true")
+for value in values: parser.add_argument(value)
+asked = parser.parse_args()
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.n_ctx = asked.model, [asked.host], int(asked.ctx_size)
+params.api_keys, params.model_alias = [os.environ["LLAMA_API_KEY"]], {{asked.alias}}
+params.endpoint_metrics, params.fit_params, params.verbosity = asked.metrics, False, 1
+server = xllamacpp.Server(params)
+time.sleep(600)
+"""
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers import hub_mirror, hub_mirror_json
 from llm_hf_models.servers.asgi_server import HttpResponseError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
-from llm_hf_models.servers.http_server import BaseHttpHandler
+from tests.support.http_handler import BaseHttpHandler
 
 PAGE_NOT_FOUND = HttpResponseError(404, None, "Page not found")
 

@@ -18,7 +18,7 @@ def run_relay(*names: str, key: str | None = KEY) -> Iterator[tuple[RelayServer,
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield server, f"http://127.0.0.1:{server.server_port}"
+            yield server, f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()

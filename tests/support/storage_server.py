@@ -64,6 +64,7 @@ class StorageServer:
     host: str = "127.0.0.1"
     ranges: bool = True
     chunked: bool = False  # no length is sent, as by proxies that inspect the body
+    keep_alive: bool = True  # False closes each connection after its response
     etag: str = '"storage-1"'
     rate: float = 0  # bytes per second on each connection
     latency: float = 0  # seconds before each response
@@ -207,14 +208,14 @@ class StorageServer:
         unchanged = request.headers.get("if-range", self.etag) == self.etag
         if wanted is None or not self.ranges or fault.ignore_range or not unchanged:
             start, end = 0, size
-            head = [self._told_length(size), ("ETag", self.etag)]
+            head = [*self._told_framing(size), ("ETag", self.etag)]
             _send_head(connection, 200, head)
         else:
             start, end = wanted[0], min(size, (wanted[1] if wanted[1] is not None else size - 1) + 1)
             shift = min(fault.shift, size - end)
             start, end = start + shift, end + shift
             claim = f"bytes {start}-{end - 1}/{fault.total or size}"
-            head = [self._told_length(end - start), ("Content-Range", claim), ("ETag", self.etag)]
+            head = [*self._told_framing(end - start), ("Content-Range", claim), ("ETag", self.etag)]
             _send_head(connection, 206, head)
         body = memoryview(self.content)[start:end]
         if fault.flip is not None and start <= fault.flip < end:
@@ -228,15 +229,16 @@ class StorageServer:
         if fault.after is None:
             if self.chunked:
                 connection.sendall(b"0\r\n\r\n")
-            return True
+            return self.keep_alive
         if fault.end == "stall":
             self._closing.wait(60)
         elif fault.end == "reset":
             _reset(connection)
         return False
 
-    def _told_length(self, length: int) -> tuple[str, str]:
-        return ("Transfer-Encoding", "chunked") if self.chunked else ("Content-Length", str(length))
+    def _told_framing(self, length: int) -> list[tuple[str, str]]:
+        body = ("Transfer-Encoding", "chunked") if self.chunked else ("Content-Length", str(length))
+        return [body] if self.keep_alive else [body, ("Connection", "close")]
 
     def _send(self, connection: socket.socket, body: memoryview) -> None:
         began, done = time.monotonic(), 0
@@ -249,6 +251,14 @@ class StorageServer:
                 self.sent += len(part)
             if self.rate and (ahead := done / self.rate - (time.monotonic() - began)) > 0:
                 time.sleep(ahead)  # as slow as a real network
+
+
+class GuardedServer(StorageServer):
+    """A storage host whose address contains user and password."""
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("://", "://ann:s%2Fcret@")
 
 
 def _read_request(stream: object) -> Request | None:

@@ -22,8 +22,8 @@ else:
     import tomli as tomllib
 PACKAGE = ROOT / "llm_hf_models"
 HEAVY = {
-    "huggingface_hub", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "rich", "psutil", "jinja2", "cryptography",
-    "starlette", "uvicorn",
+    "huggingface_hub", "urllib3", "gguf", "numpy", "keyring", "mcp", "xllamacpp", "rich", "psutil", "jinja2",
+    "cryptography", "starlette", "uvicorn",
 }  # fmt: skip
 
 

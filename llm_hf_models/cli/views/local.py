@@ -14,7 +14,7 @@ from llm_hf_models.system.units import format_size
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
     from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
-    from llm_hf_models.types import EngineView, SettingView, Status, TokenStatus
+    from llm_hf_models.types import EngineView, SandboxStatus, SettingView, Status, TokenStatus
 
 MAX_LINE_CHARS = 400
 
@@ -272,12 +272,20 @@ def render_status(now: Status, max_width: int | None) -> str:
             ("Cache", f"{format_size(now.cache_bytes)} in {now.cache_dir}"),
             ("Library", now.problem or f"{count}, {format_size(now.models_bytes)}, recorded in {now.library}"),
             ("Engines", running or "none running"),
+            ("Sandbox", _describe_sandbox(now.sandbox)),
             ("Endpoint", now.endpoint + (" (offline mode is on)" if now.offline else "")),
             ("Token", _describe_token(now.token)),
             ("Versions", ", ".join(f"{name} {version or '(not installed)'}" for name, version in now.versions.items())),
         ],
         max_width=max_width,
     )
+
+
+def _describe_sandbox(sandbox: SandboxStatus) -> str:
+    if sandbox.layers is None:
+        return sandbox.mode + ("" if sandbox.mode == "off" else ", tested when the next engine starts")
+    without = "".join(f"; without {layer}: {reason}" for layer, reason in sandbox.missing.items())
+    return f"{sandbox.mode}: {', '.join(sandbox.layers) or 'nothing'}{without}"
 
 
 def _describe_token(token: TokenStatus) -> str:

@@ -53,6 +53,11 @@ def confine(allowed: Confinement, *, without: Mapping[Layer, str] | None = None)
     return ConfinementReport(tuple(active), tuple(missing))
 
 
+def list_layers() -> tuple[Layer, ...]:
+    """Return the names of this system's layers, in the order in which they are activated."""
+    return tuple(_get_steps())
+
+
 def _get_steps() -> dict[Layer, Step]:
     """Return the layers of this system, in the order in which they must be activated."""
     if sys.platform == "linux":

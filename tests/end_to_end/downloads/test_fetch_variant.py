@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_hf_models.downloads.fetch_variant import find_local_files
+from llm_hf_models.downloads.local_files import find_local_files
 from llm_hf_models.hub.cache_layout import cache_path, repo_folder
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers.catalog import ServedRepo

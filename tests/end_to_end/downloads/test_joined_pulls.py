@@ -13,15 +13,15 @@ from contextlib import ExitStack, suppress
 
 import psutil
 import pytest
-from filelock import FileLock
 
 from llm_hf_models import Library
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.downloads.types import DownloadView
-from llm_hf_models.downloads.worker import lock_path
+from llm_hf_models.downloads.worker import get_worker_path
 from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
+from llm_hf_models.system.ownership import acquire_ownership
 from llm_hf_models.system.processes import find_running_process, get_start_time, has_ended
 from tests.conftest import Home
 from tests.support import downloads
@@ -226,7 +226,7 @@ def test_interrupted_pull_of_a_queued_download_leaves_it_queued(hub: HubServer) 
     library = Library()
     plan = plan_download(library, hub)
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)
-    with FileLock(lock_path()):  # no worker starts
+    with acquire_ownership(get_worker_path()):  # no worker starts
         row = library.enqueue(plan)
         with ExitStack() as stack:
             pulling = PullProcess(stack)

@@ -27,7 +27,7 @@ from llm_hf_models.downloads import running as downloads_running
 from llm_hf_models.downloads.pull import ByteCounter
 from llm_hf_models.downloads.records import open_row
 from llm_hf_models.downloads.running import RunningDownload
-from llm_hf_models.downloads.worker import lock_path
+from llm_hf_models.downloads.worker import get_worker_path, log_path
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError, StorageError
 from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.library import sqlite_file
@@ -84,13 +84,26 @@ def test_worker_resolves_relative_folders(hub: HubServer, home: Home, monkeypatc
     assert library.show(MODEL).state == "ready"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in place of the lock counts as locked")
 @pytest.mark.usefixtures("hub")
-def test_unavailable_worker_lock_error_names_the_folder(home: Home) -> None:
-    lock_path().mkdir(parents=True)
+def test_unwritable_worker_log_error_names_the_folder(home: Home) -> None:
+    log_path().mkdir(parents=True)
     with pytest.raises(StorageError) as caught:
         Library().enqueue(REPO)
     assert str(home.llm) in caught.value.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in place of the lock counts as locked")
+@pytest.mark.usefixtures("hub")
+def test_worker_that_can_not_own_the_queue_is_reported(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_HEARTBEAT_SECONDS", "0.5")
+    lock = get_worker_path().with_suffix(".lock")
+    lock.mkdir(parents=True)
+    row = Library().enqueue(REPO)
+    wait_until(lambda: "no worker has started it" in str(Library().get_download(row.id).error))
+    assert str(log_path()) in str(Library().get_download(row.id).error)
+    assert f"Can't write a file in {home.llm}" in log_path().read_text()
+    lock.rmdir()
+    assert follow_to_end(Library(), row.id)[-1].kind == "done"
 
 
 def test_library_locked_for_long_can_be_read(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,7 +242,7 @@ def test_split_models_load_from_their_first_shard(tmp_path: Path, db: Database) 
 
 
 def test_unconfined_engine_is_never_used_as_a_confined_one(spec: engine.EngineSpec, db: Database) -> None:
-    confined, open_ = ensure(spec, db), ensure(spec, db, sandbox=False)
+    confined, open_ = ensure(spec, db), ensure(spec, db, sandbox="off")
     assert confined.socket != open_.socket
 
 
@@ -256,7 +256,7 @@ def test_row_lists_the_layers_that_confine_its_engine(spec: engine.EngineSpec, d
     assert get_engine_row(db).layers == tuple(held.stdout.split())
     assert not set(get_engine_row(db).layers) & set(get_engine_row(db).missing)
     running_engines.stop_model(db, spec.model_id)
-    ensure(spec, db, sandbox=False)
+    ensure(spec, db, sandbox="off")
     assert get_engine_row(db).layers == ()
     assert "turned off" in get_engine_row(db).missing["any layer"]
 
@@ -403,7 +403,7 @@ def test_folders_of_ended_engines_are_removed_and_others_kept(spec: engine.Engin
     running = ensure(spec, db)
     foreign = get_engine_row(db)
     db.delete_engine(foreign.fingerprint, foreign.pid)  # as an engine of another library
-    left = engine_folder.create_engine_folder()
+    left = engine_folder.create_engine_folder(60)
     with socket.socket(socket.AF_UNIX) as ended:
         ended.bind(str(left.socket))
     ensure(replace(spec, context=512), db)
@@ -431,7 +431,7 @@ def test_engine_crash_during_an_answer_is_reported_and_recovered(endless: engine
     os.kill(get_engine_row(db).pid, signal.SIGKILL)
     with pytest.raises(EngineLostError):
         list(stream)
-    assert prompt_engine(ensure(endless, db), max_tokens=3)
+    assert prompt_engine(ensure(endless, db), reconnect=lambda: ensure(endless, db), max_tokens=3)
 
 
 @pytest.fixture
@@ -496,26 +496,6 @@ def test_engine_hides_its_slots_from_others(spec: engine.EngineSpec, db: Databas
         assert {anyone.get(path).status_code for path in ("/slots", "/props", "/metrics")} == {401}
 
 
-# A stand-in with llama-server's own options, on the bindings. It tests how a server is found, started and ended.
-LLAMA_SERVER = """#!{python}
-import argparse, os, sys, time
-flags = "--kv-unified --jinja --metrics --slots --no-webui --offline --embeddings".split()
-values = ("--model --alias --host --ctx-size --parallel --batch-size --ubatch-size --threads --cache-ram"
-    " --threads-http --reasoning-format --fit --gpu-layers --mmproj --log-verbosity").split()
-parser = argparse.ArgumentParser()
-for flag in flags: parser.add_argument(flag, action="store_true")
-for value in values: parser.add_argument(value)
-asked = parser.parse_args()
-import xllamacpp
-params = xllamacpp.CommonParams()
-params.model.path, params.hostnames, params.n_ctx = asked.model, [asked.host], int(asked.ctx_size)
-params.api_keys, params.model_alias = [os.environ["LLAMA_API_KEY"]], {{asked.alias}}
-params.endpoint_metrics, params.fit_params, params.verbosity = asked.metrics, False, 1
-server = xllamacpp.Server(params)
-time.sleep(600)
-"""
-
-
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     folder = tmp_path / "bin"
@@ -534,7 +514,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def test_llama_server_on_path_replaces_the_bindings(
     spec: engine.EngineSpec, db: Database, on_path: Callable[[str], Path]
 ) -> None:
-    binary = on_path(LLAMA_SERVER.format(python=sys.executable))
+    binary = on_path(engines.LLAMA_SERVER)
     endpoint = ensure(spec, db, engine="llama-server", keep_alive=0)
     row = get_engine_row(db)
     (server,) = psutil.Process(row.pid).children()
@@ -552,7 +532,7 @@ def test_llama_server_ends_with_its_killed_watcher(
 ) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux ends it in this case")
-    on_path(LLAMA_SERVER.format(python=sys.executable))
+    on_path(engines.LLAMA_SERVER)
     ensure(spec, db, engine="llama-server")
     (server,) = psutil.Process(get_engine_row(db).pid).children()
     os.kill(get_engine_row(db).pid, signal.SIGKILL)
@@ -570,6 +550,6 @@ def test_missing_or_old_llama_server_gives_a_clear_error(
 
 
 def test_failing_llama_server_error_quotes_it(tmp_path: Path, db: Database, on_path: Callable[[str], Path]) -> None:
-    on_path(LLAMA_SERVER.format(python=sys.executable))
+    on_path(engines.LLAMA_SERVER)
     with pytest.raises(EngineStartError, match="invalid magic"):
         ensure(make_spec(write_broken_files(tmp_path)["garbage"]), db, engine="llama-server")

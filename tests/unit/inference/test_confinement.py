@@ -29,7 +29,9 @@ def make_task(folder: Path, **changes: Any) -> dict[str, Any]:
     (folder / "secret").write_text("token")
     (folder / "own").mkdir()
     return {
-        "sandbox": True,
+        "sandbox": "on",
+        "without": {},
+        "max_cpu": 0,
         "read_paths": [str(folder / "model")],
         "folder": str(folder / "own"),
         "max_memory": 10**9,
@@ -55,13 +57,13 @@ def test_confined_program_reads_only_its_model(tmp_path: Path) -> None:
     assert run_confined(cat, tmp_path / "model", told=reported).stdout == "weights"
     refused = run_confined(cat, tmp_path / "secret", told=reported)
     assert (refused.stdout, refused.returncode) == ("", 1)
-    assert run_confined(cat, tmp_path / "secret", told={**reported, "sandbox": False}).stdout == "token"
+    assert run_confined(cat, tmp_path / "secret", told={**reported, "sandbox": "off"}).stdout == "token"
 
 
 def test_confined_program_starts_no_other(tmp_path: Path) -> None:
     reported = make_task(tmp_path)
     env, cat = find_program("env"), find_program("cat")
-    assert run_confined(env, cat, tmp_path / "model", told={**reported, "sandbox": False}).stdout == "weights"
+    assert run_confined(env, cat, tmp_path / "model", told={**reported, "sandbox": "off"}).stdout == "weights"
     refused = run_confined(env, cat, tmp_path / "model", told=reported)
     assert refused.returncode == 126
     assert "ermission denied" in refused.stderr
@@ -106,7 +108,7 @@ def test_layer_name_mentions_what_is_left_open(tmp_path: Path) -> None:
 
 
 def test_disabled_sandbox_applies_no_layer_and_says_so(tmp_path: Path) -> None:
-    done = confine(make_task(tmp_path, sandbox=False), gpu=False, program=Program())
+    done = confine(make_task(tmp_path, sandbox="off"), gpu=False, program=Program())
     assert (done.layers, done.missing) == ([], [SANDBOX_OFF])
 
 

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm_hf_models.errors import NotWritableError
+from llm_hf_models.errors import HfModelsError, NotWritableError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
 from llm_hf_models.system.hashing import compute_digests
@@ -261,6 +261,24 @@ def test_file_changed_on_disk_is_not_served(tmp_path: Path) -> None:
             change()
             status, headers, _ = ask(endpoint, "/acme/moving/resolve/main/x.gguf")
             assert (status, headers["x-error-code"]) == (404, "EntryNotFound")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(HfModelsError("disk"), "The catalog could not be read"), (RuntimeError("disk"), "Internal server error")],
+)
+def test_error_of_the_catalog_is_logged_and_not_sent(
+    error: Exception, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def list_repos(self) -> tuple[ServedRepo, ...]:
+            raise error
+
+    with run_server(make_server(Broken())) as endpoint:
+        status, headers, body = ask(endpoint, "/api/models")
+        assert ask(endpoint, "/health")[0] == 200
+    assert (status, headers["x-error-message"], json.loads(body)) == (500, message, {"error": message})
+    assert caplog.text.count("disk") == 1
 
 
 class _Just:

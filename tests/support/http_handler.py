@@ -1,69 +1,38 @@
-"""The HTTP/1.1 server of the mirror and the relay: JSON with ETags, pages, error responses, files by range.
+"""The HTTP/1.1 server of the stand-in Hub: JSON with ETags, pages, error responses, files by range.
 
-Ranges and conditions follow RFC 9110 (sections 13 and 14). Only single ranges are served; a request for several
-ranges returns the whole file.
+It is built on http.server, because its subclasses delay, damage and cut responses at any byte, which a framework does
+not allow. Only single ranges are served; a request for several ranges returns the whole file.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import logging
 import os
 import re
 import socket
 import socketserver
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.servers.asgi_server import HttpResponseError
 from llm_hf_models.system.text import clean_text
 
 T = TypeVar("T")
 IDLE_SECONDS = 60  # an idle connection is closed after this time
-MAX_BODY_BYTES = 1 << 20
 MAX_FIELDS = 10_000
-LISTEN_BACKLOG = 128
-HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks."
-_log = logging.getLogger(__name__)
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d+)?")
-
-
-@contextmanager
-def translate_bind_errors(host: str, port: int) -> Iterator[None]:
-    """Translate the errors of opening a listening socket into HfModelsErrors."""
-    if not host:  # the system would listen on every address, which an empty variable must not cause
-        raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
-    try:
-        host.encode("idna")  # a socket does this too, but raises TypeError
-        yield
-    except (OSError, OverflowError, UnicodeError) as error:
-        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
-        raise NotWritableError(
-            f"Can't listen on {host[:100]} port {port}",
-            cause=str(error)[:200],
-            hint="Use --port 0 for a free port." if taken else HOST_HINT,
-        ) from None
 
 
 class BaseHttpServer(ThreadingHTTPServer):
     """An HTTP server with one thread per connection."""
 
     daemon_threads = True
-    request_queue_size = LISTEN_BACKLOG
-    allow_reuse_port = False  # with it, a second server could take half of the connections
-
-    def __init__(self, address: tuple[str, int], handler: type[BaseHttpHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, handler)
+    request_queue_size = 128
 
     def server_bind(self) -> None:
         """Bind the socket. HTTPServer would also look up this host's name in the DNS, which can take seconds."""
@@ -108,8 +77,7 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the standard library's name
-        """Log a request. Headers are never logged."""
-        _log.info(format, *args)
+        """Log nothing: the Hub records requests itself."""
 
     # Requests
 
@@ -133,15 +101,9 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         """Read the fields of a POST body, which is a form or a JSON object.
 
         Raises:
-            HttpResponseError: The body is too large, has no length, or is neither a form nor a JSON object.
+            HttpResponseError: The body is neither a form nor a JSON object.
         """
-        length = self.headers.get("Content-Length", "")
-        if not re.fullmatch(r"[0-9]{1,9}", length) or int(length) > MAX_BODY_BYTES:
-            self.close_connection = True
-            raise HttpResponseError(
-                413 if length else 411, None, f"The body needs a Content-Length of at most {MAX_BODY_BYTES} bytes"
-            )
-        body = self.rfile.read(int(length))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             if not self.headers.get("Content-Type", "").startswith("application/json"):
                 return parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MAX_FIELDS)
@@ -178,7 +140,8 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
         headers = {}
         if size and start + size < len(items):
             following = urlencode({**self.query, "cursor": [str(start + size)]}, doseq=True)
-            headers["Link"] = f'<{self._build_origin()}{urlsplit(self.path).path}?{following}>; rel="next"'
+            page = f"http://{self.headers['Host']}{urlsplit(self.path).path}"
+            headers["Link"] = f'<{page}?{following}>; rel="next"'
         self.send_json(to_rows(items[start : start + size]), headers)
 
     def send_error_response(self, error: HttpResponseError) -> None:
@@ -251,14 +214,6 @@ class BaseHttpHandler(BaseHTTPRequestHandler):
             if not name.startswith("Content-"):
                 self.send_header(name, value)
         self.end_headers()
-
-    def _build_origin(self) -> str:
-        """Return the URL by which the client reaches this server, for absolute links."""
-        host = self.headers.get("Host", "")
-        if not _HOST.fullmatch(host):
-            address, port = self.connection.getsockname()[:2]
-            host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        return f"http://{host}"
 
 
 def _open_unchanged(path: Path, size: int, headers: Mapping[str, str]) -> BinaryIO:
