@@ -129,7 +129,7 @@ class AgentLibrary(Library):
 
     def __init__(self, agent: str, *, requested_by: str = "mcp") -> None:
         super().__init__(requested_by=requested_by)
-        self._context = replace(self._context, accepts_paths=False)
+        self._context = replace(self._context, is_agent=True)
         self._agent = agent
 
     @cached_property
