@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, wraps
@@ -130,7 +130,7 @@ class AgentLibrary(Library):
 
     def __init__(self, agent: str, *, requested_by: str = "mcp") -> None:
         super().__init__(requested_by=requested_by)
-        self._context = replace(self._context, accepts_paths=False)
+        self._context = replace(self._context, is_agent=True)
         self._agent = agent
 
     @cached_property
@@ -277,7 +277,6 @@ class AgentLibrary(Library):
     test = _limit(Library.test, "test", "{name}")
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
     verify = _limit(Library.verify, "verify", "{name}")
-    remove_alias = _limit(Library.remove_alias, "remove alias", "{alias}")
     import_file = _limit(Library.import_file, "import", "{file}")
     gc = _limit(Library.gc, "gc")
     set_options = _limit(Library.set_options, "set options", "{name}")
@@ -288,7 +287,19 @@ class AgentLibrary(Library):
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""
-        return self._change_directly("alias", " ".join((name, *aliases)), partial(super().add_alias, name, *aliases))
+        return self.change_aliases(name, add=aliases)
+
+    def remove_alias(self, *aliases: str) -> None:
+        """Remove aliases, as `Library.remove_alias` does."""
+        return self._change_directly("remove alias", " ".join(aliases), partial(super().remove_alias, *aliases))
+
+    def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
+        """Remove and add aliases, as `Library.change_aliases` does."""
+        action, target = "alias", " ".join((name, *add))
+        if remove:
+            old = " ".join(remove)
+            action, target = ("change aliases", f"{target} instead of {old}") if add else ("remove alias", old)
+        return self._change_directly(action, target, partial(super().change_aliases, name, add=add, remove=remove))
 
     # The policy and the log
 

@@ -194,8 +194,9 @@ def _release_old_files(context: Context, before: LocalModel, model: LocalModel) 
 def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
     started = time.monotonic()
     with context.open_database() as db:
-        for alias in plan.aliases:
-            db.add_alias(alias, str(plan.model_id))
+        with db.transaction():
+            for alias in plan.aliases:
+                db.add_alias(alias, str(plan.model_id))
         model = db.get_model(str(plan.model_id))
     paths = tuple(file.location for file in model.files)
     return PullResult(plan, None, model.model_id, model.aliases, paths, 0, time.monotonic() - started)

@@ -129,8 +129,10 @@ def _ensure_worker(row: Download, token: HandedToken | None) -> None:
 def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> None:
     """Start a worker if background downloads wait for one, for example after a crash or a reboot.
 
-    This does not prompt for a passphrase.
+    This does not prompt for a passphrase. It does nothing for a caller that may only read.
     """
+    if context.changes_nothing:
+        return
     stale = context.stale_seconds()
     waiting = [row for row in rows if row.needs_worker(stale_seconds=stale)]
     if waiting:
@@ -162,10 +164,14 @@ def _release_waiting(context: Context, rows: Iterable[Download]) -> None:
 
 
 def _settle_abandoned(context: Context, db: DownloadTables) -> None:
-    """Correct the state of rows whose process has ended, and remove the files of those that were cancelled."""
+    """Correct the state of rows whose process has ended, and remove the files of those that were cancelled.
+
+    For a caller that may only read, the database is a copy, and no files are removed.
+    """
     # If the database can't be written now, the rows can still be read.
     with suppress(LibraryBusyError, NotWritableError):
-        if cancelled := db.settle_abandoned(stale_seconds=context.stale_seconds()):
+        cancelled = db.settle_abandoned(stale_seconds=context.stale_seconds())
+        if cancelled and not context.changes_nothing:
             _remove_cancelled_files(context, cancelled)
 
 
@@ -345,8 +351,8 @@ def follow(context: Context, download_id: int, *, stop: threading.Event | None =
         stop: Ends the iterator when set.
     """
     stop, seen, last = stop or threading.Event(), 0, None
-    with context.open_downloads() as db:
-        while not stop.is_set():
+    while not stop.is_set():
+        with context.open_downloads() as db:  # opened each time, because it may be a copy
             _settle_abandoned(context, db)
             row = _get_row(db, download_id)
             notes = db.list_notes(download_id, after=seen)
@@ -357,7 +363,7 @@ def follow(context: Context, download_id: int, *, stop: threading.Event | None =
             if row.state in RUNNING_STATES and last != (row.done_bytes, row.state):
                 last = (row.done_bytes, row.state)
                 yield DownloadEvent("progress", make_view(row))
-            if row.state in ("done", "failed", "paused", "cancelled"):
-                return
-            _restart_worker_if_needed(context, [row])
-            stop.wait(FOLLOW_POLL_SECONDS)
+        if row.state in ("done", "failed", "paused", "cancelled"):
+            return
+        _restart_worker_if_needed(context, [row])
+        stop.wait(FOLLOW_POLL_SECONDS)

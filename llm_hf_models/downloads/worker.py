@@ -27,6 +27,7 @@ from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
 from llm_hf_models.system.private_files import append_to_private_file
+from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
     if token and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(token_handoff.dump_token(token).encode())
+    wait_in_background(child)
 
 
 def _open_log() -> BinaryIO:

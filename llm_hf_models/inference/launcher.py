@@ -16,6 +16,7 @@ from typing import Any
 from llm_hf_models.errors import EngineResourceError, EngineStartError
 from llm_hf_models.inference.engine_folder import EngineFolder
 from llm_hf_models.system.private_files import PRIVATE_UMASK, append_to_private_file
+from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
 
 KILL_SECONDS = 5.0
@@ -114,8 +115,7 @@ def start_engine(task: Mapping[str, Any], folder: EngineFolder, *, seconds: floa
         raise
     if ready is None:
         raise _build_start_error(process, folder, f"{seconds:g} s" if time.monotonic() - started >= seconds else None)
-    # Without a thread that waits for its exit, the process would stay a zombie as long as this process runs.
-    threading.Thread(target=process.wait, daemon=True, name=f"engine-{process.pid}").start()
+    wait_in_background(process)
     return StartedEngine(
         process=process,
         address=ready["address"],

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -74,10 +74,11 @@ def _create_private_file(path: Path) -> None:
 class SQLiteFile:
     """A connection to the library's file, a context manager. Threads may share it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, in_memory: bool = False) -> None:
         """Open the file, and create or migrate it if needed.
 
-        If the file can't be written, for example on a full disk, it is opened read-only.
+        If the file can't be written, for example on a full disk, it is opened read-only. With `in_memory`, a copy of
+        the file in memory is opened instead: whatever is written to it is lost, and the file stays as it is.
 
         Raises:
             LibraryDamagedError: the file is damaged.
@@ -87,6 +88,10 @@ class SQLiteFile:
         self.path = path
         self._lock = threading.RLock()
         self._read_only_reason: HfModelsError | None = None  # the reason if the file is open read-only
+        self.is_copy = in_memory
+        if in_memory:
+            self._open_copy()
+            return
         try:
             self._open()
         except (StorageError, LibraryError) as error:
@@ -107,6 +112,28 @@ class SQLiteFile:
         except BaseException:
             self._db.close()
             raise
+
+    def _open_copy(self) -> None:
+        self._db = self._connect(":memory:")
+        try:
+            if self.path.exists():
+                with translate_errors(self.path), closing(self._connect_read_only()) as stored:
+                    stored.backup(self._db)
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        """Open the file read-only. SQLite may create empty companion files (`-wal`, `-shm`) next to it."""
+        address = self.path.absolute().as_uri()
+        db = self._connect(f"{address}?mode=ro")
+        try:
+            db.execute("pragma user_version")
+        except sqlite3.OperationalError:  # a WAL file in a folder that can't be written
+            db.close()
+            return self._connect(f"{address}?mode=ro&immutable=1")
+        return db
 
     def _open_read_only(self, why: HfModelsError) -> bool:
         """Open the file read-only if that can help after this error. Return whether it could be opened."""

@@ -159,6 +159,7 @@ def _serve_stdio() -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if sys.stdin is not None and sys.stdin.isatty():
         sys.stderr.write(TERMINAL_NOTICE)
+    from llm_hf_mcp import stdio_transport
     from llm_hf_mcp.server import build_server
 
-    build_server().run("stdio")
+    stdio_transport.serve(build_server())

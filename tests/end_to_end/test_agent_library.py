@@ -34,6 +34,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "add_alias": (("tiny", "small"), "alias", "tiny small"),
     "attach": (("far", "http://127.0.0.1:1/v1"), "attach", "far"),
     "cancel": ((1,), "cancel", "1"),
+    "change_aliases": (("tiny",), "alias", "tiny"),
     "clear_downloads": ((), "clear downloads", ""),
     "continue_in_background": ((PLAN,), "to_background", REPO),
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),

@@ -186,7 +186,9 @@ async def organise(
     add: Annotated[list[Alias], Field(max_length=10, description="Names to add")] = [],  # noqa: B006 - never modified
     remove: Annotated[list[Alias], Field(max_length=10, description="Names to remove")] = [],  # noqa: B006
 ) -> CallToolResult:
-    """Add names (aliases) to a local model, or remove some. Without `add` and `remove`, show its names.
+    """Add names (aliases) to a local model, or remove some: all of them, or none if one fails.
+
+    Without `add` and `remove`, show its names.
 
     Use it if the user wants a short name for `llm -m`.
     """
@@ -194,10 +196,8 @@ async def organise(
     for alias in remove:
         if alias.casefold() not in map(str.casefold, model.aliases):
             raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
-        await call(library.remove_alias, alias)
-    if add:
-        await call(library.add_alias, model.model_id, *add)
-    model = await call(library.show, model.model_id)
+    if add or remove:
+        model = await call(library.change_aliases, model.model_id, add=add, remove=remove)
     now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
     return build_result(now, rendering.format_names(now))
 

@@ -56,18 +56,26 @@ async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None
 
 
 @pytest.mark.parametrize(
-    "shown", [None, "Bearer wrong", f"Bearer {TOKEN}x", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN} "]
+    "shown", [None, "Bearer wrong", f"Bearer {TOKEN}x", TOKEN, f"Basic {TOKEN}", f"Bearer{TOKEN}", f"Bearer\t{TOKEN}"]
 )
 def test_request_without_the_token_is_refused(shown: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     with serve_http() as server, httpx2.Client(trust_env=False) as http:
-        headers = {**ACCEPT, **({"Authorization": shown} if shown and shown.strip() == shown else {})}
+        headers = {**ACCEPT, **({"Authorization": shown} if shown else {})}
         for method in ("POST", "GET", "DELETE", "OPTIONS"):
             answer = http.request(method, server.url, headers=headers, json=PING if method == "POST" else None)
             assert answer.status_code == 401
             assert answer.headers["www-authenticate"].startswith("Bearer")
             assert TOKEN not in answer.text
         assert http.get(server.url.removesuffix("/mcp") + "/other", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "bEaReR", "bearer  "])
+def test_scheme_of_the_token_is_accepted_in_any_case(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
+    with serve_http() as server, httpx2.Client(trust_env=False) as http:
+        headers = {**ACCEPT, "Authorization": f"{scheme} {TOKEN}"}
+        assert http.post(server.url, headers=headers, json=PING).status_code != 401
 
 
 def test_foreign_browser_origins_and_host_names_are_refused() -> None:
