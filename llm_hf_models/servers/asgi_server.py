@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,12 +24,26 @@ from starlette.types import ASGIApp
 from typing_extensions import Self
 
 from llm_hf_models.errors import BadInputError, HfModelsError, NotWritableError
+from llm_hf_models.servers.connections import ConnectionLimits, LimitedConnection
 
 IDLE_SECONDS = 60  # a connection is closed this long after its last response
 SHUTDOWN_SECONDS = 1  # open requests may finish within this time
-MAX_CONNECTIONS = 400  # more get status 503; each may need two file descriptors of the usual limit of 1024
+ACCEPTS_PER_TURN = 4  # so that excess connections are closed before the file descriptors are used up
+QUEUED_CONNECTIONS = 1024  # that the system keeps until they are accepted
 HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks."
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger(__name__)
+
+
+class HttpResponseError(HTTPException):
+    """Raised to send an error response: a status, an error code and a message."""
+
+    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status, message, headers)
+        self.code = code
+
+
+RenderHttpError = Callable[[HttpResponseError], Response]
 
 
 class HttpServer:
@@ -36,8 +53,17 @@ class HttpServer:
         server_address: The host and port that it listens on.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        """Listen on an address. An IPv6 address has no brackets, and port 0 chooses a free port.
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, render_error: RenderHttpError, *, lifespan: bool = False
+    ) -> None:
+        """Listen on an address.
+
+        Args:
+            app: The app.
+            host: The address. An IPv6 address has no brackets.
+            port: The port; 0 chooses a free port.
+            render_error: Called to build the response if a request does not reach the app.
+            lifespan: Whether the app must be started and stopped.
 
         Raises:
             BadInputError: The host is empty.
@@ -48,16 +74,23 @@ class HttpServer:
         # Unexpected errors are logged by the app (see build_app). uvicorn would log them again, and each request that
         # a shutdown cancels.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        self._server = uvicorn.Server(
+        connection = partial(
+            LimitedConnection,
+            limits=ConnectionLimits.choose(),
+            render_error=lambda status, message: render_error(HttpResponseError(status, None, message)),
+        )
+        self._server = _UvicornServer(
             uvicorn.Config(
                 app,
-                lifespan="off",
+                http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
+                loop="asyncio",  # whose number of accepted connections per turn can be limited
+                backlog=ACCEPTS_PER_TURN,
+                lifespan="on" if lifespan else "off",
                 ws="none",
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                limit_concurrency=MAX_CONNECTIONS,
             )
         )
 
@@ -78,6 +111,26 @@ class HttpServer:
         self._listener.close()
 
 
+class _UvicornServer(uvicorn.Server):
+    _has_reported_exhaustion = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections. asyncio uses one number for the queue and for the connections per turn."""
+        asyncio.get_running_loop().set_exception_handler(self._report_loop_error)
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUED_CONNECTIONS)
+
+    def _report_loop_error(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+        """Log an error of the event loop. After a failed accept, asyncio accepts nothing for a second."""
+        error = details.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _EXHAUSTED):
+            loop.default_exception_handler(details)
+        elif not self._has_reported_exhaustion:
+            self._has_reported_exhaustion = True
+            _log.warning("New connections are waiting: %s. Raise the limit with `ulimit -n`.", error.strerror)
+
+
 def _open_listener(host: str, port: int) -> socket.socket:
     if not host:  # the system would listen on every address, which an empty variable must not cause
         raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
@@ -88,7 +141,7 @@ def _open_listener(host: str, port: int) -> socket.socket:
             if os.name == "posix":  # elsewhere, a second server could take the same port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
-            listener.listen()
+            listener.listen(QUEUED_CONNECTIONS)
             stack.pop_all()
             return listener
     except (OSError, OverflowError, UnicodeError) as error:
@@ -96,23 +149,15 @@ def _open_listener(host: str, port: int) -> socket.socket:
         raise NotWritableError(
             f"Can't listen on {host[:100]} port {port}",
             cause=str(error)[:200],
-            hint="Use --port 0 for a free port." if taken else HOST_HINT,
+            hint="Use port 0 for a free port." if taken else HOST_HINT,
         ) from None
-
-
-class HttpResponseError(HTTPException):
-    """Raised to send an error response: a status, an error code and a message."""
-
-    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, message, headers)
-        self.code = code
 
 
 def build_app(
     routes: Sequence[BaseRoute],
     *,
     convert_error: Callable[[HfModelsError], HttpResponseError],
-    render_error: Callable[[HttpResponseError], Response],
+    render_error: RenderHttpError,
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
     """Return an app that sends every error in its own format. An unexpected error is logged, with status 500."""

@@ -48,7 +48,7 @@ def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> Htt
         NotWritableError: The server can't listen on the address.
     """
     app = build_app(HubMirror(catalog).list_routes(), convert_error=_convert_error, render_error=render_error)
-    return HttpServer(_route_quoted_path(app), host, port)
+    return HttpServer(_route_quoted_path(app), host, port, render_error)
 
 
 def _route_quoted_path(app: ASGIApp) -> ASGIApp:

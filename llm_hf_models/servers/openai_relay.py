@@ -89,7 +89,7 @@ class RelayServer(HttpServer):
     def __init__(self, relay: _Relay, key: str, host: str, port: int) -> None:
         """Listen on an address."""
         self.names, self.key = relay.names, key
-        super().__init__(_build_relay_app(relay, key), host, port)
+        super().__init__(_build_relay_app(relay, key), host, port, _render_error)
 
 
 def make_server(
