@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
@@ -25,6 +25,8 @@ from typing_extensions import Self
 
 from llm_hf_models.errors import BadInputError, HfModelsError, NotWritableError
 from llm_hf_models.servers.connections import ConnectionLimits, LimitedConnection
+from llm_hf_models.servers.http_errors import HttpResponseError, RenderError
+from llm_hf_models.servers.request_limits import LimitedApp, RequestLimits
 
 IDLE_SECONDS = 60  # a connection is closed this long after its last response
 SHUTDOWN_SECONDS = 1  # open requests may finish within this time
@@ -35,17 +37,6 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger(__name__)
 
 
-class HttpResponseError(HTTPException):
-    """Raised to send an error response: a status, an error code and a message."""
-
-    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, message, headers)
-        self.code = code
-
-
-RenderHttpError = Callable[[HttpResponseError], Response]
-
-
 class HttpServer:
     """An HTTP server for one app. Clients can connect from its creation on. As a context manager, it closes at the end.
 
@@ -54,7 +45,14 @@ class HttpServer:
     """
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, render_error: RenderHttpError, *, lifespan: bool = False
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        render_error: RenderError,
+        *,
+        max_body_bytes: int,
+        lifespan: bool = False,
     ) -> None:
         """Listen on an address.
 
@@ -62,7 +60,8 @@ class HttpServer:
             app: The app.
             host: The address. An IPv6 address has no brackets.
             port: The port; 0 chooses a free port.
-            render_error: Called to build the response if a request does not reach the app.
+            render_error: Called to build the response if a request fails outside the app.
+            max_body_bytes: The maximum size of a request's body.
             lifespan: Whether the app must be started and stopped.
 
         Raises:
@@ -71,17 +70,17 @@ class HttpServer:
         """
         self._listener = _open_listener(host, port)
         self.server_address = self._listener.getsockname()
-        # Unexpected errors are logged by the app (see build_app). uvicorn would log them again, and each request that
-        # a shutdown cancels.
+        # LimitedApp logs unexpected errors. uvicorn would log them again, and each request that a shutdown cancels.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        limits = ConnectionLimits.choose()
         connection = partial(
             LimitedConnection,
-            limits=ConnectionLimits.choose(),
+            limits=limits,
             render_error=lambda status, message: render_error(HttpResponseError(status, None, message)),
         )
         self._server = _UvicornServer(
             uvicorn.Config(
-                app,
+                LimitedApp(app, RequestLimits(limits.requests, max_body_bytes), render_error),
                 http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
                 loop="asyncio",  # whose number of accepted connections per turn can be limited
                 backlog=ACCEPTS_PER_TURN,
@@ -121,6 +120,12 @@ class _UvicornServer(uvicorn.Server):
         for listener in sockets or ():
             listener.listen(QUEUED_CONNECTIONS)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and let cancelled requests send an error. uvicorn then repeats the signal, which ends the process."""
+        await super().shutdown(sockets)
+        if tasks := set(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=SHUTDOWN_SECONDS)
+
     def _report_loop_error(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
         """Log an error of the event loop. After a failed accept, asyncio accepts nothing for a second."""
         error = details.get("exception")
@@ -157,16 +162,15 @@ def build_app(
     routes: Sequence[BaseRoute],
     *,
     convert_error: Callable[[HfModelsError], HttpResponseError],
-    render_error: RenderHttpError,
+    render_error: RenderError,
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
-    """Return an app that sends every error in its own format. An unexpected error is logged, with status 500."""
+    """Return an app that sends every error in its own format."""
 
     async def respond_to_error(_: Request, error: Exception) -> Response:
         if isinstance(error, HfModelsError):
             error = convert_error(error)
         elif not isinstance(error, HTTPException):
-            _log.error("Unexpected error", exc_info=error)
             error = HTTPException(500, "Internal server error")
         if not isinstance(error, HttpResponseError):
             error = HttpResponseError(error.status_code, None, error.detail, error.headers)
@@ -183,18 +187,9 @@ def build_app(
     )
 
 
-async def read_body(request: Request, max_bytes: int) -> bytearray:
-    """Return a request's body.
-
-    Raises:
-        HttpResponseError: The body is too large.
-    """
-    too_large = HttpResponseError(413, "invalid_request", f"The body is larger than {max_bytes} bytes")
-    if int(request.headers.get("content-length", "0")) > max_bytes:  # the HTTP parser accepts only digits
-        raise too_large
+async def read_body(request: Request) -> bytearray:
+    """Return a request's body, whose size HttpServer limits. Unlike Starlette's function, keep one copy of it."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > max_bytes:
-            raise too_large
     return body

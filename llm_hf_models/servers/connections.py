@@ -28,7 +28,7 @@ READ_SECONDS = 60  # the client must read some of a response within this time
 LINGER_SECONDS = 1  # time for the client to read an error response before the connection is closed
 MAX_CONNECTIONS = 400
 USUAL_MAX_FILES = 1024
-RenderError = Callable[[int, str], Response]
+RenderStatus = Callable[[int, str], Response]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LimitedConnection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         limits: ConnectionLimits,
-        render_error: RenderError,
+        render_error: RenderStatus,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits, self._render_error = limits, render_error

@@ -25,12 +25,14 @@ from starlette.responses import JSONResponse, Response
 
 from llm_hf_mcp.server import build_server
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.servers.asgi_server import HttpResponseError, HttpServer
+from llm_hf_models.servers.asgi_server import HttpServer
+from llm_hf_models.servers.http_errors import HttpResponseError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PATH = "/mcp"
+MAX_BODY_BYTES = 4 * 2**20  # the default of the SDK
 TOKEN_VARIABLE = "LLM_HF_MCP_TOKEN"  # noqa: S105 - a name, not a token
 MIN_TOKEN_CHARS = 20
 TOKEN_BYTES = 32
@@ -148,7 +150,10 @@ def serve(options: HttpOptions) -> None:
     Raises:
         NotWritableError: The server can't listen on the address.
     """
-    with HttpServer(build_app(options), options.host, options.port, _render_error, lifespan=True) as server:
+    app = build_app(options)
+    with HttpServer(
+        app, options.host, options.port, _render_error, max_body_bytes=MAX_BODY_BYTES, lifespan=True
+    ) as server:
         _print_address(options, server.server_address[1])  # printed now, because clients can connect already
         with suppress(KeyboardInterrupt):
             server.serve_forever()

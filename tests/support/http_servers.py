@@ -70,7 +70,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 @contextmanager
 def run_server_command(
-    command: str, folder: Path, *flags: str, max_files: int | None = None
+    command: str, folder: Path, *flags: str, max_files: int | None = None, may_end: bool = False
 ) -> Iterator[ServerProcess]:
     """Run a command that serves a tiny model, with a limit of its file descriptors."""
     if command != "mcp":
@@ -95,9 +95,10 @@ def run_server_command(
             parts = urlsplit(output.readline().strip())
             assert parts.hostname, log.read_text()
             yield ServerProcess(command, process, (parts.hostname, parts.port or 0), log)
-            assert process.poll() is None
+            assert may_end or process.poll() is None
         finally:
-            process.terminate()
+            if process.poll() is None:
+                process.terminate()
             process.wait(10)
             if command == "mcp":
                 log.write_text(process.stderr.read())
