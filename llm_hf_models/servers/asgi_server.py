@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,11 +24,16 @@ from starlette.types import ASGIApp
 from typing_extensions import Self
 
 from llm_hf_models.errors import BadInputError, HfModelsError, NotWritableError
+from llm_hf_models.servers.connections import ConnectionLimits, LimitedConnection
+from llm_hf_models.servers.http_errors import HttpResponseError, RenderError
+from llm_hf_models.servers.request_limits import LimitedApp, RequestLimits
 
 IDLE_SECONDS = 60  # a connection is closed this long after its last response
 SHUTDOWN_SECONDS = 1  # open requests may finish within this time
-MAX_CONNECTIONS = 400  # more get status 503; each may need two file descriptors of the usual limit of 1024
+ACCEPTS_PER_TURN = 4  # so that excess connections are closed before the file descriptors are used up
+QUEUED_CONNECTIONS = 1024  # that the system keeps until they are accepted
 HOST_HINT = "Use --host 127.0.0.1 for this machine only, or --host 0.0.0.0 for all its networks."
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = logging.getLogger(__name__)
 
 
@@ -36,8 +44,25 @@ class HttpServer:
         server_address: The host and port that it listens on.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        """Listen on an address. An IPv6 address has no brackets, and port 0 chooses a free port.
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        render_error: RenderError,
+        *,
+        max_body_bytes: int,
+        lifespan: bool = False,
+    ) -> None:
+        """Listen on an address.
+
+        Args:
+            app: The app.
+            host: The address. An IPv6 address has no brackets.
+            port: The port; 0 chooses a free port.
+            render_error: Called to build the response if a request fails outside the app.
+            max_body_bytes: The maximum size of a request's body.
+            lifespan: Whether the app must be started and stopped.
 
         Raises:
             BadInputError: The host is empty.
@@ -45,19 +70,26 @@ class HttpServer:
         """
         self._listener = _open_listener(host, port)
         self.server_address = self._listener.getsockname()
-        # Unexpected errors are logged by the app (see build_app). uvicorn would log them again, and each request that
-        # a shutdown cancels.
+        # LimitedApp logs unexpected errors. uvicorn would log them again, and each request that a shutdown cancels.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        self._server = uvicorn.Server(
+        limits = ConnectionLimits.choose()
+        connection = partial(
+            LimitedConnection,
+            limits=limits,
+            render_error=lambda status, message: render_error(HttpResponseError(status, None, message)),
+        )
+        self._server = _UvicornServer(
             uvicorn.Config(
-                app,
-                lifespan="off",
+                LimitedApp(app, RequestLimits(limits.requests, max_body_bytes), render_error),
+                http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
+                loop="asyncio",  # whose number of accepted connections per turn can be limited
+                backlog=ACCEPTS_PER_TURN,
+                lifespan="on" if lifespan else "off",
                 ws="none",
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-                limit_concurrency=MAX_CONNECTIONS,
             )
         )
 
@@ -78,6 +110,32 @@ class HttpServer:
         self._listener.close()
 
 
+class _UvicornServer(uvicorn.Server):
+    _has_reported_exhaustion = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start to accept connections. asyncio uses one number for the queue and for the connections per turn."""
+        asyncio.get_running_loop().set_exception_handler(self._report_loop_error)
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUED_CONNECTIONS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and let cancelled requests send an error. uvicorn then repeats the signal, which ends the process."""
+        await super().shutdown(sockets)
+        if tasks := set(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=SHUTDOWN_SECONDS)
+
+    def _report_loop_error(self, loop: asyncio.AbstractEventLoop, details: dict[str, Any]) -> None:
+        """Log an error of the event loop. After a failed accept, asyncio accepts nothing for a second."""
+        error = details.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _EXHAUSTED):
+            loop.default_exception_handler(details)
+        elif not self._has_reported_exhaustion:
+            self._has_reported_exhaustion = True
+            _log.warning("New connections are waiting: %s. Raise the limit with `ulimit -n`.", error.strerror)
+
+
 def _open_listener(host: str, port: int) -> socket.socket:
     if not host:  # the system would listen on every address, which an empty variable must not cause
         raise BadInputError("The address to listen on is empty", hint=HOST_HINT)
@@ -88,7 +146,7 @@ def _open_listener(host: str, port: int) -> socket.socket:
             if os.name == "posix":  # elsewhere, a second server could take the same port
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
-            listener.listen()
+            listener.listen(QUEUED_CONNECTIONS)
             stack.pop_all()
             return listener
     except (OSError, OverflowError, UnicodeError) as error:
@@ -96,32 +154,23 @@ def _open_listener(host: str, port: int) -> socket.socket:
         raise NotWritableError(
             f"Can't listen on {host[:100]} port {port}",
             cause=str(error)[:200],
-            hint="Use --port 0 for a free port." if taken else HOST_HINT,
+            hint="Use port 0 for a free port." if taken else HOST_HINT,
         ) from None
-
-
-class HttpResponseError(HTTPException):
-    """Raised to send an error response: a status, an error code and a message."""
-
-    def __init__(self, status: int, code: str | None, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(status, message, headers)
-        self.code = code
 
 
 def build_app(
     routes: Sequence[BaseRoute],
     *,
     convert_error: Callable[[HfModelsError], HttpResponseError],
-    render_error: Callable[[HttpResponseError], Response],
+    render_error: RenderError,
     middleware: Sequence[Middleware] = (),
 ) -> Starlette:
-    """Return an app that sends every error in its own format. An unexpected error is logged, with status 500."""
+    """Return an app that sends every error in its own format."""
 
     async def respond_to_error(_: Request, error: Exception) -> Response:
         if isinstance(error, HfModelsError):
             error = convert_error(error)
         elif not isinstance(error, HTTPException):
-            _log.error("Unexpected error", exc_info=error)
             error = HTTPException(500, "Internal server error")
         if not isinstance(error, HttpResponseError):
             error = HttpResponseError(error.status_code, None, error.detail, error.headers)
@@ -138,18 +187,9 @@ def build_app(
     )
 
 
-async def read_body(request: Request, max_bytes: int) -> bytearray:
-    """Return a request's body.
-
-    Raises:
-        HttpResponseError: The body is too large.
-    """
-    too_large = HttpResponseError(413, "invalid_request", f"The body is larger than {max_bytes} bytes")
-    if int(request.headers.get("content-length", "0")) > max_bytes:  # the HTTP parser accepts only digits
-        raise too_large
+async def read_body(request: Request) -> bytearray:
+    """Return a request's body, whose size HttpServer limits. Unlike Starlette's function, keep one copy of it."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > max_bytes:
-            raise too_large
     return body

@@ -25,8 +25,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llm_hf_models.errors import BadInputError, BadRefError, HfModelsError
 from llm_hf_models.hub.refs import RepoFile, RepoId, is_commit, parse_revision
 from llm_hf_models.servers import hub_mirror_json
-from llm_hf_models.servers.asgi_server import HttpResponseError, HttpServer, build_app, read_body
+from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
 from llm_hf_models.servers.catalog import Catalog, ServedFile, ServedRepo
+from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.system.text import clean_text
 
 GREETING = "A read-only mirror of the Hugging Face Hub. Set HF_ENDPOINT to this address.\n"
@@ -48,7 +49,7 @@ def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> Htt
         NotWritableError: The server can't listen on the address.
     """
     app = build_app(HubMirror(catalog).list_routes(), convert_error=_convert_error, render_error=render_error)
-    return HttpServer(_route_quoted_path(app), host, port)
+    return HttpServer(_route_quoted_path(app), host, port, render_error, max_body_bytes=MAX_FORM_BYTES)
 
 
 def _route_quoted_path(app: ASGIApp) -> ASGIApp:
@@ -125,7 +126,7 @@ class HubMirror:
 
     async def list_paths(self, request: Request) -> Response:
         """Return the entries at the given paths of a repo."""
-        form = _parse_form(request, await read_body(request, MAX_FORM_BYTES))
+        form = _parse_form(request, await read_body(request))
         repo = await run_in_threadpool(self._find_repo, request)
         expand = hub_mirror_json.is_true(form, "expand")
         return _build_json_response(

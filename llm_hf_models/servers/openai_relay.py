@@ -40,7 +40,8 @@ from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, 
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.servers.asgi_server import HttpResponseError, HttpServer, build_app, read_body
+from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
+from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.servers.stream_assembly import assemble_response, is_progress, split_events
 from llm_hf_models.system.text import clean_text
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
 MAX_ERROR_CHARS = 500
+MAX_INT_CHARS = 20  # of a number with 64 bits
+SPARE_DEPTH = 100
 ROUTES = ("chat/completions", "completions", "embeddings")
 # An engine rejected the relay's key; the client gets a gateway error instead.
 _ENGINE_AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -89,7 +92,7 @@ class RelayServer(HttpServer):
     def __init__(self, relay: _Relay, key: str, host: str, port: int) -> None:
         """Listen on an address."""
         self.names, self.key = relay.names, key
-        super().__init__(_build_relay_app(relay, key), host, port)
+        super().__init__(_build_relay_app(relay, key), host, port, _render_error, max_body_bytes=MAX_BODY_BYTES)
 
 
 def make_server(
@@ -209,7 +212,7 @@ class _Relay:
 
     async def relay_request(self, route: str, request: Request) -> ASGIApp:
         """Return the app that forwards a request to its model's engine, and the response to the client."""
-        fields = _parse_body(await read_body(request, MAX_BODY_BYTES))
+        fields = _parse_body(await read_body(request))
 
         async def forward(scope: Scope, receive: Receive, send: Send) -> None:
             async with AsyncExitStack() as stack, _cancel_on_disconnect(receive):
@@ -318,13 +321,22 @@ async def _filter_events(chunks: AsyncIterator[bytes], *, drop_progress: bool) -
 
 def _parse_body(data: bytearray) -> dict[str, Any]:
     try:
-        fields = json.loads(data)
-        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()  # as the client of the engine does
+        fields = json.loads(data, parse_int=_parse_int)
+        nested = fields
+        for _ in range(SPARE_DEPTH):  # so that later steps, which call more functions, can process it too
+            nested = [nested]
+        json.dumps(nested, ensure_ascii=False, allow_nan=False).encode()  # as the client of the engine does
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
     return fields
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_INT_CHARS:  # llama.cpp can't read it
+        raise ValueError(digits[:MAX_INT_CHARS])
+    return int(digits)
 
 
 def _check_kind(route: str, model: LocalModel) -> None:

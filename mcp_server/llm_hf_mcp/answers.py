@@ -10,7 +10,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent
 
+from llm_hf_mcp import hidden_tools
 from llm_hf_mcp.foreign_text import MAX_ANSWER_CHARS, Cleaner, fence, limit_structure, measure
 from llm_hf_models.errors import (
     ConsentError,
@@ -95,9 +96,9 @@ def format_error(error: HfModelsError) -> str:
     message = error.message if error.message.endswith(("?", "!")) else error.message.rstrip(".") + "."
     cause = clean_text(error.cause, MAX_CAUSE_CHARS, keep_lines=True) if error.cause else None
     parts = [
-        clean_text(message, MAX_ERROR_PART_CHARS),
-        fence(cause, "the cause") if cause else None,
-        clean_text(_suggest_next_step(error) or "", MAX_ERROR_PART_CHARS),
+        hidden_tools.remove_from_lines(clean_text(message, MAX_ERROR_PART_CHARS)),
+        fence(hidden_tools.remove_from_lines(cause), "the cause") if cause else None,
+        hidden_tools.remove_from_lines(clean_text(_suggest_next_step(error) or "", MAX_ERROR_PART_CHARS)),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -126,7 +127,7 @@ def replace_commands(hint: str) -> str:
 def _replace_command(match: re.Match[str]) -> str:
     verb, words = match[1], match[2].split()
     tool = _TOOL_FOR.get(verb)
-    if tool is None:
+    if tool is None or hidden_tools.is_hidden(tool):
         return f"ask the user to run `{' '.join(['llm hf', verb, *words])}`"
     if verb == "alias" and words[:1] == ["--remove"]:
         return f"{tool}(name={words[-1]!r}, remove=[{words[-1]!r}])"
@@ -153,11 +154,19 @@ def build_result(value: T, render: Callable[[T], Report]) -> CallToolResult:
     """
     cleaner = Cleaner()
     clean = cleaner.clean(value)
-    report = render(clean)
+    report = _remove_hidden_tools(render(clean))
     warnings = [*report.warnings, *cleaner.warnings]
     structure: dict[str, Any] = {"next_step": report.next_step, "warnings": warnings, **convert_to_object(clean)}
     return CallToolResult(
         content=[TextContent(type="text", text=_format_report(report, warnings))], structured_content=structure
+    )
+
+
+def _remove_hidden_tools(report: Report) -> Report:
+    remove = hidden_tools.remove_from_lines
+    step = remove(report.next_step) if report.next_step else None
+    return replace(
+        report, text=remove(report.text), next_step=step or None, warnings=tuple(map(remove, report.warnings))
     )
 
 

@@ -6,30 +6,33 @@ token can handle any request. Older versions have sessions, which stay with one 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
 import os
 import secrets
-import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from mcp.server.request_state import RequestStateSecurity
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.responses import Response
+from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+from starlette.responses import JSONResponse, Response
 
 from llm_hf_mcp.server import build_server
-from llm_hf_models.errors import BadInputError, NotWritableError
+from llm_hf_models.errors import BadInputError
+from llm_hf_models.servers.asgi_server import HttpServer
+from llm_hf_models.servers.http_errors import HttpResponseError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PATH = "/mcp"
+MAX_BODY_BYTES = 4 * 2**20  # the default of the SDK
 TOKEN_VARIABLE = "LLM_HF_MCP_TOKEN"  # noqa: S105 - a name, not a token
 MIN_TOKEN_CHARS = 20
 TOKEN_BYTES = 32
@@ -100,7 +103,7 @@ class BearerTokenMiddleware:
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._digest = _compute_digest(f"Bearer {token}".encode())
+        self._digest = _compute_digest(token.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward an authorized request to the app, or respond with 401."""
@@ -113,8 +116,10 @@ class BearerTokenMiddleware:
         await self._app(scope, receive, send)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(tokens) == 1 and hmac.compare_digest(_compute_digest(tokens[0]), self._digest)
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
+        # Schemes are case-insensitive (RFC 9110, section 11.1), and any number of spaces may follow.
+        return scheme.lower() == b"bearer" and hmac.compare_digest(_compute_digest(token.lstrip(b" ")), self._digest)
 
 
 def _compute_digest(text: bytes) -> bytes:
@@ -147,21 +152,20 @@ def serve(options: HttpOptions) -> None:
     Raises:
         NotWritableError: The server can't listen on the address.
     """
-    import uvicorn
+    app = build_app(options)
+    with HttpServer(
+        app, options.host, options.port, _render_error, max_body_bytes=MAX_BODY_BYTES, lifespan=True
+    ) as server:
+        _print_address(options, server.server_address[1])  # printed now, because clients can connect already
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((options.host, options.port))
-        listener.listen()
-    except (OSError, OverflowError) as error:
-        raise NotWritableError(f"Can't listen on {options.host} port {options.port}", cause=str(error)) from None
-    config = uvicorn.Config(build_app(options), log_level="warning", access_log=False, server_header=False)
-    _print_address(options, listener.getsockname()[1])  # printed now, because clients can connect already
-    with listener, suppress(KeyboardInterrupt):
-        asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+
+def _render_error(error: HttpResponseError) -> Response:
+    """Return an error as a JSON-RPC message."""
+    code = INVALID_REQUEST if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else INTERNAL_ERROR
+    body = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": error.detail}}
+    return JSONResponse(body, error.status_code, error.headers)
 
 
 def _print_address(options: HttpOptions, port: int) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from llm_hf_models.servers.asgi_server import HttpResponseError
+from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.system.text import clean_text
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from urllib.parse import unquote, urlsplit
 from llm_hf_models.errors import BadInputError, BadRefError
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.servers import hub_mirror, hub_mirror_json
-from llm_hf_models.servers.asgi_server import HttpResponseError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+from llm_hf_models.servers.http_errors import HttpResponseError
 from tests.support.http_handler import BaseHttpHandler
 
 PAGE_NOT_FOUND = HttpResponseError(404, None, "Page not found")

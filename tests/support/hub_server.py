@@ -47,8 +47,8 @@ from urllib.parse import parse_qs, quote, unquote, urlencode, urlsplit
 from typing_extensions import Self
 
 from llm_hf_models.hub.refs import RepoId
-from llm_hf_models.servers.asgi_server import HttpResponseError
 from llm_hf_models.servers.catalog import ServedFile, ServedRepo
+from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.servers.hub_mirror import build_file_headers, find_file
 from llm_hf_models.system.hashing import compute_digests
 from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
