@@ -90,7 +90,7 @@ async def measure_load(hub: HubServer) -> bool:
             nonlocal number
             number += 1
             begin = time.perf_counter()
-            result = await client.call_tool("search_models", {"query": f"tiny {number}"})
+            result = await client.call_tool("hf_search_models", {"query": f"tiny {number}"})
             assert not result.is_error, result
             return time.perf_counter() - begin
 
@@ -98,13 +98,13 @@ async def measure_load(hub: HubServer) -> bool:
         one_search = statistics.median([await search() for _ in range(5)])
         hub.fault(Throttle(500_000), on="big", side="storage", times=None)
         for index in range(DOWNLOADS):
-            result = await client.call_tool("download_model", {"ref": f"owner/big-{index}-GGUF"})
+            result = await client.call_tool("hf_download_model", {"ref": f"owner/big-{index}-GGUF"})
             assert not result.is_error, result
         many_searches = statistics.median(await asyncio.gather(*(search() for _ in range(SEARCHES))))
         for index in range(DOWNLOADS):
-            await client.call_tool("control_download", {"id": index + 1, "action": "cancel"})
+            await client.call_tool("hf_control_download", {"id": index + 1, "action": "cancel"})
         for index in range(DOWNLOADS):
-            await client.call_tool("get_downloads", {"id": index + 1, "wait_seconds": 30})
+            await client.call_tool("hf_get_downloads", {"id": index + 1, "wait_seconds": 30})
     slowdown = many_searches / one_search
     print(f"one search: {one_search:.2f} s")
     print(f"{SEARCHES} concurrent searches while {DOWNLOADS} downloads run: median {many_searches:.2f} s")

@@ -47,22 +47,22 @@ T = TypeVar("T")
 
 # The tool that corresponds to each `llm hf` command in a hint.
 _TOOL_FOR = {
-    "search": "search_models",
-    "info": "get_model",
-    "pull": "download_model",
-    "downloads": "get_downloads",
-    "list": "list_models",
-    "show": "list_models",
-    "verify": "verify_model",
-    "test": "verify_model",
-    "rm": "delete_model",
-    "alias": "organise",
-    "status": "status",
+    "search": "hf_search_models",
+    "info": "hf_get_model",
+    "pull": "hf_download_model",
+    "downloads": "hf_get_downloads",
+    "list": "hf_list_models",
+    "show": "hf_list_models",
+    "verify": "hf_verify_model",
+    "test": "hf_verify_model",
+    "rm": "hf_delete_model",
+    "alias": "hf_edit_aliases",
+    "status": "hf_status",
 }
 # The next step for an agent, if the hint is only for a user at a terminal.
 _NEXT_STEP = {
     UnsafeFileError: "choose another quantization or repo. Only the user can download this file, outside this server.",
-    RepoNotFoundError: "find the exact name with search_models. If it is private, ask the user to run `llm hf login`.",
+    RepoNotFoundError: "find the exact name with hf_search_models. If private, ask the user to run `llm hf login`.",
     InvalidGgufError: "choose another quantization or repo. No tool can repair this file.",
 }
 _COMMAND = re.compile(r"`?\bllm hf ([a-z]+)\b((?: [^`\s;,]*[^`\s.;,])*)`?")

@@ -1,6 +1,7 @@
 """Check the arguments of tool calls: refuse unknown arguments, and report errors in plain English.
 
-The SDK ignores unknown arguments, and reports invalid values with pydantic's own messages.
+The SDK ignores unknown arguments, and reports invalid values with pydantic's own messages. The schemas don't forbid
+unknown arguments by `additionalProperties: false`, because Google's SDK rejects such a schema.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ MAX_NAME_CHARS = 60
 _UNKNOWN = "extra_forbidden"  # pydantic's error type
 
 
-def forbid_extra_arguments(tool: Tool) -> Tool:
-    """Change a tool's schema to forbid unknown arguments, and return the tool."""
-    tool.parameters = {**tool.parameters, "additionalProperties": False}
-    return tool
+def drop_nulls(tool: Tool, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments without optional ones that are null, which some hosts send for unset arguments."""
+    needed = tool.parameters.get("required", ())
+    return {name: value for name, value in arguments.items() if value is not None or name in needed}
 
 
 def check_arguments(tool: Tool, arguments: dict[str, Any]) -> None:

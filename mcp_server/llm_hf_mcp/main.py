@@ -20,7 +20,7 @@ _HTTP_FLAGS = ("--host", "--no-auth", "--allowed-host", "--allowed-origin")  # t
 # Flags that override settings for this process and its download worker: flag, setting, metavar, help.
 _SETTING_FLAGS = (
     ("--read-only", "agent_read_only", None, "offer only the tools that change nothing"),
-    ("--allow-delete", "agent_allow_delete", None, "offer delete_model (it still asks the user)"),
+    ("--allow-delete", "agent_allow_delete", None, "offer hf_delete_model (it still asks the user)"),
     (
         "--ask-above",
         "agent_ask_above_bytes",
@@ -33,7 +33,7 @@ _SETTING_FLAGS = (
     ("--allow-owners", "allowed_owners", "NAMES", "download only from these owners (comma-separated)"),
     ("--allow-licenses", "allowed_licenses", "NAMES", "download only models with these licences (comma-separated)"),
     ("--downloads", "concurrent_downloads", "N", "maximum number of concurrent downloads"),
-    ("--max-prompt-tokens", "agent_max_prompt_tokens", "N", "maximum length of a run_prompt response, in tokens"),
+    ("--max-prompt-tokens", "agent_max_prompt_tokens", "N", "maximum length of a hf_run_prompt response, in tokens"),
     (
         "--yes-to",
         "agent_yes_to",

@@ -12,6 +12,7 @@ from pydantic import Field
 from llm_hf_mcp import hidden_tools
 from llm_hf_mcp.library_access import open_library
 from llm_hf_mcp.rendering import list_names
+from llm_hf_mcp.vocabulary import LICENSES, TASKS
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub.types import SearchFilters
 from llm_hf_models.system.text import clean_text
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 MAX_VALUES = 50
 MAX_ARGUMENT_CHARS = 300
-TASKS = ("text-generation", "feature-extraction", "image-text-to-text", "text-ranking", "automatic-speech-recognition")
-LICENSES = ("apache-2.0", "mit", "llama3.1", "gemma", "bsd-3-clause", "cc-by-4.0", "openrail")
 
 
 def choose_a_model(
@@ -37,8 +36,9 @@ def choose_a_model(
     if licence:
         lines.append(f"Its licence must be {_clean_argument(licence)}.")
     lines.append(
-        "Call status and list_models first. Then call search_models with fits=true, compare two or three candidates "
-        "with get_model (quantizations that fit, licence, access, scans, downloads), and recommend one with reasons. "
+        "Call hf_status and hf_list_models first. Then call hf_search_models with fits=true, compare two or three "
+        "candidates with hf_get_model (quantizations that fit, licence, access, scans, downloads), and recommend one "
+        "with reasons. "
         "Don't download anything before I agree."
     )
     return "\n".join(lines)
@@ -49,10 +49,10 @@ def set_up_local_model(
 ) -> str:
     """Download a model, verify it, and show that it works."""
     return (
-        f"Set up the model {_clean_argument(model)} on this machine: get_model to see its "
-        "size and whether it fits, download_model, get_downloads with wait_seconds until it is done, verify_model, and "
-        "run_prompt with one short prompt. Then report its names, its size, the results of the checks, and the command "
-        "to prompt it: `llm -m NAME`."
+        f"Set up the model {_clean_argument(model)} on this machine: hf_get_model to see its "
+        "size and whether it fits, hf_download_model, hf_get_downloads with wait_seconds until it is done, "
+        "hf_verify_model, and hf_run_prompt with one short prompt. Then report its names, its size, the results of the "
+        "checks, and the command to prompt it: `llm -m NAME`."
     )
 
 
@@ -63,7 +63,7 @@ def _clean_argument(text: str) -> str:
 def register_prompts(server: MCPServer[Any]) -> None:
     """Register the prompts and completions."""
     server.prompt(name="choose-a-model", title="Choose a model")(choose_a_model)
-    if not hidden_tools.is_hidden("download_model"):  # the prompt is about that tool
+    if not hidden_tools.is_hidden("hf_download_model"):  # the prompt is about that tool
         server.prompt(name="set-up-local-model", title="Set up a local model")(set_up_local_model)
     server.completion()(complete)  # type: ignore[no-untyped-call]  # the SDK's
 

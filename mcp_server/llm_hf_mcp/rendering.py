@@ -16,11 +16,11 @@ from llm_hf_models.system.units import format_count, format_duration, format_siz
 if TYPE_CHECKING:
     from llm_hf_mcp.results import (
         DownloadModelResult,
+        EditAliasesResult,
         GetDownloadsResult,
         GetModelResult,
         InspectGgufResult,
         ListModelsResult,
-        OrganiseResult,
         SearchModelsResult,
         VerifyModelResult,
     )
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_ITEMS = 20
 MAX_VALUE_CHARS = 200
 MAX_QUOTE_CHARS = 300
-NO_REPO_SCAN = "not reported for the repo; download_model checks the scan of each file"
+NO_REPO_SCAN = "not reported for the repo; hf_download_model checks the scan of each file"
 _EVENT_TEXTS = {
     "queued": "was queued", "started": "has started", "done": "is done", "failed": "has failed", "paused": "was paused",
     "cancelled": "was cancelled", "stalled": "stalled", "retrying": "was retried", "waiting": "had to wait",
@@ -66,7 +66,7 @@ def format_search(page: SearchModelsResult) -> Report:
     if not page.results:
         hints = [_OPTION.sub(_format_argument, hint) for hint in page.suggestions if "--library" not in hint]
         return Report("No models found.", f"{'; '.join(hints) or 'use other or fewer words'}.", stale)
-    next_step = "get_model(repo=…) shows the quantizations and which of them fit."
+    next_step = "hf_get_model(repo=…) shows the quantizations and which of them fit."
     return Report(
         _join_lines(*map(_format_search_row, page.results)), _suggest_next_page(page.next_cursor) or next_step, stale
     )
@@ -104,7 +104,7 @@ def format_model(info: GetModelResult) -> Report:
         ]
     )
     chosen = next((variant for variant in info.variants if variant.chosen), None)
-    default = f"If ref names no quantization, download_model downloads {info.choice_reason}." if chosen else None
+    default = f"If ref names no quantization, hf_download_model downloads {info.choice_reason}." if chosen else None
     ref = f"{info.id}:{chosen.quant}" if chosen else ""
     none = "It has no GGUF variant that can be downloaded." if info.choice_reason is None else None
     return Report(
@@ -112,7 +112,7 @@ def format_model(info: GetModelResult) -> Report:
             f"{quote_label(info.id)} at {info.commit[:12]}: {facts}", none, *map(_format_variant, info.variants),
             default, *info.notes, *(f"  file {quote_label(one.path)}: {format_size(one.size)}" for one in info.files),
         ),
-        _suggest_next_page(info.next_cursor) or (f"download_model(ref={ref!r})." if chosen else None),
+        _suggest_next_page(info.next_cursor) or (f"hf_download_model(ref={ref!r})." if chosen else None),
         ("The Hub can't be reached; this is cached.",) if info.freshness.stale else (),
         (("model card by the repo's owner", info.card),) if info.card else (),
     )  # fmt: skip
@@ -199,13 +199,13 @@ def _format_note(note: DownloadNote) -> str:
 
 def _suggest_next_step(row: DownloadView) -> str:
     if row.requested_action in ("pause", "cancel"):
-        return f"get_downloads(id={row.id}, wait_seconds=10). It stops within seconds."
+        return f"hf_get_downloads(id={row.id}, wait_seconds=10). It stops within seconds."
     return {
-        "failed": f"control_download(id={row.id}, action='retry') once the cause is fixed.",
-        "paused": f"control_download(id={row.id}, action='resume') continues it.",
-        "done": f"list_models(name={row.repo!r}) for its name, then run_prompt. It is complete and verified.",
-        "cancelled": f"control_download(id={row.id}, action='retry') starts it again.",
-    }.get(row.state, f"get_downloads(id={row.id}, wait_seconds=45). It continues in the background.")
+        "failed": f"hf_control_download(id={row.id}, action='retry') once the cause is fixed.",
+        "paused": f"hf_control_download(id={row.id}, action='resume') continues it.",
+        "done": f"hf_list_models(name={row.repo!r}) for its name, then hf_run_prompt. It is complete and verified.",
+        "cancelled": f"hf_control_download(id={row.id}, action='retry') starts it again.",
+    }.get(row.state, f"hf_get_downloads(id={row.id}, wait_seconds=45). It continues in the background.")
 
 
 def format_event(row: DownloadView, note: DownloadNote) -> str:
@@ -229,7 +229,7 @@ def format_pull(now: DownloadModelResult) -> Report:
         checks = _join_parts(_format_checks(now.model))
         name = (now.model.aliases or (now.model.model_id,))[0]
         text = f"{now.model.model_id} {how}. Checks: {checks}. Names: {names}."
-        return Report(text, f"run_prompt(name={name!r}).")
+        return Report(text, f"hf_run_prompt(name={name!r}).")
     if now.download is None:
         return Report("The files were on this machine already.")
     return format_download_details(now.download)
@@ -240,16 +240,16 @@ def format_downloads(page: GetDownloadsResult) -> Report:
     if page.log:
         return format_download_details(page.downloads[0], page.log)
     if not page.downloads:
-        return Report("There are no unfinished downloads.", "get_downloads(finished=true) also lists finished ones.")
+        return Report("There are no unfinished downloads.", "hf_get_downloads(finished=true) also lists finished ones.")
     return Report(_join_lines(*map(format_download, page.downloads)), _suggest_next_page(page.next_cursor))
 
 
 def format_local_models(page: ListModelsResult, total: int) -> Report:
     """Return one line for each local model on the page. `total` is the number of local models."""
     if not page.models and total:
-        return Report(f"None of the {total} local models has a matching name.", "list_models() lists them all.")
+        return Report(f"None of the {total} local models has a matching name.", "hf_list_models() lists them all.")
     if not page.models:
-        return Report("There are no models on this machine.", "search_models, then download_model.")
+        return Report("There are no models on this machine.", "hf_search_models, then hf_download_model.")
     return Report(_join_lines(*map(_format_local_model, page.models)), _suggest_next_page(page.next_cursor))
 
 
@@ -344,7 +344,7 @@ def format_removal(removed: Removal) -> Report:
     return Report(f"Deleted {removed.model_id} and freed {format_size(removed.freed_bytes)}.{kept}")
 
 
-def format_names(now: OrganiseResult) -> Report:
+def format_names(now: EditAliasesResult) -> Report:
     """Return all names of a model."""
     return Report(f"Other names of {now.model_id}: {_join_parts(now.aliases) or 'none'}.")
 

@@ -149,7 +149,9 @@ async def read_model(owner: str, name: str) -> str:
     variants, _ = select_page(found.variants, None, limit=MAX_LISTED, room=room)
     if len(variants) == len(found.variants):
         return _format_json(found)
-    left_out = f"Only {len(variants)} of {len(found.variants)} variants are listed; the tool get_model lists them all."
+    left_out = (
+        f"Only {len(variants)} of {len(found.variants)} variants are listed; the tool hf_get_model lists them all."
+    )
     return _format_json(replace(found, variants=variants, notes=(*found.notes, left_out)))
 
 

@@ -72,7 +72,7 @@ class VerifyModelResult:
 
 
 @dataclass(frozen=True)
-class OrganiseResult:
+class EditAliasesResult:
     """The names of a local model, as in `llm hf alias --json`: each alias with its model."""
 
     model_id: str

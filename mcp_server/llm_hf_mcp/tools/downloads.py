@@ -1,4 +1,4 @@
-"""The tools for downloads: get_downloads, control_download."""
+"""The tools for downloads: hf_get_downloads, hf_control_download."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llm_hf_models.types import DownloadChange, DownloadVerb
 
 MAX_ROWS = 1000
 MAX_NOTES = 20  # newest entries of a log
-Id = Annotated[int, Field(ge=1, le=2**53, description="The id that download_model returned")]
+Id = Annotated[int, Field(ge=1, le=2**53, description="The id that hf_download_model returned")]
 
 
 async def get_downloads(
@@ -68,7 +68,7 @@ async def ask_before_control(
 async def control_download(
     library: OpenLibrary,
     id: Id,  # noqa: A002
-    action: DownloadVerb,
+    action: Annotated[DownloadVerb, Field(description="What to do with the download")],
     change: PreparedControl,
     answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_control)],
     confirm: Confirm = None,

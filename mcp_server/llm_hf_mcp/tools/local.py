@@ -1,4 +1,4 @@
-"""The tools for local models: list_models, verify_model, run_prompt, delete_model, organise, status."""
+"""The tools for local models: list, verify, prompt, delete, names; and the status of this machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from llm_hf_mcp.answers import build_result, call, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, remember_consent, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
-from llm_hf_mcp.results import ListModelsResult, OrganiseResult, VerifyModelResult
+from llm_hf_mcp.results import EditAliasesResult, ListModelsResult, VerifyModelResult
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange
 from llm_hf_models.models.types import LocalModelView, Removal
 
-Name = Annotated[str, Field(max_length=1000, description="A local model's id, alias or repo, as shown by list_models")]
+Name = Annotated[
+    str, Field(max_length=1000, description="A local model's id, alias or repo, as shown by hf_list_models")
+]
 Alias = Annotated[str, Field(max_length=100)]
 
 
@@ -39,7 +41,7 @@ async def list_models(
     """List the models on this machine, newest first, with the results of the checks of each model.
 
     The checks (digest, structure, Hub scan, load test) are separate facts with dates. None of them means that a model
-    is safe. Use it before download_model: the model may be on this machine already.
+    is safe. Use it before hf_download_model: the model may be on this machine already.
     """
     every = await call(library.list)
     wanted = [
@@ -62,8 +64,8 @@ async def verify_model(
 
     The results are three separate facts; none of them means that the model is safe. Use it if a model behaves oddly, or
     if other programs may have changed its files. Downloads are verified already. If the digest does not match, the
-    model is quarantined and run_prompt refuses it. For a large model one call may be too short: the checks then
-    continue in the background, and list_models shows their results.
+    model is quarantined and hf_run_prompt refuses it. For a large model one call may be too short: the checks then
+    continue in the background, and hf_list_models shows their results.
     """
     try:
         with anyio.fail_after(CALL_SECONDS):
@@ -71,7 +73,7 @@ async def verify_model(
     except TimeoutError:
         raise ToolError(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
-            f"Next: call list_models(name={name!r}) later for the results with their dates."
+            f"Next: call hf_list_models(name={name!r}) later for the results with their dates."
         ) from None
     return build_result(verification, rendering.format_verification)
 
@@ -115,14 +117,17 @@ async def ask_before_prompt(
 async def run_prompt(
     ctx: Context,
     name: Name,
-    prompt: Annotated[str, Field(min_length=1, max_length=20_000)],
+    prompt: Annotated[str, Field(min_length=1, max_length=20_000, description="The text to send to the model")],
     library: OpenLibrary,
     change: PreparedPrompt,
     answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_prompt)],
     system: Annotated[str | None, Field(max_length=20_000, description="System prompt")] = None,
     max_tokens: Annotated[int, Field(ge=1, le=8192, description="Maximum length of the response, in tokens")] = 256,
-    temperature: Annotated[float | None, Field(ge=0, le=10)] = None,
-    seed: Annotated[int | None, Field(ge=0, le=2**32 - 1)] = None,
+    temperature: Annotated[
+        float | None,
+        Field(ge=0, le=10, description="Randomness; 0 always picks the likeliest token (default: the model's)"),
+    ] = None,
+    seed: Annotated[int | None, Field(ge=0, le=2**32 - 1, description="Makes a response repeatable")] = None,
     confirm: Confirm = None,
 ) -> CallToolResult:
     """Send one short prompt to a local model, to see that it works or for a small task.
@@ -181,7 +186,7 @@ async def delete_model(
     return build_result(removed, rendering.format_removal)
 
 
-async def organise(
+async def edit_aliases(
     library: OpenLibrary,
     name: Name,
     add: Annotated[list[Alias], Field(max_length=10, description="Names to add")] = [],  # noqa: B006 - never modified
@@ -199,7 +204,7 @@ async def organise(
             raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
     if add or remove:
         model = await call(library.change_aliases, model.model_id, add=add, remove=remove)
-    now = OrganiseResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
+    now = EditAliasesResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
     return build_result(now, rendering.format_names)
 
 

@@ -284,7 +284,7 @@ def test_commands_that_need_files_refuse_a_remote_model(words: tuple[str, ...]) 
 async def test_agents_get_the_same_refusals_for_a_remote_model() -> None:
     Library().attach("eye", "http://127.0.0.1:9", model="x")
     async with connect_stdio() as client:
-        for tool, words in (("inspect_gguf", {"model": "eye"}), ("verify_model", {"name": "eye"})):
+        for tool, words in (("hf_inspect_gguf", {"model": "eye"}), ("hf_verify_model", {"name": "eye"})):
             assert "hf/remote/eye is served by a remote endpoint" in await call_refused(client, tool, **words)
 
 

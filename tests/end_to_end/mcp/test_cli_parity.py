@@ -70,45 +70,45 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
             visited.add(name)
             return drop_changing_fields(await call_tool(client, name, **arguments))
 
-        assert await tool("search_models", query="tiny", fits=True) == await run_command("search", "tiny", "--fits")
-        assert await tool("search_models", query="xyzzy") == await run_command("search", "xyzzy")
-        assert await tool("get_model", repo=REPO, files=True, card=True) == await run_command("info", REPO, "--card")
+        assert await tool("hf_search_models", query="tiny", fits=True) == await run_command("search", "tiny", "--fits")
+        assert await tool("hf_search_models", query="xyzzy") == await run_command("search", "xyzzy")
+        assert await tool("hf_get_model", repo=REPO, files=True, card=True) == await run_command("info", REPO, "--card")
         everything = {"metadata": True, "tensors": True, "template": True}
-        seen = await tool("inspect_gguf", model=REPO, **everything)
+        seen = await tool("hf_inspect_gguf", model=REPO, **everything)
         printed = await run_command("inspect", REPO, "--metadata", "--tensors", "--template")
         assert seen["metadata"].keys() == printed["metadata"].keys()  # long arrays among the values are cut
         assert {**seen, "metadata": None} == {**printed, "metadata": None}
-        pulled = await tool("download_model", ref=REPO, wait_seconds=45)
+        pulled = await tool("hf_download_model", ref=REPO, wait_seconds=45)
         assert pulled["model"] == await run_command("show", LOCAL)
         assert [pulled["download"]] == await run_command("downloads", "--all")
-        assert (await tool("get_downloads", finished=True))["downloads"] == await run_command("downloads", "--all")
-        alone = await tool("get_downloads", id=pulled["download"]["id"])
+        assert (await tool("hf_get_downloads", finished=True))["downloads"] == await run_command("downloads", "--all")
+        alone = await tool("hf_get_downloads", id=pulled["download"]["id"])
         assert (alone["downloads"], alone["log"]) == (
             await run_command("downloads", "--all"),
             (await run_command("downloads", "log", str(pulled["download"]["id"])))[-20:],
         )
-        assert (await tool("list_models"))["models"] == await run_command("list")
+        assert (await tool("hf_list_models"))["models"] == await run_command("list")
         assert await read_resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await run_command("show", LOCAL)
         info = await run_command("info", REPO)
         assert await read_resource(client, f"hf://models/{REPO}") == {**info, "files": []}
-        proof = await tool("verify_model", name=LOCAL)
+        proof = await tool("hf_verify_model", name=LOCAL)
         assert proof["digest"] == await run_command("verify", LOCAL)
         assert proof["structure"] == await run_command("check", LOCAL)
         assert proof["load_test"] == await run_command("test", LOCAL, codes=(0, 1))
-        names = await tool("organise", name=LOCAL, add=["another"])
+        names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
         assert names["aliases"] == await run_command("alias")
-        output = await tool("run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
+        output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
-        running = await tool("status")
+        running = await tool("hf_status")
         assert running == await run_command("status")
         removal = Library().plan_removal(LOCAL)
-        gone = await tool("delete_model", name=LOCAL, confirm=LOCAL)
+        gone = await tool("hf_delete_model", name=LOCAL, confirm=LOCAL)
         assert gone == to_json(replace(removal, done=True))
         row = Library().enqueue(REPO)
-        await tool("control_download", id=row.id, action="cancel")
-        await tool("get_downloads", id=row.id, wait_seconds=45)  # until the process that carries it out has noticed
-        cancelled = await tool("control_download", id=row.id, action="cancel")
+        await tool("hf_control_download", id=row.id, action="cancel", confirm=f"cancel {row.id}")
+        await tool("hf_get_downloads", id=row.id, wait_seconds=45)  # until the process that carries it out has noticed
+        cancelled = await tool("hf_control_download", id=row.id, action="cancel")
         (row_printed,) = [each for each in await run_command("downloads", "--all") if each["id"] == row.id]
         assert cancelled == row_printed
         assert visited == {offered.name for offered in (await client.list_tools()).tools}
@@ -128,7 +128,7 @@ async def test_long_lists_come_in_pages_that_add_up() -> None:
         for limit in (1, 4, 50):
             rows, cursor = [], None
             while True:
-                page = await call_tool(client, "get_downloads", finished=True, limit=limit, cursor=cursor)
+                page = await call_tool(client, "hf_get_downloads", finished=True, limit=limit, cursor=cursor)
                 assert len(page["downloads"]) <= limit
                 rows += page["downloads"]
                 cursor = page["next_cursor"]
@@ -151,7 +151,7 @@ async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
     shown, cursor, pages = [], None, 0
     async with connect_stdio() as client:
         while pages == 0 or cursor:
-            result = await client.call_tool("get_model", {"repo": "owner/many-GGUF", "cursor": cursor})
+            result = await client.call_tool("hf_get_model", {"repo": "owner/many-GGUF", "cursor": cursor})
             assert result.structured_content is not None
             assert len(json.dumps(result.structured_content)) < 10_000
             assert len(get_text(result)) < 10_000

@@ -39,10 +39,10 @@ CLOSED = "owner/closed-GGUF"
 FLAGS = ("--allow-delete", "--ask-above", "1MB")
 # Each action that needs consent: its tool, the arguments, the exact name that confirms it, and a word of the question.
 ACTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
-    "delete": ("delete_model", {"name": "mine"}, "hf/local/mine:F16", "Delete"),
-    "large": ("download_model", {"ref": f"{REPO}:Q8_0"}, f"{REPO}:Q8_0", "Download 3"),
-    "token": ("download_model", {"ref": CLOSED}, CLOSED, "Hub token"),
-    "unverified": ("run_prompt", {"name": "mine", "prompt": "Hello"}, "hf/local/mine:F16", "never verified"),
+    "delete": ("hf_delete_model", {"name": "mine"}, "hf/local/mine:F16", "Delete"),
+    "large": ("hf_download_model", {"ref": f"{REPO}:Q8_0"}, f"{REPO}:Q8_0", "Download 3"),
+    "token": ("hf_download_model", {"ref": CLOSED}, CLOSED, "Hub token"),
+    "unverified": ("hf_run_prompt", {"name": "mine", "prompt": "Hello"}, "hf/local/mine:F16", "never verified"),
 }
 
 
@@ -100,7 +100,7 @@ async def test_confirmation_is_ignored_over_http_if_the_host_can_ask(era: Era, h
             await refuse_each(client, person, home, lambda _: None)
             assert len(Library().list()) == 1
             person.answer = "agree"
-            assert (await call_tool(client, "delete_model", name="mine", confirm="whatever"))["done"]
+            assert (await call_tool(client, "hf_delete_model", name="mine", confirm="whatever"))["done"]
     assert list_consents(read_log(home)[-1]) == {"agreed": ["delete"]}
 
 
@@ -126,7 +126,7 @@ async def test_log_separates_a_person_from_words_and_from_the_setting(era: Era, 
 @run_async
 async def test_setting_and_person_are_listed_separately_for_one_change(home: Home) -> None:
     async with connect_stdio("--ask-above", "1", "--yes-to", "large", person=User()) as client:
-        await call_tool(client, "download_model", ref=CLOSED)
+        await call_tool(client, "hf_download_model", ref=CLOSED)
     assert list_consents(read_log(home)[-1]) == {"agreed": ["token"], "preapproved": ["large"]}
 
 
@@ -164,7 +164,7 @@ async def test_agent_stops_a_download_of_a_person_only_with_consent(era: Era, hu
             for action in ("pause", "cancel"):
                 for confirm in (None, f"{action} {number}"):
                     named = {"confirm": confirm} if confirm else {}
-                    words = await call_refused(client, "control_download", id=number, action=action, **named)
+                    words = await call_refused(client, "hf_control_download", id=number, action=action, **named)
                     assert "The user did not agree" in words
                     assert f"{action.capitalize()} download {number} of {REPO}:Q8_0" in person.questions[-1]
                     assert "which a person started in a terminal?" in person.questions[-1]
@@ -172,7 +172,7 @@ async def test_agent_stops_a_download_of_a_person_only_with_consent(era: Era, hu
             assert (row.state, row.requested_action) == ("running", None)
             assert person.questions[-1].endswith("Its downloaded data is discarded.")
             person.answer = "agree"
-            row = await call_tool(client, "control_download", id=number, action="cancel")
+            row = await call_tool(client, "hf_control_download", id=number, action="cancel")
             assert row["requested_action"] == "cancel"
     assert Library().get_download(number).state == "cancelled"
     lines = read_log(home)
@@ -186,13 +186,13 @@ async def test_agent_stops_a_download_of_a_person_only_with_consent(era: Era, hu
 async def test_words_or_the_setting_allow_to_stop_a_download_of_a_person(hub: HubServer, home: Home) -> None:
     with run_pull_of_a_person(hub) as number:
         async with connect_stdio() as client:
-            words = await call_refused(client, "control_download", id=number, action="pause")
+            words = await call_refused(client, "hf_control_download", id=number, action="pause")
             assert f"confirm='pause {number}'" in words
-            await call_refused(client, "control_download", id=number, action="cancel", confirm=f"pause {number}")
-            await call_tool(client, "control_download", id=number, action="pause", confirm=f"pause {number}")
+            await call_refused(client, "hf_control_download", id=number, action="cancel", confirm=f"pause {number}")
+            await call_tool(client, "hf_control_download", id=number, action="pause", confirm=f"pause {number}")
         assert list_consents(read_log(home)[-1]) == {"confirmed_in_words": ["interrupt"]}
         async with connect_stdio("--yes-to", "interrupt") as client:
-            await call_tool(client, "control_download", id=number, action="cancel")
+            await call_tool(client, "hf_control_download", id=number, action="cancel")
         assert list_consents(read_log(home)[-1]) == {"preapproved": ["interrupt"]}
 
 
@@ -202,13 +202,13 @@ async def test_download_of_an_agent_belongs_to_the_person_who_joins_it(hub: HubS
     hub.fault(Stall(after=BIG_BYTES // 2), on=Q8, side="storage", times=None)
     person = User("decline")
     async with connect_stdio(person=person) as client:
-        started = await call_tool(client, "download_model", ref=f"{REPO}:Q8_0")
+        started = await call_tool(client, "hf_download_model", ref=f"{REPO}:Q8_0")
         number = started["download"]["id"]
-        await call_tool(client, "control_download", id=number, action="pause")  # its own download
+        await call_tool(client, "hf_control_download", id=number, action="pause")  # its own download
         assert person.questions == []
-        await call_tool(client, "get_downloads", id=number, wait_seconds=30)
+        await call_tool(client, "hf_get_downloads", id=number, wait_seconds=30)
         assert Library(requested_by="cli").resume(number).requested_by == "cli"
-        await call_refused(client, "control_download", id=number, action="cancel")
+        await call_refused(client, "hf_control_download", id=number, action="cancel")
         (question,) = person.questions
         assert "which a person started in a terminal?" in question
     Library().cancel(number)
@@ -222,12 +222,12 @@ async def test_retry_asks_again_before_a_large_download(home: Home) -> None:
     number = library.enqueue(f"{REPO}:Q8_0").id
     library.cancel(number)
     async with connect_stdio("--ask-above", "1MB", person=person) as client:
-        await call_tool(client, "get_downloads", id=number, wait_seconds=30)
-        await call_refused(client, "control_download", id=number, action="retry")
+        await call_tool(client, "hf_get_downloads", id=number, wait_seconds=30)
+        await call_refused(client, "hf_control_download", id=number, action="retry")
         assert "Download 3" in person.questions[0]
         assert library.get_download(number).state == "cancelled"
         person.answer = "agree"
-        await call_tool(client, "control_download", id=number, action="retry")
+        await call_tool(client, "hf_control_download", id=number, action="retry")
     assert list_consents(read_log(home)[-1]) == {"agreed": ["large"]}
     assert [event.kind for event in library.follow(number)][-1] == "done"
 
@@ -246,7 +246,7 @@ def far(monkeypatch: pytest.MonkeyPatch) -> Iterator[RemoteServer]:
 
 
 async def prompt_far(client: Client) -> None:
-    assert (await call_tool(client, "run_prompt", name="far", prompt="Hello"))["text"] == "yes"
+    assert (await call_tool(client, "hf_run_prompt", name="far", prompt="Hello"))["text"] == "yes"
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -255,7 +255,7 @@ async def test_prompt_to_an_attached_endpoint_asks_once_per_session(era: Era, fa
     person = User("decline")
     async with connect_stdio(era=era, person=person) as client:
         for _ in range(2):
-            await call_refused(client, "run_prompt", name="far", prompt="Hello")
+            await call_refused(client, "hf_run_prompt", name="far", prompt="Hello")
         assert far.asked == []
         assert person.questions[0].startswith("Prompt hf/remote/far on http://127.0.0.1:")
         assert person.questions[0].endswith("with your API key FAR_KEY?")
@@ -268,7 +268,7 @@ async def test_prompt_to_an_attached_endpoint_asks_once_per_session(era: Era, fa
             await prompt_far(client)
         assert len(person.questions) == 4, "the consent was for another address"
     async with connect_stdio(era=era, person=person) as client:
-        await call_refused(client, "run_prompt", name="far", prompt="Hello")  # the server is gone
+        await call_refused(client, "hf_run_prompt", name="far", prompt="Hello")  # the server is gone
     assert len(person.questions) == 5, "a new session asks again"
     assert [list_consents(line) for line in read_log(home)[2:6]] == [{"agreed": ["endpoint"]}] * 4
 
@@ -276,8 +276,8 @@ async def test_prompt_to_an_attached_endpoint_asks_once_per_session(era: Era, fa
 @run_async
 async def test_words_count_for_the_session_too(far: RemoteServer) -> None:
     async with connect_stdio() as client:
-        assert "confirm='hf/remote/far'" in await call_refused(client, "run_prompt", name="far", prompt="Hello")
-        await call_tool(client, "run_prompt", name="far", prompt="Hello", confirm="hf/remote/far")
+        assert "confirm='hf/remote/far'" in await call_refused(client, "hf_run_prompt", name="far", prompt="Hello")
+        await call_tool(client, "hf_run_prompt", name="far", prompt="Hello", confirm="hf/remote/far")
         await prompt_far(client)
     assert len(far.asked) == 2
 
@@ -304,12 +304,15 @@ async def test_annotations_say_what_each_tool_may_do() -> None:
     async with connect_stdio("--allow-delete") as client:
         hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     true = {
-        "read_only_hint": {"search_models", "get_model", "inspect_gguf", "get_downloads", "list_models", "status"},
-        "destructive_hint": {"control_download", "delete_model", "organise"},
-        "open_world_hint": {
-            "search_models", "get_model", "inspect_gguf", "download_model", "control_download", "run_prompt", "status",
+        "read_only_hint": {
+            "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status",
         },
-        "idempotent_hint": hints.keys() - {"run_prompt"},
+        "destructive_hint": {"hf_control_download", "hf_delete_model", "hf_edit_aliases"},
+        "open_world_hint": {
+            "hf_search_models", "hf_get_model", "hf_inspect_gguf",
+            "hf_download_model", "hf_control_download", "hf_run_prompt", "hf_status",
+        },
+        "idempotent_hint": hints.keys() - {"hf_run_prompt"},
     }  # fmt: skip
     for hint, names in true.items():
         assert {name for name, given in hints.items() if getattr(given, hint)} == names, hint

@@ -93,23 +93,23 @@ def check_answer(result: CallToolResult) -> None:
 async def test_every_answer_about_a_hostile_repo_is_clean_and_limited(era: Era) -> None:
     ref, everything = f"{REPO}:Q4_K_M", {"metadata": True, "tensors": True, "template": True}
     calls: list[tuple[str, dict[str, Any]]] = [
-        ("search_models", {"query": "hostile"}),
-        ("get_model", {"repo": REPO}),
-        ("get_model", {"repo": REPO, "card": True, "files": True}),
-        ("get_model", {"repo": f"{REPO}:nothing"}),
-        ("inspect_gguf", {"model": ref, **everything}),
-        ("download_model", {"ref": f"{REPO}:nothing"}),
-        ("download_model", {"ref": ref, "wait_seconds": 45}),
-        ("download_model", {"ref": f"{REPO}:{LABEL}1.gguf", "wait_seconds": 45}),
-        ("get_downloads", {"finished": True}),
-        ("get_downloads", {"id": 1}),
-        ("control_download", {"id": 1, "action": "retry"}),
-        ("list_models", {}),
-        ("verify_model", {"name": ref}),
-        ("run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
-        ("organise", {"name": ref, "add": ["hostile"]}),
-        ("status", {}),
-        ("delete_model", {"name": ref, "confirm": f"hf/{ref}"}),
+        ("hf_search_models", {"query": "hostile"}),
+        ("hf_get_model", {"repo": REPO}),
+        ("hf_get_model", {"repo": REPO, "card": True, "files": True}),
+        ("hf_get_model", {"repo": f"{REPO}:nothing"}),
+        ("hf_inspect_gguf", {"model": ref, **everything}),
+        ("hf_download_model", {"ref": f"{REPO}:nothing"}),
+        ("hf_download_model", {"ref": ref, "wait_seconds": 45}),
+        ("hf_download_model", {"ref": f"{REPO}:{LABEL}1.gguf", "wait_seconds": 45}),
+        ("hf_get_downloads", {"finished": True}),
+        ("hf_get_downloads", {"id": 1}),
+        ("hf_control_download", {"id": 1, "action": "retry"}),
+        ("hf_list_models", {}),
+        ("hf_verify_model", {"name": ref}),
+        ("hf_run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
+        ("hf_edit_aliases", {"name": ref, "add": ["hostile"]}),
+        ("hf_status", {}),
+        ("hf_delete_model", {"name": ref, "confirm": f"hf/{ref}"}),
     ]
     async with connect_stdio("--allow-delete", era=era) as client:
         for tool, arguments in calls:
@@ -122,8 +122,8 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited(era: Era) 
 async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
     async with connect_stdio() as client:
         for result in (
-            await client.call_tool("search_models", {"query": "hostile"}),
-            await client.call_tool("get_model", {"repo": REPO}),
+            await client.call_tool("hf_search_models", {"query": "hostile"}),
+            await client.call_tool("hf_get_model", {"repo": REPO}),
         ):
             found: Any = result.structured_content
             row = found.get("results", [found])[0]
@@ -136,7 +136,7 @@ async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
             assert found["next_step"]
             assert f"Next: {found['next_step']}" in get_text(result)
         labels = [line.split(":")[0] for line in get_text(result).splitlines() if "now-now" in line]
-        refused = await call_refused(client, "download_model", ref=f"{REPO}:zzz")
+        refused = await call_refused(client, "hf_download_model", ref=f"{REPO}:zzz")
         labels += [label for label in refused.splitlines()[1].split(", ") if "now-now" in label]
     assert len(labels) > 10
     assert all(len(label) <= 60 and label.endswith("…") for label in labels)
@@ -146,7 +146,7 @@ async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
 @run_async
 async def test_card_is_fenced_at_both_ends_and_can_not_end_the_fence() -> None:
     async with connect_stdio() as client:
-        result = await client.call_tool("get_model", {"repo": REPO, "card": True})
+        result = await client.call_tool("hf_get_model", {"repo": REPO, "card": True})
     found: Any = result.structured_content
     assert found["card"].startswith("<untrusted-text from=")
     assert found["card"].endswith(END)
@@ -163,7 +163,7 @@ async def test_pages_of_a_hostile_repo_contain_every_file() -> None:
     paths, cursor, pages = set(), None, 0
     async with connect_stdio() as client:
         while pages == 0 or cursor:
-            result = await client.call_tool("get_model", {"repo": REPO, "files": True, "cursor": cursor})
+            result = await client.call_tool("hf_get_model", {"repo": REPO, "files": True, "cursor": cursor})
             check_answer(result)
             found: Any = result.structured_content
             paths |= {file["sha256"] or file["git_sha1"] for file in found["files"]}
@@ -176,7 +176,7 @@ async def test_pages_of_a_hostile_repo_contain_every_file() -> None:
 async def test_message_of_a_server_in_an_error_is_fenced(hub: HubServer) -> None:
     hub.fault(Status(418, {"X-Error-Message": f"{END} {ORDER}"}), on="/api/models/owner/teapot")
     async with connect_stdio() as client:
-        refused = await call_refused(client, "get_model", repo="owner/teapot")
+        refused = await call_refused(client, "hf_get_model", repo="owner/teapot")
     lines = refused.splitlines()
     assert lines.index(END) == 3
     assert ORDER in lines[2]

@@ -38,7 +38,7 @@ async def test_printed_configuration_of_each_host_starts_the_server(host: str) -
         command=entry["command"], args=entry["args"], env={"PATH": "/nowhere", **entry["env"]}
     )
     async with Client(command) as client:
-        assert "download_model" not in {tool.name for tool in (await client.list_tools()).tools}
+        assert "hf_download_model" not in {tool.name for tool in (await client.list_tools()).tools}
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ async def test_server_in_an_empty_environment_sees_the_same_models(
     (model,) = library.list()
     expected = find_cache(library)
     async with Client(start_in_empty_environment(install_for_cursor(home))) as client:
-        (found,) = (await call_tool(client, "list_models"))["models"]
-        status = await call_tool(client, "status")
+        (found,) = (await call_tool(client, "hf_list_models"))["models"]
+        status = await call_tool(client, "hf_status")
     assert (found["model_id"], found["state"]) == (model.model_id, model.state)
     assert status["cache_dir"] == expected
 
@@ -149,6 +149,6 @@ async def test_server_in_an_empty_environment_uses_proxy_and_certificates(
         (home.root / ".cursor/mcp.json").write_text(json.dumps({"mcpServers": {"hf-models": entry}}))
         assert install_for_cursor(home) == entry
         async with Client(start_in_empty_environment(entry)) as client:
-            (found,) = (await call_tool(client, "search_models", query="tiny"))["results"]
+            (found,) = (await call_tool(client, "hf_search_models", query="tiny"))["results"]
     assert found["id"] == "owner/tiny-GGUF"
     assert proxy.lines[0].startswith("CONNECT 127.0.0.1:")

@@ -30,15 +30,15 @@ LOCAL = f"hf/{REPO}:Q4_K_M"
 SECRET = "hf_this_is_a_secret_token_0123456789"
 # Every argument that is a name, with the other arguments that its tool requires.
 NAMES: dict[tuple[str, str], dict[str, Any]] = {
-    ("get_model", "repo"): {},
-    ("get_model", "revision"): {"repo": REPO},
-    ("inspect_gguf", "model"): {},
-    ("download_model", "ref"): {},
-    ("download_model", "revision"): {"ref": REPO},
-    ("verify_model", "name"): {},
-    ("run_prompt", "name"): {"prompt": "Hello"},
-    ("delete_model", "name"): {},
-    ("organise", "name"): {"add": ["x"]},
+    ("hf_get_model", "repo"): {},
+    ("hf_get_model", "revision"): {"repo": REPO},
+    ("hf_inspect_gguf", "model"): {},
+    ("hf_download_model", "ref"): {},
+    ("hf_download_model", "revision"): {"ref": REPO},
+    ("hf_verify_model", "name"): {},
+    ("hf_run_prompt", "name"): {"prompt": "Hello"},
+    ("hf_delete_model", "name"): {},
+    ("hf_edit_aliases", "name"): {"add": ["x"]},
 }
 WRONG_NAMES = (
     "../../../../etc/passwd",
@@ -76,7 +76,7 @@ async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None
                 assert len(output) < 3000, (tool, wrong[:40])
                 for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):
                     assert leak not in output, (tool, argument, wrong[:40], output)
-        assert (await call_tool(client, "list_models"))["models"][0]["model_id"] == LOCAL
+        assert (await call_tool(client, "hf_list_models"))["models"][0]["model_id"] == LOCAL
     assert [model.model_id for model in Library().list()] == [model.model_id for model in models]
     assert Library().downloads(include_finished=True)[0].id == 1, "no name became a download"
 
@@ -91,37 +91,37 @@ async def test_relative_path_does_not_open_a_file_of_the_server(
     tiny_chat(folder / "private")
     monkeypatch.chdir(tmp_path)
     async with connect_stdio() as client:
-        assert "no public repo owner/private" in await call_refused(client, "inspect_gguf", model="owner/private")
+        assert "no public repo owner/private" in await call_refused(client, "hf_inspect_gguf", model="owner/private")
 
 
 @pytest.mark.parametrize("era", ERAS)
 @run_async
 async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: Era) -> None:
     wrong: list[tuple[str, dict[str, Any]]] = [
-        ("search_models", {"query": 5}),
-        ("search_models", {"query": "A" * 3_000_000}),
-        ("search_models", {"limit": 0}),
-        ("search_models", {"limit": 10**30}),
-        ("search_models", {"sort": "best"}),
-        ("search_models", {"min_params": "lots"}),
-        ("search_models", {"cursor": "YWZ0ZXI6LTU="}),
-        ("search_models", {"cursor": "\u0661"}),
-        ("get_model", {}),
-        ("get_model", {"repo": None}),
-        ("get_model", {"repo": ["owner/x"]}),
-        ("download_model", {"ref": "owner/x", "aliases": ["a"] * 1000}),
-        ("download_model", {"ref": "owner/x", "wait_seconds": 46}),
-        ("download_model", {"ref": "owner/x", "wait_seconds": -1}),
-        ("get_downloads", {"id": 0}),
-        ("get_downloads", {"id": 2**63}),
-        ("get_downloads", {"id": 77}),
-        ("get_downloads", {"id": "1; drop table downloads"}),
-        ("control_download", {"id": 1, "action": "explode"}),
-        ("control_download", {"id": 1, "action": "cancel"}),
-        ("run_prompt", {"name": "x", "prompt": ""}),
-        ("run_prompt", {"name": "x", "prompt": "y", "max_tokens": 10**9}),
-        ("run_prompt", {"name": "x", "prompt": "y", "temperature": "NaN"}),
-        ("organise", {"name": "x", "add": [{"nested": True}]}),
+        ("hf_search_models", {"query": 5}),
+        ("hf_search_models", {"query": "A" * 3_000_000}),
+        ("hf_search_models", {"limit": 0}),
+        ("hf_search_models", {"limit": 10**30}),
+        ("hf_search_models", {"sort": "best"}),
+        ("hf_search_models", {"min_params": "lots"}),
+        ("hf_search_models", {"cursor": "YWZ0ZXI6LTU="}),
+        ("hf_search_models", {"cursor": "\u0661"}),
+        ("hf_get_model", {}),
+        ("hf_get_model", {"repo": None}),
+        ("hf_get_model", {"repo": ["owner/x"]}),
+        ("hf_download_model", {"ref": "owner/x", "aliases": ["a"] * 1000}),
+        ("hf_download_model", {"ref": "owner/x", "wait_seconds": 46}),
+        ("hf_download_model", {"ref": "owner/x", "wait_seconds": -1}),
+        ("hf_get_downloads", {"id": 0}),
+        ("hf_get_downloads", {"id": 2**63}),
+        ("hf_get_downloads", {"id": 77}),
+        ("hf_get_downloads", {"id": "1; drop table downloads"}),
+        ("hf_control_download", {"id": 1, "action": "explode"}),
+        ("hf_control_download", {"id": 1, "action": "cancel"}),
+        ("hf_run_prompt", {"name": "x", "prompt": ""}),
+        ("hf_run_prompt", {"name": "x", "prompt": "y", "max_tokens": 10**9}),
+        ("hf_run_prompt", {"name": "x", "prompt": "y", "temperature": "NaN"}),
+        ("hf_edit_aliases", {"name": "x", "add": [{"nested": True}]}),
         ("no_such_tool", {}),
     ]
     async with connect_stdio(era=era) as client:
@@ -136,7 +136,7 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
             assert output.removeprefix(f"Error executing tool {tool}").strip(": \n"), (tool, "says nothing")
             assert len(output) < 3000
             assert "Traceback" not in output
-        assert (await call_tool(client, "get_downloads"))["downloads"] == []
+        assert (await call_tool(client, "hf_get_downloads"))["downloads"] == []
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -144,14 +144,14 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
 async def test_unknown_or_missing_argument_error_lists_the_arguments(era: Era) -> None:
     takes = "It accepts name (required), add, remove."
     async with connect_stdio(era=era) as client:
-        output = await call_refused(client, "organise", name="x", add_aliases=["y"])
-        assert output == f"organise: unknown argument 'add_aliases'. {takes}"
-        output = await call_refused(client, "organise", nam="x")
+        output = await call_refused(client, "hf_edit_aliases", name="x", add_aliases=["y"])
+        assert output == f"hf_edit_aliases: unknown argument 'add_aliases'. {takes}"
+        output = await call_refused(client, "hf_edit_aliases", nam="x")
         wrong = "missing argument 'name'; unknown argument 'nam'"
-        assert output == f"organise: {wrong}. Did you mean 'name'? {takes}"
-        output = await call_refused(client, "get_downloads", wait_seconds=46)
-        assert output == "get_downloads: wait_seconds: Input should be less than or equal to 45."
-        output = await call_refused(client, "status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
+        assert output == f"hf_edit_aliases: {wrong}. Did you mean 'name'? {takes}"
+        output = await call_refused(client, "hf_get_downloads", wait_seconds=46)
+        assert output == "hf_get_downloads: wait_seconds: Input should be less than or equal to 45."
+        output = await call_refused(client, "hf_status", **{f"\x1b[31m{number}" * 1000: 1 for number in range(100)})
         assert len(output) < 1000
         assert "\x1b" not in output
 
@@ -163,7 +163,7 @@ async def test_parallel_deletes_delete_once_and_the_others_report_it() -> None:
         results: list[bool] = []
 
         async def delete(client: Any) -> None:
-            result = await client.call_tool("delete_model", {"name": LOCAL, "confirm": LOCAL})
+            result = await client.call_tool("hf_delete_model", {"name": LOCAL, "confirm": LOCAL})
             results.append(not result.is_error)
             assert not result.is_error or "no local model" in get_text(result)
 
@@ -182,7 +182,7 @@ async def test_two_hosts_that_request_one_model_share_a_download(hub: HubServer)
     async with connect_stdio() as one, connect_stdio(era="legacy") as other:
 
         async def download(client: Any) -> None:
-            numbers.add((await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"])
+            numbers.add((await call_tool(client, "hf_download_model", ref=f"{REPO}:Q8_0"))["download"]["id"])
 
         async with anyio.create_task_group() as tasks:
             for client in (one, other, one, other):
@@ -191,13 +191,13 @@ async def test_two_hosts_that_request_one_model_share_a_download(hub: HubServer)
         (number,) = numbers
 
         async def cancel(client: Any) -> None:
-            result = await client.call_tool("control_download", {"id": number, "action": "cancel"})
+            result = await client.call_tool("hf_control_download", {"id": number, "action": "cancel"})
             assert not result.is_error, get_text(result)
 
         async with anyio.create_task_group() as tasks:
             for client in (one, other, one, other):
                 tasks.start_soon(cancel, client)
-        (row,) = (await call_tool(one, "get_downloads", id=number, wait_seconds=30))["downloads"]
+        (row,) = (await call_tool(one, "hf_get_downloads", id=number, wait_seconds=30))["downloads"]
     assert row["state"] == "cancelled"
 
 
@@ -215,13 +215,15 @@ async def test_abandoned_call_stops_the_wait_and_not_the_download(
             began.set()
 
         waiting = asyncio.create_task(
-            client.call_tool("download_model", {"ref": f"{REPO}:Q8_0", "wait_seconds": 45}, progress_callback=progress)
+            client.call_tool(
+                "hf_download_model", {"ref": f"{REPO}:Q8_0", "wait_seconds": 45}, progress_callback=progress
+            )
         )
         await began.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        (row,) = (await call_tool(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
+        (row,) = (await call_tool(client, "hf_get_downloads", id=1, wait_seconds=45))["downloads"]
     assert row["state"] == "done"
 
 
@@ -234,7 +236,7 @@ def test_killed_host_and_server_lose_nothing(hub: HubServer) -> None:
         "jsonrpc": "2.0",
         "id": 2,
         "method": "tools/call",
-        "params": {"name": "download_model", "arguments": arguments},
+        "params": {"name": "hf_download_model", "arguments": arguments},
     }
     with subprocess.Popen(
         [sys.executable, "-m", "llm_hf_mcp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -298,7 +300,7 @@ async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
 
     command = StdioServerParameters(command=sys.executable, args=["-c", NOISE], env=dict(os.environ))
     async with Client(stdio_client(command), mode=era, message_handler=hear) as client:
-        assert (await call_tool(client, "status"))["models"] == 0
+        assert (await call_tool(client, "hf_status"))["models"] == 0
     assert not [message for message in received if isinstance(message, Exception)]
 
 
@@ -314,16 +316,20 @@ async def test_token_and_environment_are_never_revealed(
     monkeypatch.setenv("UNRELATED_PASSWORD", "correct horse battery staple")
     reported: list[str] = []
     async with connect_stdio("--allow-delete", era=era) as client:
-        status = await client.call_tool("status", {})
+        status = await client.call_tool("hf_status", {})
         assert "token of ann" in get_text(status)
         reported.append(status.model_dump_json())
         for tool in (await client.list_tools()).tools:
             reported.append(tool.model_dump_json())
             assert "token" not in tool.input_schema["properties"]
-        for name, arguments in (("get_model", {"repo": REPO}), ("list_models", {}), ("get_model", {"repo": "a/b"})):
+        for name, arguments in (
+            ("hf_get_model", {"repo": REPO}),
+            ("hf_list_models", {}),
+            ("hf_get_model", {"repo": "a/b"}),
+        ):
             reported.append((await client.call_tool(name, arguments)).model_dump_json())
         pulled.revoke_token(SECRET)
-        reported.append((await client.call_tool("download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
+        reported.append((await client.call_tool("hf_download_model", {"ref": f"{REPO}:Q8_0"})).model_dump_json())
     reported.append((home.llm / "hf/agents.log").read_text("utf-8") if (home.llm / "hf/agents.log").exists() else "")
     for secret in (SECRET, "correct horse"):
         assert not [text for text in reported if secret in text]

@@ -42,15 +42,15 @@ async def test_agent_finds_pulls_and_deletes_a_model_over_http(era: Era) -> None
 
     with serve_http("--allow-delete") as server:
         async with connect_http(server, era, person) as client:
-            assert (await call_tool(client, "search_models", query="tiny"))["results"][0]["id"] == REPO
+            assert (await call_tool(client, "hf_search_models", query="tiny"))["results"][0]["id"] == REPO
             result = await client.call_tool(
-                "download_model", {"ref": REPO, "wait_seconds": 40}, progress_callback=progress
+                "hf_download_model", {"ref": REPO, "wait_seconds": 40}, progress_callback=progress
             )
             assert result.structured_content is not None
             assert result.structured_content["download"]["state"] == "done"
             assert reported == sorted(set(reported))
             assert reported
-            assert (await call_tool(client, "delete_model", name="tiny"))["done"]
+            assert (await call_tool(client, "hf_delete_model", name="tiny"))["done"]
     assert len(person.questions) == 1
     assert Library().list() == ()
 
@@ -176,8 +176,8 @@ async def test_question_of_one_worker_is_answered_at_another(monkeypatch: pytest
                 transport = streamable_http_client(url, http_client=http)
                 async with Client(transport, elicitation_callback=person.answer_question) as client:
                     for _ in range(4):
-                        assert (await call_tool(client, "list_models"))["models"]
-                    assert (await call_tool(client, "delete_model", name="tiny"))["done"]
+                        assert (await call_tool(client, "hf_list_models"))["models"]
+                    assert (await call_tool(client, "hf_delete_model", name="tiny"))["done"]
     assert len(person.questions) == 1
 
 
@@ -187,7 +187,7 @@ async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.Mon
     monkeypatch.setenv("LLM_HF_MCP_TOKEN", TOKEN)
     with serve_http("--allow-delete") as server:
         async with connect_http(server, "auto", User()) as client:
-            requested = await client.session.call_tool("delete_model", {"name": "tiny"}, allow_input_required=True)
+            requested = await client.session.call_tool("hf_delete_model", {"name": "tiny"}, allow_input_required=True)
             assert isinstance(requested, InputRequiredResult)
             assert requested.request_state
             (key,) = (requested.input_requests or {}).keys()
@@ -195,7 +195,7 @@ async def test_answer_without_a_question_deletes_nothing(monkeypatch: pytest.Mon
             for forged in ("", "v1.AAAA", requested.request_state[:-4] + "AAAA"):
                 try:
                     answered = await client.session.call_tool(
-                        "delete_model",
+                        "hf_delete_model",
                         {"name": "tiny"},
                         input_responses=agreed,
                         request_state=forged,
@@ -225,7 +225,7 @@ async def test_client_that_vanishes_during_a_call_breaks_nothing(
             )
             session = begun.headers["mcp-session-id"]
         body = json.dumps({"jsonrpc": "2.0", "id": 2, "method": "tools/call",
-                           "params": {"name": "download_model", "arguments": arguments}})  # fmt: skip
+                           "params": {"name": "hf_download_model", "arguments": arguments}})  # fmt: skip
         raw = await anyio.connect_tcp(str(address.hostname), address.port or 0)
         await raw.send(
             f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
@@ -235,6 +235,6 @@ async def test_client_that_vanishes_during_a_call_breaks_nothing(
         await anyio.to_thread.run_sync(hub.wait_until, lambda: hub.sent(Q8) > BIG_BYTES // 2)
         await raw.aclose()
         async with connect_http(server, "auto") as client:
-            (row,) = (await call_tool(client, "get_downloads", id=1, wait_seconds=45))["downloads"]
+            (row,) = (await call_tool(client, "hf_get_downloads", id=1, wait_seconds=45))["downloads"]
             assert row["state"] == "done"
-            assert len((await call_tool(client, "list_models"))["models"]) == 1
+            assert len((await call_tool(client, "hf_list_models"))["models"]) == 1

@@ -27,7 +27,7 @@ hub = mcp_hub.hub
 CLIENT = "llm-mcp-client==0.1a0"
 ASSISTANT = "owner/assistant-GGUF"
 ARGUMENTS = {"ref": f"{REPO}:Q4_K_M", "aliases": ["brought"], "wait_seconds": 45}
-TOOL_CALL = f"<tool_call>\n{json.dumps({'name': 'download_model', 'arguments': ARGUMENTS})}\n</tool_call>"
+TOOL_CALL = f"<tool_call>\n{json.dumps({'name': 'hf_download_model', 'arguments': ARGUMENTS})}\n</tool_call>"
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(600)]
 
@@ -70,7 +70,7 @@ def test_local_model_downloads_another_through_llm(
         )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "It is here."
-    assert "Tool call: download_model" in done.stderr
+    assert "Tool call: hf_download_model" in done.stderr
     brought = Library().show("brought")
     assert (brought.repo, brought.quant, brought.state) == (REPO, "Q4_K_M", "ready")
     (line,) = map(json.loads, (home.llm / "hf/agents.log").read_text("utf-8").splitlines())

@@ -21,8 +21,8 @@ async def test_agents_can_not_use_names_of_other_plugins(gguf: Path) -> None:
     Library().import_file(gguf)
     async with connect_stdio() as client:
         for tool, words in (
-            ("organise", {"name": "walrus", "add": [THEIRS]}),
-            ("download_model", {"ref": REPO, "aliases": [THEIRS]}),
+            ("hf_edit_aliases", {"name": "walrus", "add": [THEIRS]}),
+            ("hf_download_model", {"ref": REPO, "aliases": [THEIRS]}),
         ):
             assert OWNER in await call_refused(client, tool, **words)
-        assert "seal" in (await call_tool(client, "organise", name="walrus", add=["seal"]))["aliases"]
+        assert "seal" in (await call_tool(client, "hf_edit_aliases", name="walrus", add=["seal"]))["aliases"]

@@ -59,7 +59,7 @@ async def test_download_with_consent_is_planned_and_decided_once(era: Era, calls
     person = User()
     async with Client(server.build_server(), mode=era, elicitation_callback=person.answer_question) as client:
         calls.clear()
-        await call_tool(client, "download_model", ref=f"{REPO}:Q8_0", wait_seconds=45)
+        await call_tool(client, "hf_download_model", ref=f"{REPO}:Q8_0", wait_seconds=45)
     assert len(person.questions) == 1
     # Since 2026-07-28, the client sends the call again with the answer.
     assert calls == expect(1 if era == "legacy" else 2, "plan")
@@ -72,7 +72,7 @@ async def test_deletion_with_consent_is_planned_and_decided_once(era: Era, calls
     person = User()
     async with Client(server.build_server(), mode=era, elicitation_callback=person.answer_question) as client:
         calls.clear()
-        assert (await call_tool(client, "delete_model", name="tiny"))["done"]
+        assert (await call_tool(client, "hf_delete_model", name="tiny"))["done"]
     assert len(person.questions) == 1
     assert calls == expect(1 if era == "legacy" else 2, "plan_removal")
 
@@ -82,9 +82,9 @@ async def test_prompt_is_decided_once(calls: Counter[str], tmp_path: Path) -> No
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
     async with Client(server.build_server()) as client:
         calls.clear()
-        assert "never verified" in await call_refused(client, "run_prompt", name="mine", prompt="Hello")
+        assert "never verified" in await call_refused(client, "hf_run_prompt", name="mine", prompt="Hello")
         assert calls == expect(1)
         calls.clear()
         name = Library().show("mine").model_id
-        done = await call_tool(client, "run_prompt", name="mine", prompt="Hello", confirm=name)
+        done = await call_tool(client, "hf_run_prompt", name="mine", prompt="Hello", confirm=name)
         assert (done["text"], calls) == (ANSWER, expect(1))

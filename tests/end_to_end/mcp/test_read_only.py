@@ -29,16 +29,16 @@ from tests.support.waiting import wait_until
 hub = mcp_hub.hub
 
 READ: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("status", {}),
-    ("list_models", {}),
-    ("get_downloads", {}),
-    ("get_downloads", {"finished": True}),
-    ("get_downloads", {"id": 1, "wait_seconds": 2}),
-    ("search_models", {"query": "tiny"}),
-    ("get_model", {"repo": REPO, "card": True, "files": True}),
-    ("inspect_gguf", {"model": f"{REPO}:Q4_K_M"}),
+    ("hf_status", {}),
+    ("hf_list_models", {}),
+    ("hf_get_downloads", {}),
+    ("hf_get_downloads", {"finished": True}),
+    ("hf_get_downloads", {"id": 1, "wait_seconds": 2}),
+    ("hf_search_models", {"query": "tiny"}),
+    ("hf_get_model", {"repo": REPO, "card": True, "files": True}),
+    ("hf_inspect_gguf", {"model": f"{REPO}:Q4_K_M"}),
 )
-WRITING = {spec.function.__name__ for spec in server.TOOLS if spec.writes}
+WRITING = {spec.name for spec in server.TOOLS if spec.writes}
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -94,7 +94,7 @@ async def test_reading_changes_no_file_and_starts_no_worker(
     sent = hub.count(Q8, side="storage")
     async with connect_stdio("--read-only", era=era) as client:
         await read_everything(client)
-        (row,) = (await call_tool(client, "get_downloads", id=number))["downloads"]
+        (row,) = (await call_tool(client, "hf_get_downloads", id=number))["downloads"]
         assert (row["state"], row["error"]) == ("queued", "its process ended"), "it shows the state without storing it"
     assert [snapshot(folder) for folder in folders] == before
     assert not worker.is_running()
@@ -108,7 +108,7 @@ async def test_reading_creates_no_library(home: Home) -> None:
     before = snapshot(home.llm)
     async with connect_stdio("--read-only") as client:
         await read_everything(client)
-        assert (await call_tool(client, "list_models"))["models"] == []
+        assert (await call_tool(client, "hf_list_models"))["models"] == []
     assert snapshot(home.llm) == before
     assert not (home.llm / "hf").exists()
 
@@ -138,13 +138,13 @@ async def test_texts_name_only_tools_that_are_offered(flags: tuple[str, ...], hu
             arguments = {argument.name: "x" for argument in prompt.arguments or ()}
             texts += [prompt.model_dump_json(), (await client.get_prompt(prompt.name, arguments)).model_dump_json()]
         texts += await read_everything(client)
-        texts.append(await call_refused(client, "inspect_gguf", model="none"))
-        texts.append(await call_refused(client, "get_model", repo="owner/none"))
-        texts.append(await call_refused(client, "get_downloads", id=99))
-        texts.append(get_text(await client.call_tool("list_models", {"name": "zzz"})))
+        texts.append(await call_refused(client, "hf_inspect_gguf", model="none"))
+        texts.append(await call_refused(client, "hf_get_model", repo="owner/none"))
+        texts.append(await call_refused(client, "hf_get_downloads", id=99))
+        texts.append(get_text(await client.call_tool("hf_list_models", {"name": "zzz"})))
     hidden = WRITING - {tool.name for tool in listed}
-    assert hidden == (WRITING if flags else {"delete_model"})
+    assert hidden == (WRITING if flags else {"hf_delete_model"})
     named = re.compile("|".join(rf"\b{name}\b" for name in hidden))
     assert [text for text in texts if named.search(text)] == []
     assert ("This server only reads." in texts[0]) == bool(flags)
-    assert "Call list_models first" in texts[0]
+    assert "Call hf_list_models first" in texts[0]

@@ -99,7 +99,7 @@ async def test_invalid_address_gives_a_clear_error(uri: str) -> None:
             await client.read_resource(uri)
         assert "root:" not in str(refused.value)
         assert "Error reading resource" not in str(refused.value)
-        await call_tool(client, "list_models")
+        await call_tool(client, "hf_list_models")
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -194,7 +194,7 @@ def stalling_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 @run_async
 async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling_hub: HubServer) -> None:
     async with connect_stdio() as client:
-        number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
+        number = (await call_tool(client, "hf_download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         uri = f"hf://downloads/{number}"
         async with client.listen(resource_subscriptions=[uri]) as received:
             with anyio.fail_after(60):
@@ -202,12 +202,12 @@ async def test_stall_is_shown_to_a_listener_and_by_get_downloads(stalling_hub: H
                     kinds = [note["kind"] for note in json.loads(await read(client, uri))["log"]]
                     if "stalled" in kinds:
                         break
-        result = await client.call_tool("get_downloads", {"id": number})
+        result = await client.call_tool("hf_get_downloads", {"id": number})
         assert result.structured_content is not None
         assert "stalled" in [note["kind"] for note in result.structured_content["log"]]
         assert " ago it " in get_text(result)
         stalling_hub.clear()
-        await call_tool(client, "control_download", id=number, action="cancel")
+        await call_tool(client, "hf_control_download", id=number, action="cancel")
 
 
 @pytest.mark.filterwarnings("ignore::mcp.MCPDeprecationWarning")
@@ -228,14 +228,14 @@ async def test_host_of_the_older_protocol_can_get_download_events_as_logs(stalli
 
     async with connect_stdio(era="legacy", logging_callback=log) as client:
         await client.session.set_logging_level("notice")
-        number = (await call_tool(client, "download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
+        number = (await call_tool(client, "hf_download_model", ref=f"{REPO}:Q8_0"))["download"]["id"]
         await until("warning", "stalled")
         stalling_hub.clear()
         await until("notice", f"Download {number} ({REPO}:Q8_0) is done")
         assert {level for level, _ in reported} <= {"notice", "warning", "error"}, "nothing below what was asked for"
         reported.clear()
         await client.session.set_logging_level("emergency")
-        await call_tool(client, "download_model", ref=REPO, wait_seconds=45)
+        await call_tool(client, "hf_download_model", ref=REPO, wait_seconds=45)
     assert not reported
 
 

@@ -112,7 +112,7 @@ def test_invalid_line_before_the_handshake_is_answered(session: RawSession) -> N
 def test_worker_that_was_killed_is_no_zombie(hub: HubServer, session: RawSession) -> None:
     hub.fault(Stall(after=BIG_BYTES // 2), on=Q8, side="storage", times=None)
     session.ask("initialize", PARAMS)
-    session.ask("tools/call", {"name": "download_model", "arguments": {"ref": f"{REPO}:Q8_0"}})
+    session.ask("tools/call", {"name": "hf_download_model", "arguments": {"ref": f"{REPO}:Q8_0"}})
     hub.wait_until(lambda: hub.sent(Q8, side="storage") >= BIG_BYTES // 2)
     (worker,) = psutil.Process(session.pid).children()
     worker.kill()
