@@ -99,7 +99,7 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         gone = await tool("delete_model", name=LOCAL, confirm=LOCAL)
         assert gone == to_json(replace(removal, done=True))
         row = Library().enqueue(REPO)
-        await tool("control_download", id=row.id, action="cancel")
+        await tool("control_download", id=row.id, action="cancel", confirm=f"cancel {row.id}")
         await tool("get_downloads", id=row.id, wait_seconds=45)  # until the process that carries it out has noticed
         cancelled = await tool("control_download", id=row.id, action="cancel")
         (printed,) = [each for each in await run_command("downloads", "--all") if each["id"] == row.id]
