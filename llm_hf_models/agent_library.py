@@ -11,7 +11,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, wraps
@@ -21,11 +21,20 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec
 from llm_hf_models import paths, policy
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
+from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.service import Library, ignore_event
 from llm_hf_models.settings import Settings
+from llm_hf_models.system.private_files import make_private_folder, open_private
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.types import ConsentRequest
+from llm_hf_models.types import (
+    Consent,
+    ConsentRequest,
+    DownloadChange,
+    DownloadClearance,
+    DownloadVerb,
+    EngineStop,
+)
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
@@ -44,7 +53,9 @@ def log_path() -> Path:
     """Return the path of the log of changes that agents made or attempted.
 
     Each line is a JSON object with the time (`at`), agent (`who`), action (`what`), target (`about`) and `outcome`.
-    After an error, `why` has its message. `agreed` lists the actions that a person agreed to.
+    After an error, `why` has its message. If the change needed consent, the actions are listed under the way in which
+    consent was given: `agreed` (a person agreed in a form of the host), `confirmed_in_words` (the agent confirmed with
+    the exact name, because the host can show no form) or `preapproved` (by the setting agent_yes_to).
     """
     return paths.data_dir() / "agents.log"
 
@@ -52,26 +63,34 @@ def log_path() -> Path:
 def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, PullPlan):
         return subject.ref
-    return subject.model_id if subject else None
+    return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
 
 
 @dataclass(frozen=True)
 class PreparedChange(Generic[S]):
-    """A change that the policy allows, if a person agrees to the requests.
+    """A change that the policy allows, if consent to the requests is given.
 
     Attributes:
         action: A verb for the log, such as `download`.
         target: The model or file that the change affects.
         subject: The plan of the change, or the model to prompt.
-        requests: The requests that a person must agree to first.
-        agreed: A person agreed to the requests.
+        requests: The requests that need consent first.
+        preapproved: The requests that the setting agent_yes_to allows.
+        consent: How consent to the requests was given; None if it was not given.
     """
 
     action: str
     target: str
     subject: S
     requests: tuple[ConsentRequest, ...]
-    agreed: bool = False
+    preapproved: tuple[ConsentRequest, ...] = ()
+    consent: Consent | None = None
+
+    def list_consents(self) -> dict[str, list[str]]:
+        """Return the actions that needed consent, by the way in which it was given, for the log."""
+        given = {"agreed" if self.consent == "person" else "confirmed_in_words": self.requests}
+        given["preapproved"] = self.preapproved
+        return {way: sorted(request.action for request in requests) for way, requests in given.items() if requests}
 
 
 def _limit(
@@ -102,7 +121,7 @@ class AgentLibrary(Library):
 
         change = library.prepare_removal(name)
         # Ask a person to agree to change.requests.
-        library.remove(replace(change, agreed=True))
+        library.remove(replace(change, consent="person"))
 
     Args:
         agent: The name of the agent in the log.
@@ -111,7 +130,7 @@ class AgentLibrary(Library):
 
     def __init__(self, agent: str, *, requested_by: str = "mcp") -> None:
         super().__init__(requested_by=requested_by)
-        self._context = replace(self._context, accepts_paths=False)
+        self._context = replace(self._context, is_agent=True)
         self._agent = agent
 
     @cached_property
@@ -126,15 +145,15 @@ class AgentLibrary(Library):
     # Changes with a plan
 
     def prepare_download(self, ref: str | PullPlan, options: PullOptions | None = None) -> PreparedChange[PullPlan]:
-        """Plan a pull of `ref`, and return it with the requests that a person must agree to first."""
+        """Plan a pull of `ref`, and return it with the requests that need consent first."""
         return self._prepare_pull("download", ref, options)
 
     def prepare_removal(self, name: str) -> PreparedChange[Removal]:
-        """Plan the removal of a model, and return it with the requests that a person must agree to first."""
+        """Plan the removal of a model, and return it with the requests that need consent first."""
         return self._prepare("delete", name, partial(self.plan_removal, name))
 
     def prepare_prompt(self, name: str) -> PreparedChange[LocalModelView]:
-        """Find a model, and return it with the requests that a person must agree to before a prompt."""
+        """Find a model, and return it with the requests that need consent before a prompt."""
         return self._prepare("prompt", name, partial(self.show, name))
 
     def pull(
@@ -200,17 +219,64 @@ class AgentLibrary(Library):
 
         return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
 
+    # Changes that stop or discard something
+
+    def prepare_control(self, verb: DownloadVerb, download_id: int) -> PreparedChange[DownloadChange]:
+        """Find a download to pause, resume, cancel or retry, and return it with the requests that need consent."""
+        return self._prepare(verb, str(download_id), partial(self._find_download, verb, download_id))
+
+    def _find_download(self, verb: DownloadVerb, download_id: int) -> DownloadChange:
+        from llm_hf_models.downloads import queue as downloads_queue
+
+        return DownloadChange(
+            verb, self.get_download(download_id), downloads_queue.read_plan(self._context, download_id)
+        )
+
+    def control(self, change: PreparedChange[DownloadChange]) -> DownloadView:
+        """Pause, resume, cancel or retry a download, as `prepare_control` has prepared it."""
+        verbs = {"pause": super().pause, "resume": super().resume, "cancel": super().cancel, "retry": super().retry}
+        return self._change(change, lambda subject: verbs[subject.verb](subject.download.id))
+
+    def pause(self, download_id: int) -> DownloadView:
+        """Pause a download, as `Library.pause` does."""
+        return self.control(self.prepare_control("pause", download_id))
+
+    def resume(self, download_id: int) -> DownloadView:
+        """Continue a paused download, as `Library.resume` does."""
+        return self.control(self.prepare_control("resume", download_id))
+
+    def cancel(self, download_id: int) -> DownloadView:
+        """Cancel a download, as `Library.cancel` does."""
+        return self.control(self.prepare_control("cancel", download_id))
+
+    def retry(self, download_id: int) -> DownloadView:
+        """Try a download again, as `Library.retry` does."""
+        return self.control(self.prepare_control("retry", download_id))
+
+    def clear_downloads(self) -> int:
+        """Remove the records of finished downloads, as `Library.clear_downloads` does."""
+        clear = super().clear_downloads
+        return self._change(self._prepare("clear downloads", "", self._find_finished), lambda _: clear())
+
+    def _find_finished(self) -> DownloadClearance:
+        rows = self.downloads(include_finished=True, limit=-1)
+        return DownloadClearance(tuple(row for row in rows if row.state in FINISHED_STATES))
+
+    def stop_engines(self, name: str | None = None) -> int:
+        """Stop engines, as `Library.stop_engines` does."""
+        stop = super().stop_engines
+        change = self._prepare("stop engines", name or "all", partial(self._find_engines, name))
+        return self._change(change, lambda _: stop(name))
+
+    def _find_engines(self, name: str | None) -> EngineStop:
+        model_id = self.show(name).model_id if name is not None else None
+        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.model_id)))
+
     # Other changes
 
     test = _limit(Library.test, "test", "{name}")
-    pause = _limit(Library.pause, "pause", "{download_id}")
-    resume = _limit(Library.resume, "resume", "{download_id}")
-    cancel = _limit(Library.cancel, "cancel", "{download_id}")
-    retry = _limit(Library.retry, "retry", "{download_id}")
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
-    clear_downloads = _limit(Library.clear_downloads, "clear downloads")
     verify = _limit(Library.verify, "verify", "{name}")
-    remove_alias = _limit(Library.remove_alias, "remove alias", "{alias}")
     import_file = _limit(Library.import_file, "import", "{file}")
     gc = _limit(Library.gc, "gc")
     set_options = _limit(Library.set_options, "set options", "{name}")
@@ -221,11 +287,19 @@ class AgentLibrary(Library):
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""
-        return self._change_directly("alias", " ".join((name, *aliases)), partial(super().add_alias, name, *aliases))
+        return self.change_aliases(name, add=aliases)
 
-    def stop_engines(self, name: str | None = None) -> int:
-        """Stop engines, as `Library.stop_engines` does."""
-        return self._change_directly("stop engines", name or "all", partial(super().stop_engines, name))
+    def remove_alias(self, *aliases: str) -> None:
+        """Remove aliases, as `Library.remove_alias` does."""
+        return self._change_directly("remove alias", " ".join(aliases), partial(super().remove_alias, *aliases))
+
+    def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
+        """Remove and add aliases, as `Library.change_aliases` does."""
+        action, target = "alias", " ".join((name, *add))
+        if remove:
+            old = " ".join(remove)
+            action, target = ("change aliases", f"{target} instead of {old}") if add else ("remove alias", old)
+        return self._change_directly(action, target, partial(super().change_aliases, name, add=add, remove=remove))
 
     # The policy and the log
 
@@ -245,20 +319,21 @@ class AgentLibrary(Library):
         target = _name(subject) or target
         with self.log_failure(action, target):
             requests = policy.review(self._context, self._limits, subject)
-        return PreparedChange(action, target, subject, requests)
+        preapproved = tuple(request for request in requests if policy.is_preapproved(self._limits, request))
+        needed = tuple(request for request in requests if request not in preapproved)
+        return PreparedChange(action, target, subject, needed, preapproved)
 
     def _change(self, change: PreparedChange[S], run: Callable[[S], R]) -> R:
         """Carry out a prepared change, and log its outcome."""
         with self.log_failure(change.action, change.target):
-            if change.requests and not change.agreed:
+            if change.requests and not change.consent:
                 raise ConsentError(
                     "A person must agree to this first",
                     cause=" ".join(request.text for request in change.requests),
                     hint=f"After they agree, confirm with the exact name: {change.requests[0].target}",
                 )
             result = run(change.subject)
-        agreed = {"agreed": sorted(request.action for request in change.requests)} if change.requests else {}
-        self._append_to_log(change.action, change.target, {"outcome": "done", **agreed})
+        self._append_to_log(change.action, change.target, {"outcome": "done", **change.list_consents()})
         return result
 
     def _change_directly(self, action: str, target: str, run: Callable[[], R]) -> R:
@@ -284,11 +359,11 @@ class AgentLibrary(Library):
         line = {"at": round(time.time(), 3), "who": self._agent, "what": action, "about": clean_text(target, 300)}
         path = log_path()
         with suppress(OSError):  # the action is done, so a failure to log it is ignored
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
                 path.replace(path.with_suffix(".log.1"))
             # Several processes append to the log, so each line is written in one call.
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 os.write(descriptor, (json.dumps({**line, **outcome}) + "\n").encode())
             finally:

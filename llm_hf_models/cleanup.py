@@ -31,9 +31,12 @@ from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.inference import engine_folder, running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES
+from llm_hf_models.system import verified_files
 from llm_hf_models.system.disk import count_bytes_on_disk
 from llm_hf_models.system.ownership import is_owned
 from llm_hf_models.types import Cleanup
+
+INTERRUPTED = "writing it was interrupted"
 
 
 def plan_cleanup(context: Context) -> Cleanup:
@@ -79,7 +82,7 @@ def _find_leftovers(context: Context, db: Database, rows: SortedRows) -> Iterato
     cache, keep_seconds = context.cache_dir(), context.settings().orphan_seconds
     for folder in _find_work_folders(cache, rows):
         yield from _find_partials(folder, rows, keep_seconds)
-        yield from _select_old("note", folder.glob("*.tmp"), keep_seconds, "writing it was interrupted")
+        yield from _select_old("note", folder.glob("*.tmp"), keep_seconds, INTERRUPTED)
     yield from _find_old_notes(cache, keep_seconds)
     yield from _find_broken_refs(cache)
     yield from _find_incompletes(cache, keep_seconds)
@@ -119,12 +122,12 @@ def _find_partials(folder: Path, rows: SortedRows, keep_seconds: float) -> Itera
 
 
 def _find_old_notes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
-    """Yield the verification marks of blobs that no longer exist."""
-    blobs = {path.name for path in cache.glob("models--*/blobs/*")}
-    notes = cache_layout.cache_work_folder(cache).glob("*.checked")
-    yield from _select_old(
-        "note", (note for note in notes if note.stem not in blobs), keep_seconds, "its file was removed"
-    )
+    """Yield the notes about verified files that were removed or modified since, and those of earlier versions."""
+    unused = cache_layout.cache_work_folder(cache).glob("*.checked")
+    yield from _select_old("note", unused, 0, "an earlier version wrote it")
+    outdated = verified_files.find_outdated_notes()
+    yield from _select_old("note", outdated, keep_seconds, "its file was removed or modified")
+    yield from _select_old("note", verified_files.notes_folder().glob("*.tmp"), keep_seconds, INTERRUPTED)
 
 
 def _find_broken_refs(cache: Path) -> Iterator[Leftover]:

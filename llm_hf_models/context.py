@@ -29,7 +29,7 @@ class Context:
         notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
         planned_cache: The cache of a download that was planned in another environment; None for this environment's.
         planned_endpoint: The Hub of such a download.
-        accepts_paths: False if the caller may name models and repos, but no files on this machine.
+        is_agent: Whether the caller is an agent, which may name models and repos, but no files on this machine.
     """
 
     requested_by: str = "python"
@@ -37,7 +37,7 @@ class Context:
     notify: Callable[[str], None] | None = None
     planned_cache: Path | None = None
     planned_endpoint: str | None = None
-    accepts_paths: bool = True
+    is_agent: bool = False
 
     def settings(self) -> Settings:
         """Return the current settings."""
@@ -51,15 +51,20 @@ class Context:
         """Return the log file for the output of a download's command, or None for standard error."""
         return None
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Return True if the caller may only read: it works on a copy of the library, and starts no process."""
+        return self.is_agent and self.settings().agent_read_only
+
     def open_database(self) -> Database:
         """Open the library. The result is a context manager."""
         from llm_hf_models.library.database import Database
 
-        return Database(paths.library_path())
+        return Database(paths.library_path(), in_memory=self.changes_nothing)
 
     def open_downloads(self) -> DownloadTables:
         """Open only the tables of downloads, which is faster to import."""
-        return DownloadTables(paths.library_path())
+        return DownloadTables(paths.library_path(), in_memory=self.changes_nothing)
 
     def cache_dir(self) -> Path:
         """Return the folder of the Hugging Face cache."""

@@ -1,4 +1,4 @@
-"""Define the limits of agents: the changes that are refused, and those that a person must agree to first.
+"""Define the limits of agents: the changes that are refused, and those that need consent.
 
 The `agent_…` settings define these limits. `agent_library.py` applies them.
 """
@@ -12,12 +12,15 @@ from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import PolicyError
+from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.units import format_size
-from llm_hf_models.types import ConsentRequest
+from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
-Subject = PullPlan | Removal | LocalModelView | None  # the plan of a change, or the model to prompt
+# The plan of a change, or the model to prompt.
+Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+_STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
 
 
 def find_prohibition(limits: Settings, action: str) -> PolicyError | None:
@@ -38,25 +41,27 @@ def find_prohibition(limits: Settings, action: str) -> PolicyError | None:
 
 
 def review(context: Context, limits: Settings, subject: Subject) -> tuple[ConsentRequest, ...]:
-    """Return the requests that a person must agree to before an agent may pull, remove or prompt the subject.
-
-    Actions in the setting agent_yes_to are left out.
+    """Return the requests that need consent before an agent may make a change.
 
     Raises:
         PolicyError: With this pull, the library would exceed its limit.
     """
     if isinstance(subject, PullPlan):
         _refuse_to_overfill(context, limits, subject)
-        requests = list(_request_pull_consent(context, limits, subject))
-    elif isinstance(subject, Removal):
+        return tuple(_request_pull_consent(context, limits, subject))
+    if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
-        requests = [ConsentRequest("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?")]
-    elif isinstance(subject, LocalModelView):
-        requests = list(_request_run_consent(subject))
-    else:
-        return ()
-    preapproved = settings.split_list(limits.agent_yes_to)
-    return tuple(request for request in requests if request.action not in preapproved)
+        return (ConsentRequest("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?"),)
+    if isinstance(subject, LocalModelView):
+        return tuple(_request_run_consent(subject))
+    if isinstance(subject, DownloadChange):
+        return tuple(_request_control_consent(context, limits, subject))
+    return tuple(_request_interruption_consent(subject)) if subject else ()
+
+
+def is_preapproved(limits: Settings, request: ConsentRequest) -> bool:
+    """Return whether the setting agent_yes_to allows an action without consent."""
+    return request.action in settings.split_list(limits.agent_yes_to)
 
 
 def _refuse_to_overfill(context: Context, limits: Settings, plan: PullPlan) -> None:
@@ -85,9 +90,40 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
 
 
 def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:
-    if model.state == "unverified":
+    # The prompt itself verifies or refuses a file that has changed since its digest matched.
+    digest = next((check.result for check in model.checks if check.kind == "digest"), None)  # the newest is first
+    if model.state == "unverified" and digest != "matches":
         text = f"Run {model.model_id}, whose files were never verified against a digest?"
         yield ConsentRequest("unverified", model.model_id, text)
+    if model.endpoint:
+        key = model.key_name or model.key_env
+        with_key = f" with your API key {key}" if key else ""
+        yield ConsentRequest("endpoint", model.model_id, f"Prompt {model.model_id} on {model.endpoint}{with_key}?")
+
+
+def _request_control_consent(context: Context, limits: Settings, change: DownloadChange) -> Iterator[ConsentRequest]:
+    """Request consent to stop a download that a person started. Continuing one needs the consent that starting needs.
+
+    The text must not contain progress: the host sends the call again with the answer, which is for this exact text.
+    """
+    download = change.download
+    if change.verb in ("resume", "retry"):
+        yield from review(context, limits, change.plan)
+    elif download.requested_by != AGENT and download.state in UNFINISHED_STATES:
+        what = f"{change.verb.capitalize()} download {download.id} of {download.ref}"
+        lost = " Its downloaded data is discarded." if change.verb == "cancel" else ""
+        starter = _STARTERS.get(download.requested_by, "a person started")
+        text = f"{what} ({format_size(download.total_bytes)}), which {starter}?{lost}"
+        yield ConsentRequest("interrupt", f"{change.verb} {download.id}", text)
+
+
+def _request_interruption_consent(change: DownloadClearance | EngineStop) -> Iterator[ConsentRequest]:
+    if isinstance(change, EngineStop):
+        if names := ", ".join(sorted({engine.model_id for engine in change.engines})):
+            yield ConsentRequest("interrupt", "stop engines", f"Stop the engines of {names}, which may be in use?")
+    elif count := sum(row.requested_by != AGENT for row in change.downloads):
+        text = f"Remove the records of {count} downloads that a person started?"
+        yield ConsentRequest("interrupt", "clear downloads", text)
 
 
 def limit_prompt_tokens(limits: Settings, options: Mapping[str, Any]) -> dict[str, Any]:

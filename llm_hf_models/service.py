@@ -315,22 +315,29 @@ class Library:
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases to a local model: all of them, or none if one is taken."""
+        return Library.change_aliases(self, name, add=aliases)
+
+    def remove_alias(self, *aliases: str) -> None:
+        """Remove aliases: all of them, or none if one does not exist."""
+        with self._context.open_database() as db, db.transaction():
+            for alias in dict.fromkeys(aliases):
+                db.remove_alias(alias)
+
+    def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
+        """Remove aliases, and add others to a local model: all of the changes are made, or none if one fails."""
         from llm_hf_models.hub import refs
         from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
 
         with self._context.open_database() as db:
             model = db.find_model(name)
-            models_names.refuse_taken_names(map(refs.parse_alias, aliases), model.facts.kind)
+            models_names.refuse_taken_names(map(refs.parse_alias, add), model.facts.kind)
             with db.transaction():
-                for alias in aliases:
+                for alias in dict.fromkeys(remove):
+                    db.remove_alias(alias)
+                for alias in add:
                     db.add_alias(alias, model.model_id)
             return local_models.make_view(db.get_model(model.model_id))
-
-    def remove_alias(self, alias: str) -> None:
-        """Remove an alias."""
-        with self._context.open_database() as db:
-            db.remove_alias(alias)
 
     def import_file(
         self,

@@ -7,7 +7,6 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,8 +19,10 @@ from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
-Action = Literal["delete", "large", "token", "unverified"]  # agents need a person's consent for these
-ACTIONS: tuple[Action, ...] = ("delete", "large", "token", "unverified")
+# Agents need a person's consent for these actions. `interrupt` stops or discards work that a person started, and
+# `endpoint` prompts a model on another server, usually with a person's API key.
+Action = Literal["delete", "large", "token", "unverified", "interrupt", "endpoint"]
+ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
 def settings_path() -> Path:
@@ -165,7 +166,7 @@ class Settings(BaseModel):
         1024, ge=0, description="Maximum number of tokens in a response to an agent's prompt; 0 means no limit."
     )
     agent_yes_to: str = Field(
-        "", description="Actions that agents may take without consent: any of delete, large, token, unverified."
+        "", description=f"Actions that agents may take without consent: any of {', '.join(ACTIONS)}."
     )
 
     @field_validator("agent_yes_to")
@@ -346,15 +347,12 @@ def store(key: str, value: object | None) -> None:
 def _write(stored: Mapping[str, Any]) -> None:
     import tomli_w
 
+    from llm_hf_models.system.private_files import write_private_file  # imported late: llm's hooks load this module
+
     path = settings_path()
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(tomli_w.dumps(stored), encoding="utf-8")
-        partial.replace(path)
+        write_private_file(path, tomli_w.dumps(stored).encode())
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise NotWritableError(f"Can't write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
 
 

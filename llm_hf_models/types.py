@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from llm_hf_models.downloads.types import Leftover
+from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.types import DownloadView, Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
 from llm_hf_models.system.machine import MachineMemory
+
+# How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
+# with its exact name, because the host can show no form. Whether a person agreed to the latter is not known.
+Consent = Literal["person", "words"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,32 @@ class Cleanup:
     cached_responses: int  # old responses of the Hub
     freed_bytes: int
     done: bool = False
+
+
+DownloadVerb = Literal["pause", "resume", "cancel", "retry"]
+
+
+@dataclass(frozen=True)
+class DownloadChange:
+    """A change of a download. `plan` is None if this version can't read it."""
+
+    verb: DownloadVerb
+    download: DownloadView
+    plan: PullPlan | None
+
+
+@dataclass(frozen=True)
+class DownloadClearance:
+    """The finished downloads whose records `clear_downloads` would remove."""
+
+    downloads: tuple[DownloadView, ...]
+
+
+@dataclass(frozen=True)
+class EngineStop:
+    """The engines that `stop_engines` would stop."""
+
+    engines: tuple[EngineView, ...]
 
 
 @dataclass(frozen=True)

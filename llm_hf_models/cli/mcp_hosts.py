@@ -5,95 +5,120 @@ This module knows the format and place of each host's file. The server checks it
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm_hf_models.errors import BadInputError, NotWritableError
-from llm_hf_models.system.text import strip_credentials
+from llm_hf_models.cli import config_file
+from llm_hf_models.cli.jsonc import JsoncError
+from llm_hf_models.cli.mcp_entry import RESET_HINT, SERVER_COMMAND, SERVER_NAME, Entry, EntryError, merge_entry
+from llm_hf_models.cli.mcp_environment import CarriedVariables, collect_variables
+from llm_hf_models.errors import BadInputError, NotFoundError
 
-SERVER_NAME = "hf-models"
-SERVER_COMMAND = "llm-hf-mcp"
-
-# Hosts start servers without the shell's environment, so these variables are copied into the configuration. They locate
-# models and the Hub. None of them holds a token; a password in HF_ENDPOINT is removed.
-ENDPOINT_VARIABLE = "HF_ENDPOINT"
-PASSED_VARIABLES = ("LLM_USER_PATH", "HF_HOME", "HF_HUB_CACHE", ENDPOINT_VARIABLE, "HF_HUB_OFFLINE")
 HOST_KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
-MAX_CONFIG_BYTES = 10_000_000
 CHECK_SECONDS = 60
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Host:
-    """A program that uses MCP servers. `path` is its configuration file; None if the file is unknown."""
+    """A program that uses MCP servers.
+
+    Attributes:
+        key: its name on the command line.
+        title: its name in messages.
+        path: its configuration file; None if the file is unknown.
+        section: the key of the object that holds the servers.
+        type: the value of an entry's `type` for a server on stdin and stdout; None if the host needs no type.
+        is_project: whether the file belongs to a project, which several people may share.
+    """
 
     key: str
     title: str
     path: Path | None
     section: str = "mcpServers"
-    needs_type: bool = False
+    type: str | None = None
+    is_project: bool = False
 
 
 @dataclass(frozen=True)
 class ConfigChange:
-    """A planned change of a host's file."""
+    """A planned change of a host's file.
 
+    Attributes:
+        host: the host.
+        path: the file, without symbolic links.
+        before: its content; None if the file doesn't exist yet.
+        after: its new content.
+        kept: names of options, variables and members of the existing entry that a new entry would not have.
+        differing: kept variables that select other files or servers than this process uses.
+    """
+
+    host: Host
     path: Path
-    before: str | None  # None if the file doesn't exist yet
-    after: str
+    before: bytes | None
+    after: bytes
+    kept: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
 
     @property
     def is_needed(self) -> bool:
         """Whether the file would change."""
         return self.before != self.after
 
-    @property
-    def diff(self) -> str:
-        """The change as a unified diff."""
-        old = (self.before or "").splitlines(keepends=True)
-        lines = difflib.unified_diff(old, self.after.splitlines(keepends=True), str(self.path), str(self.path))
-        return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines).rstrip("\n")
+
+def find_host(key: str) -> Host:
+    """Return a supported host.
+
+    Raises:
+        NotFoundError: the folder of its file can't be determined.
+    """
+    if key == "json":
+        return Host("json", "any host", None)
+    if key == "claude-desktop":
+        return Host(key, "Claude Desktop", _find_app_config_folder() / "Claude" / "claude_desktop_config.json")
+    if key == "cursor":
+        return Host(key, "Cursor", _find_home() / ".cursor" / "mcp.json")
+    if key == "claude-code":
+        path = _find_project() / ".mcp.json"
+        return Host(key, "Claude Code (this project)", path, type="stdio", is_project=True)
+    path = _find_project() / ".vscode" / "mcp.json"
+    return Host(key, "VS Code (this workspace)", path, section="servers", type="stdio", is_project=True)
 
 
-def list_hosts() -> dict[str, Host]:
-    """Return the supported hosts by key."""
-    project = Path.cwd()
-    known = (
-        Host("json", "any host", None),
-        Host("claude-desktop", "Claude Desktop", _find_app_config_folder() / "Claude" / "claude_desktop_config.json"),
-        Host("claude-code", "Claude Code (this project)", project / ".mcp.json", needs_type=True),
-        Host("cursor", "Cursor", Path.home() / ".cursor" / "mcp.json"),
-        Host(
-            "vscode", "VS Code (this workspace)", project / ".vscode" / "mcp.json", section="servers", needs_type=True
-        ),
-    )
-    return {host.key: host for host in known}
+def _find_project() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise NotFoundError(
+            "The current folder can't be used", cause=error.strerror, hint="Change the folder."
+        ) from None
+
+
+def _find_home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise NotFoundError("This user has no home folder", hint="Set the environment variable HOME.") from None
 
 
 def _find_app_config_folder() -> Path:
     if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
+        return Path(os.environ.get("APPDATA") or _find_home() / "AppData" / "Roaming")
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+        return _find_home() / "Library" / "Application Support"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or _find_home() / ".config")
 
 
 def check_options(flags: Sequence[str]) -> None:
     """Run the server with `--check` to verify its options.
 
     Raises:
-        BadInputError: the server rejects them, or they make it print something instead of serving.
+        BadInputError: the server rejects them, a host can't use them, or they print something instead of serving.
     """
     if not flags:
         return
@@ -114,84 +139,66 @@ def check_options(flags: Sequence[str]) -> None:
         raise BadInputError(f"{SERVER_COMMAND} can't serve with these options", cause=cause[0], hint=hint)
 
 
-def _find_command() -> list[str]:
+def _find_command() -> tuple[str, ...]:
     path = shutil.which(SERVER_COMMAND, path=str(Path(sys.executable).parent)) or shutil.which(SERVER_COMMAND)
-    return [path] if path else [sys.executable, "-m", "llm_hf_mcp"]
+    return (str(Path(path).absolute()),) if path else (sys.executable, "-m", "llm_hf_mcp")
 
 
-def build_entry(host: Host, flags: Sequence[str] = ()) -> Json:
+def collect_carried_variables() -> CarriedVariables:
+    """Return the variables of this process that an entry carries."""
+    return collect_variables(os.environ)
+
+
+def build_entry(host: Host, flags: Sequence[str] = ()) -> Entry:
     """Return the entry that starts the server, by its full path, because a host's PATH differs from the shell's."""
-    command = _find_command()
-    variables = {name: os.environ[name] for name in PASSED_VARIABLES if os.environ.get(name)}
-    variables |= (
-        {ENDPOINT_VARIABLE: strip_credentials(variables[ENDPOINT_VARIABLE])} if ENDPOINT_VARIABLE in variables else {}
-    )
-    entry: Json = {"type": "stdio"} if host.needs_type else {}
-    entry |= {"command": command[0], "args": [*command[1:], *flags]}
-    return {**entry, "env": variables} if variables else entry
+    return Entry(_find_command(), tuple(flags), collect_carried_variables().values, host.type)
 
 
-def has_endpoint_password() -> bool:
-    """Return whether HF_ENDPOINT contains a user name or password, which an entry omits."""
-    address = os.environ.get(ENDPOINT_VARIABLE, "")
-    return strip_credentials(address) != address
-
-
-def build_snippet(host: Host, flags: Sequence[str] = ()) -> Json:
+def build_snippet(host: Host, flags: Sequence[str] = ()) -> dict[str, Any]:
     """Return the JSON that the host's file must contain."""
-    return {host.section: {SERVER_NAME: build_entry(host, flags)}}
+    return {host.section: {SERVER_NAME: build_entry(host, flags).to_json()}}
 
 
-def plan_change(host: Host, flags: Sequence[str] = ()) -> ConfigChange:
-    """Plan the change that adds the server to a host's file. The rest of the file stays as it is.
+def plan_change(host: Host, flags: Sequence[str] = (), *, reset: bool = False) -> ConfigChange:
+    """Plan the change that adds the server to a host's file. The rest of the file keeps its bytes.
+
+    Args:
+        host: the host.
+        flags: the server's options.
+        reset: replace an existing entry. Otherwise, everything that a person changed in it is kept.
 
     Raises:
-        BadInputError: the host has no known file, or the file can't be changed without losing content.
+        BadInputError: the host has no known file, or the content of the file is not valid.
+        StorageError: the file can't be read.
     """
     if host.path is None:
         raise BadInputError(
             "No host was named, so there is no file to write", hint=f"Name a host: {', '.join(HOST_KEYS[1:])}"
         )
-    path = host.path.resolve()  # write to the target of a symbolic link
-    before = _read(path)
-    config = _parse_config(path, before) if before and before.strip() else {}
-    section = config.setdefault(host.section, {})
-    if not isinstance(section, dict):
-        raise _make_error(path, f"{host.section!r} in the file is not an object.")
-    entry = build_entry(host, flags)
-    if section.get(SERVER_NAME) == entry and before is not None:
-        return ConfigChange(path, before, before)
-    section[SERVER_NAME] = entry
-    return ConfigChange(path, before, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-
-
-def _read(path: Path) -> str | None:
+    path = config_file.find_target(host.path)
+    before = config_file.read_bytes(path)
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise _make_error(path, "The file is too large for a configuration.")
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _make_error(path, str(error)) from None
+        merged = merge_entry((before or b"").decode(), host.section, build_entry(host, flags), reset=reset)
+    except UnicodeDecodeError as error:
+        raise _make_content_error(path, f"The file is not UTF-8 (byte {error.start}).") from None
+    except (JsoncError, EntryError) as error:
+        raise _make_content_error(path, str(error)) from None
+    if merged.flags is not None and merged.flags != tuple(flags):
+        _check_kept_options(path, merged.flags)
+    return ConfigChange(host, path, before, merged.text.encode(), merged.kept, merged.differing)
 
 
-def _parse_config(path: Path, text: str) -> Json:
+def _make_content_error(path: Path, cause: str) -> BadInputError:
+    error = config_file.make_unchanged_error(path, cause)
+    return BadInputError(error.message, cause=error.cause, hint=error.hint)
+
+
+def _check_kept_options(path: Path, flags: Sequence[str]) -> None:
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _make_error(path, f"The file is not plain JSON ({error}); comments would be lost.") from None
-    if not isinstance(config, dict):
-        raise _make_error(path, "The file doesn't contain a JSON object.")
-    return config
-
-
-def _make_error(path: Path, cause: str) -> BadInputError:
-    return BadInputError(
-        f"{path} was not changed",
-        cause=cause,
-        hint="Run the command without --install and add the printed lines by hand.",
-    )
+        check_options(flags)
+    except BadInputError as error:
+        cause = f"The server can't start with the options that the entry already has: {error.cause}"
+        raise BadInputError(f"{path} was not changed", cause=cause, hint=RESET_HINT) from None
 
 
 def write_change(change: ConfigChange) -> Path | None:
@@ -204,26 +211,4 @@ def write_change(change: ConfigChange) -> Path | None:
         NotWritableError: the file could not be written and has not changed.
         BadInputError: another program has changed the file since the plan was made.
     """
-    path, backup = change.path, None
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _read(path) != change.before:
-            raise BadInputError(f"{path} was changed by another program", hint="Run the same command again.")
-        partial.write_text(change.after, encoding="utf-8")
-        if change.before is not None:
-            shutil.copymode(path, partial)
-            backup = _choose_backup_path(path)
-            shutil.copy2(path, backup)
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise NotWritableError(f"Can't write {path}", cause=error.strerror) from None
-    return backup
-
-
-def _choose_backup_path(path: Path) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    names = (path.with_name(f"{path.name}.{stamp}{f'-{number}' if number else ''}.bak") for number in range(1000))
-    return next(name for name in names if not name.exists())
+    return config_file.replace_file(change.path, change.before, change.after, is_private=not change.host.is_project)

@@ -8,22 +8,22 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
+from llm_hf_models.downloads.file_verifier import FileVerifier
 from llm_hf_models.downloads.local_files import build_partial_path, build_whole_path, count_partial_bytes
 from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError
-from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.system.disk import require_space, sync_folder
-from llm_hf_models.system.hashing import compute_digests, copy_with_digests
+from llm_hf_models.system.hashing import copy_with_digests
 from llm_hf_models.system.ownership import count_owning_processes
-from llm_hf_models.transfer.download_file import TICK_SECONDS, download_file
+from llm_hf_models.system.verified_files import rename_verified
+from llm_hf_models.transfer.download_file import download_file
 from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, TransferLimits
 
@@ -52,7 +52,7 @@ class FileFetcher:
         self._limits, self._progress, self._stop = limits, progress, stop
         self._get_connection_limit = get_connection_limit or (lambda: limits.connections)
         self._get_rate_limit, self._rate_limiter = get_rate_limit, RateLimiter(self._divide_rate)
-        self._mismatched: set[tuple[str, str, str]] = set()  # files with a wrong digest, which are not hashed again
+        self.verifier = FileVerifier(progress, stop)
         self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # partial files that this call or another process downloads
@@ -92,54 +92,13 @@ class FileFetcher:
             return file
         return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
 
-    def verify_file(self, file: HubFile, location: Path) -> bool:
-        """Return True if the file at `location` has the right digest. Hash it unless it was verified before."""
-        if not cache_layout.has_size(location, file.size):
-            return False
-        if cache_layout.is_verified(self.folder, file.etag, location):
-            return True
-        key = (file.etag, str(location.resolve()), cache_layout.read_file_stamp(location))
-        if key in self._mismatched:
-            return False
-        digests = compute_digests(location, self._report_hashing(file))
-        if digests.get_same_kind(file.etag) != file.etag:
-            self._mismatched.add(key)
-            return False
-        cache_layout.mark_verified(self.folder, file.etag, location)
-        return True
-
-    def _report_hashing(self, file: HubFile) -> Callable[[int], None]:
-        """Return a callable that reports the progress of hashing, at most ten times a second."""
-        reported_at = time.monotonic()
-        self._progress(Event("verifying", file.path, 0, file.size))
-
-        def report(done: int) -> None:
-            nonlocal reported_at
-            if self._stop.is_set():
-                raise InterruptedByUserError(f"Stopped while verifying {file.path}")
-            if time.monotonic() - reported_at >= TICK_SECONDS or done == file.size:
-                reported_at = time.monotonic()
-                self._progress(Event("verifying", file.path, done, file.size))
-
-        return report
-
     def move_verified(self, file: HubFile, location: Path) -> None:
         """Rename a verified file to its final name.
 
         Raises:
             FileNotFoundError: Neither the verified file nor its final name exists.
         """
-        whole = build_whole_path(self.folder, file.etag)
-        try:
-            if location.exists() and whole.samefile(location):
-                whole.unlink()  # another process hard-linked it; renaming one link to the other would do nothing
-            else:
-                whole.replace(location)
-        except FileNotFoundError:  # another process has moved it already
-            if not cache_layout.has_size(location, file.size):
-                raise
-        sync_folder(location.parent)
-        cache_layout.mark_verified(self.folder, file.etag, location)
+        self.verifier.move(file, build_whole_path(self.folder, file.etag), location)
         self._remove_lock_files(file)
 
     def _remove_lock_files(self, file: HubFile) -> None:
@@ -190,7 +149,7 @@ class FileFetcher:
         partial, whole = build_partial_path(self.folder, file.etag), build_whole_path(self.folder, file.etag)
 
         def complete_without_download() -> bool:
-            if cache_layout.has_size(whole, file.size) or is_finished(file):
+            if self.verifier.verify(file, whole) or is_finished(file):
                 self._progress(Event("done", file.path, file.size, file.size, by_others=True))
                 # Waiting for the lock recreated the lock file, which the other process had removed. Remove it while
                 # holding the lock: a waiting process then notices the removal and creates a new file.
@@ -230,7 +189,7 @@ class FileFetcher:
             digests = copy_with_digests(source, unverified, report)
             if digests.get_same_kind(file.etag) != file.etag:
                 return False
-            unverified.replace(whole)
+            rename_verified(file.etag, unverified, whole, digests.stamp)
         except FileNotFoundError:  # another tool has removed it from the cache
             return False
         finally:

@@ -24,6 +24,7 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.transfer.types import Progress, TransferLimits
 
 MAX_ROUNDS = 5  # attempts to complete a snapshot while another tool removes files from the cache
@@ -39,6 +40,7 @@ class StoredFile:
     sha256: str | None
     git_sha1: str | None
     fetched: bool  # False if the file was already on this machine
+    stamp: FileStamp  # when its digest was verified
 
 
 def fetch_into_cache(
@@ -87,12 +89,12 @@ def fetch_into_cache(
                 for file in files:
                     _publish(fetcher, blobs, file, cache_path(cache_dir, repo, commit, file.path))
                 cache_layout.write_refs(cache_dir, repo, commit, revision)
+                return [
+                    _make_stored_file(fetcher, file, cache_path(cache_dir, repo, commit, file.path), fetched)
+                    for file in files
+                ]
             except FileNotFoundError:
                 continue  # another tool removed the folder in the meantime: download the removed files again
-            if all(cache_layout.has_size(cache_path(cache_dir, repo, commit, f.path), f.size) for f in files):
-                return [
-                    _make_stored_file(file, cache_path(cache_dir, repo, commit, file.path), fetched) for file in files
-                ]
     except OSError as error:
         raise translate_disk_error(error, cache_dir, 0, limits.disk_reserve) from None
     raise StorageError(f"Another tool keeps removing {repo} from {cache_dir}", hint="Stop that tool, then pull again.")
@@ -126,29 +128,31 @@ def fetch_into_folder(
     fetcher.sources = find_local_files(cache_dir, repo, commit, files)
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
     try:
-        missing = [file for file in files if not fetcher.verify_file(file, locations[file.path])]
-        fetched = fetcher.fetch_all(missing, lambda file: fetcher.verify_file(file, locations[file.path]))
+        missing = [file for file in files if not fetcher.verifier.verify(file, locations[file.path])]
+        fetched = fetcher.fetch_all(
+            missing, lambda file: fetcher.verifier.verify(file, locations[file.path]) is not None
+        )
         first: dict[str, Path] = {}  # two paths may have the same content, which is downloaded once
         for file in missing:
             location = locations[file.path]
             location.parent.mkdir(parents=True, exist_ok=True)
             if file.etag in first:
-                if cache_layout.try_hard_link(first[file.etag], location):
+                if fetcher.verifier.link(file, first[file.etag], location):
                     continue
                 fetcher.sources[file.path] = first[file.etag]
                 fetched |= fetcher.fetch_all([file], lambda _: False)
             fetcher.move_verified(file, location)
             first[file.etag] = location
         _remove_work_folder(work)
+        return [_make_stored_file(fetcher, file, locations[file.path], fetched) for file in files]
     except OSError as error:
         raise translate_disk_error(error, folder, 0, limits.disk_reserve) from None
-    return [_make_stored_file(file, locations[file.path], fetched) for file in files]
 
 
 def _remove_work_folder(work: Path) -> None:
     """Remove the work folder from a plain folder, unless another download still uses it."""
     if not any(work.glob("*.part")) and not any(work.glob("*.whole")):
-        for note in work.glob("*.checked"):
+        for note in work.glob("*.checked"):  # of an earlier version
             note.unlink(missing_ok=True)
     try:
         work.rmdir()
@@ -156,8 +160,16 @@ def _remove_work_folder(work: Path) -> None:
         return
 
 
-def _make_stored_file(file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
-    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched)
+def _make_stored_file(fetcher: FileFetcher, file: HubFile, location: Path, fetched: set[str]) -> StoredFile:
+    """Return a file that is complete and verified now.
+
+    Raises:
+        FileNotFoundError: Another tool removed or modified the file in the meantime.
+    """
+    stamp = fetcher.verifier.verify(file, location)
+    if stamp is None:
+        raise FileNotFoundError(f"{location} was removed or modified by another program")
+    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched, stamp)
 
 
 def _adopt_from_cache(fetcher: FileFetcher, cache_dir: Path, file: HubFile) -> bool:
@@ -168,12 +180,12 @@ def _adopt_from_cache(fetcher: FileFetcher, cache_dir: Path, file: HubFile) -> b
     source for `FileFetcher.fetch_all`, which copies it and verifies the copy.
     """
     candidates = find_candidates(cache_dir, fetcher.repo, fetcher.commit, file)
-    found = next((candidate for candidate in candidates if fetcher.verify_file(file, candidate)), None)
+    found = next((candidate for candidate in candidates if fetcher.verifier.verify(file, candidate)), None)
     if found is None:
         return False
     blob = cache_layout.repo_folder(cache_dir, fetcher.repo) / "blobs" / file.etag
     own = (blob, cache_path(cache_dir, fetcher.repo, fetcher.commit, file.path))
-    if found not in own and not cache_layout.try_hard_link(found, build_whole_path(fetcher.folder, file.etag)):
+    if found not in own and not fetcher.verifier.link(file, found, build_whole_path(fetcher.folder, file.etag)):
         fetcher.sources[file.path] = found
         return False
     return True
@@ -191,5 +203,5 @@ def _publish(fetcher: FileFetcher, blobs: Path, file: HubFile, path: Path) -> No
         blobs.mkdir(parents=True, exist_ok=True)
         fetcher.move_verified(file, blob)
     if blob.exists() and not (path.exists() and path.samefile(blob)):
-        cache_layout.link_into_snapshot(blob, path)
+        fetcher.verifier.link_into_snapshot(file, blob, path)
     path.stat()

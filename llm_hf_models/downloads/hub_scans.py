@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from llm_hf_models import settings
@@ -17,10 +17,7 @@ from llm_hf_models.errors import HfModelsError, UnsafeFileError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
-
-UNSAFE = frozenset({"unsafe", "malicious"})
-NO_VERDICT = frozenset({"unscanned", "error", "no result", ""})
-NO_WARNING = frozenset({"safe", "queued"}) | NO_VERDICT  # any other word, known or not, is shown before a pull
+from llm_hf_models.models.scan_summary import NO_WARNING, UNSAFE, ScanSummary, make_not_asked, summarize_reports
 
 
 class ScanRequest:
@@ -104,24 +101,20 @@ def _describe_reports(scan: FileScan, matters: Callable[[str], bool]) -> str:
     return f"{scan.path}: {', '.join(reports)}" if reports else ""
 
 
-def summarize_scans(scans: Sequence[FileScan]) -> str | None:
-    """Summarize all reports in a few words: the warnings, worst first, or the progress of the scans if there are none.
+def summarize(
+    from_details: ScanSummary, scans: Sequence[FileScan], paths: Sequence[str], problem: str | None
+) -> ScanSummary:
+    """Summarize the scans of a pull's files.
 
-    Returns:
-        The summary, or None if there are no reports.
+    Args:
+        from_details: The summary of the repo's details.
+        scans: The scanners' reports on the files.
+        paths: The paths of the files.
+        problem: Why the reports could not be fetched. The repo's details alone never show that there is no issue then.
     """
-    if not scans:
-        return None
-    statuses = {status.lower() for scan in scans for status in (scan.status, *_list_statuses(scan))}
-    if warnings := sorted(statuses - NO_WARNING, key=lambda status: (status not in UNSAFE, status)):
-        return ", ".join(warnings)
-    if "queued" in statuses:
-        return "not finished"
-    return "not scanned" if statuses <= NO_VERDICT else "no issue reported"
-
-
-def _list_statuses(scan: FileScan) -> tuple[str, ...]:
-    return tuple(result.status for result in scan.scanners)
+    if problem is None:
+        return summarize_reports(scans, paths) or from_details
+    return replace(from_details, reason=problem) if from_details.state == "issues reported" else make_not_asked(problem)
 
 
 def build_scan_details(

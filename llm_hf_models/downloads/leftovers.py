@@ -16,7 +16,7 @@ from pathlib import Path
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.local_files import build_partial_path
 from llm_hf_models.downloads.plan_types import PullPlan
-from llm_hf_models.downloads.records import load_plan_if_readable
+from llm_hf_models.downloads.records import derive_context, load_plan_if_readable
 from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.database import Database
@@ -83,6 +83,22 @@ def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int
                     _reset_done_bytes(db, row.id)
             elif not all(map(sort_rows(db, cutoff).needs, kept)):
                 remaining.append(row.id)
+    return remaining
+
+
+def remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> list[int]:
+    """Remove the files of cancelled downloads, each from the cache that it was planned for.
+
+    Returns:
+        The ids of the downloads with files that could not be removed.
+    """
+    remaining = []
+    with context.open_downloads() as db:
+        rows = [row for download_id in download_ids if (row := db.get_download(download_id)) is not None]
+    for row in rows:
+        plan = load_plan_if_readable(row)
+        if plan is not None:
+            remaining += remove_leftovers(derive_context(context, plan), [row])
     return remaining
 
 

@@ -27,10 +27,10 @@ from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
-from llm_hf_models.hub.types import HubFile, RepoDetails
+from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models import repo_info, variant_choice
+from llm_hf_models.models import repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
@@ -89,7 +89,6 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         folder=str(_choose_folder(context, ref.repo, details.commit, options)),
         options=options,
         replaces=_find_replaced(planned, options),
-        scan=repo_info.summarize_scan(details, paths),
         hub=collect_repo_facts(details),
         freshness=freshness,
         already_complete=_is_complete(context, model_id, details.commit, planned, options),
@@ -98,8 +97,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
-    if scan_request is not None and not plan.already_complete:
-        plan = _add_scans(plan, details, scan_request)
+    plan = _add_scans(plan, details, scan_request)
     _refuse_full_disk(context, plan)
     return plan
 
@@ -112,18 +110,24 @@ def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     return (ref.file.path,)
 
 
-def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest) -> PullPlan:
-    """Return the plan with the scanners' reports.
+def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest | None) -> PullPlan:
+    """Return the plan with the scanners' reports. `request` is None if the Hub could not be asked.
 
     Raises:
         UnsafeFileError: A scanner reports a file as unsafe.
     """
-    scans, problem = request.wait_for_scans([file.path for file in plan.files])
+    paths = [file.path for file in plan.files]
+    scans: tuple[FileScan, ...] = ()
+    problem = None if request else plan.freshness.problem or "the Hub did not respond"
+    if request is not None and not plan.already_complete:
+        scans, problem = request.wait_for_scans(paths)
     unsafe = hub_scans.refuse_unsafe(details, plan.files, scans, allowed=plan.options.allow_unsafe)
+    summary = hub_scans.summarize(scan_summary.summarize_details(details, paths), scans, paths, problem)
     return replace(
         plan,
         scans=scans,
-        scan=hub_scans.summarize_scans(scans) or plan.scan,
+        scan=summary.text,
+        scan_state=summary.state,
         scan_warnings=hub_scans.list_warnings(scans),
         scan_problem=problem,
         unsafe=unsafe,

@@ -10,7 +10,7 @@ from typing import Any
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
-from llm_hf_models.hub.types import FileScan, HubFile
+from llm_hf_models.hub.types import FileScan, HubFile, ScanState
 from llm_hf_models.models.types import Freshness
 
 
@@ -82,7 +82,8 @@ class PullPlan:
     scan: str | None = None  # a summary of the Hub's scan reports
     scans: tuple[FileScan, ...] = ()  # each scanner's report on each file
     scan_warnings: tuple[str, ...] = ()  # reports that a person should read before the pull
-    scan_problem: str | None = None  # why the reports could not be fetched
+    scan_state: ScanState | None = None  # None in plans of earlier versions
+    scan_problem: str | None = None  # why the Hub was not asked for the reports, or did not answer
     unsafe: tuple[str, ...] = ()  # files that a scanner reports as unsafe, pulled because of `--allow-unsafe`
     hub: Mapping[str, Any] | None = None  # the Hub's metadata about the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched

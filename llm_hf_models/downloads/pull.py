@@ -15,7 +15,7 @@ from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
-from llm_hf_models.downloads.records import derive_context, load_plan, load_plan_if_readable, open_row
+from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
@@ -107,22 +107,6 @@ def _remove_files_if_cancelled(context: Context, row: Download, running: Running
             remove_leftovers(context, [row])
 
 
-def remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> list[int]:
-    """Remove the files of cancelled downloads, each from the cache that it was planned for.
-
-    Returns:
-        The ids of the downloads with files that could not be removed.
-    """
-    remaining = []
-    with context.open_downloads() as db:
-        rows = [row for download_id in download_ids if (row := db.get_download(download_id)) is not None]
-    for row in rows:
-        plan = load_plan_if_readable(row)
-        if plan is not None:
-            remaining += remove_leftovers(derive_context(context, plan), [row])
-    return remaining
-
-
 class ByteCounter:
     """A progress callable that counts the bytes of each file that this process and other processes download."""
 
@@ -210,8 +194,9 @@ def _release_old_files(context: Context, before: LocalModel, model: LocalModel) 
 def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
     started = time.monotonic()
     with context.open_database() as db:
-        for alias in plan.aliases:
-            db.add_alias(alias, str(plan.model_id))
+        with db.transaction():
+            for alias in plan.aliases:
+                db.add_alias(alias, str(plan.model_id))
         model = db.get_model(str(plan.model_id))
     paths = tuple(file.location for file in model.files)
     return PullResult(plan, None, model.model_id, model.aliases, paths, 0, time.monotonic() - started)
@@ -334,8 +319,16 @@ def _build_local_model(
 
 def _build_local_file(plan: PullPlan, file: fetch_variant.StoredFile) -> LocalFile:
     role: FileRole = "mmproj" if file.path == plan.mmproj else "weights"
-    mtime = file.location.stat().st_mtime_ns
-    return LocalFile(file.path, role, file.size, str(file.location), file.sha256, file.git_sha1, mtime)
+    return LocalFile(
+        path=file.path,
+        role=role,
+        size=file.size,
+        location=str(file.location),
+        sha256=file.sha256,
+        git_sha1=file.git_sha1,
+        mtime_ns=file.stamp.mtime_ns,
+        ctime_ns=file.stamp.ctime_ns,
+    )
 
 
 def _build_checks(
@@ -348,9 +341,10 @@ def _build_checks(
     scan = hub_scans.build_scan_details(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
+    has_answer = plan.scan_problem is None or plan.scan_state == "issues reported"
     return (
         Check("digest", "matches", now, matches),
-        Check("scan", plan.scan or "not reported", now, scan),
+        Check("scan", plan.scan or "not reported" if has_answer else "not asked", now, scan),
         Check("structure", "valid", now, {"findings": structure}),
         Check("template", "findings" if template else "no findings", now, {"findings": template}),
     )

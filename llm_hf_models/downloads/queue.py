@@ -90,11 +90,7 @@ def _find_token(context: Context, plan: PullPlan | None) -> HandedToken | None:
 
 
 def _find_token_for_row(context: Context, download_id: int) -> HandedToken | None:
-    from llm_hf_models.downloads import records  # imported late, as above
-
-    with context.open_downloads() as db:
-        row = _get_row(db, download_id)
-    return _find_token(context, records.load_plan_if_readable(row))
+    return _find_token(context, read_plan(context, download_id))
 
 
 def _choose_fingerprint(context: Context, row: Download, token: HandedToken | None) -> str | None:
@@ -133,9 +129,12 @@ def _ensure_worker(row: Download, token: HandedToken | None) -> None:
 def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> None:
     """Start a worker if background downloads wait for one, for example after a crash or a reboot.
 
-    This does not prompt for a passphrase.
+    This does not prompt for a passphrase. It does nothing for a caller that may only read.
     """
-    waiting = [row for row in rows if row.needs_worker(stale_seconds=context.stale_seconds())]
+    if context.changes_nothing:
+        return
+    stale = context.stale_seconds()
+    waiting = [row for row in rows if row.needs_worker(stale_seconds=stale)]
     if waiting:
         from llm_hf_models.downloads import worker  # imported late, as above
 
@@ -165,10 +164,14 @@ def _release_waiting(context: Context, rows: Iterable[Download]) -> None:
 
 
 def _settle_abandoned(context: Context, db: DownloadTables) -> None:
-    """Correct the state of rows whose process has ended, and remove the files of those that were cancelled."""
+    """Correct the state of rows whose process has ended, and remove the files of those that were cancelled.
+
+    For a caller that may only read, the database is a copy, and no files are removed.
+    """
     # If the database can't be written now, the rows can still be read.
     with suppress(LibraryBusyError, NotWritableError):
-        if cancelled := db.settle_abandoned(stale_seconds=context.stale_seconds()):
+        cancelled = db.settle_abandoned(stale_seconds=context.stale_seconds())
+        if cancelled and not context.changes_nothing:
             _remove_cancelled_files(context, cancelled)
 
 
@@ -209,6 +212,14 @@ def read_log(context: Context, download_id: int) -> tuple[DownloadNote, ...]:
     with context.open_downloads() as db:
         _get_row(db, download_id)
         return tuple(db.list_notes(download_id))
+
+
+def read_plan(context: Context, download_id: int) -> PullPlan | None:
+    """Return the plan of a download, or None if this version can't read it."""
+    from llm_hf_models.downloads import records  # imported late, as above
+
+    with context.open_downloads() as db:
+        return records.load_plan_if_readable(_get_row(db, download_id))
 
 
 def pause(context: Context, download_id: int) -> DownloadView:
@@ -283,7 +294,8 @@ def _requeue(context: Context, download_id: int, verb: str) -> DownloadView:
                 _refuse_wrong_state(row, _REQUEUE_STATES[verb], verb)
                 db.update_download(download_id, state="queued", background=True, wanted=None, error=None)
                 db.add_note(download_id, "queued", f"by {context.requested_by}")
-            db.update_download(download_id, token_fingerprint=fingerprint)
+            requester = row.choose_requester(context.requested_by)
+            db.update_download(download_id, token_fingerprint=fingerprint, requested_by=requester)
         queued = _get_row(db, download_id)
     _ensure_worker(queued, token)
     return make_view(queued)
@@ -325,9 +337,9 @@ def _cancel_failed_outside_cache(context: Context, db: DownloadTables) -> None:
 
 
 def _remove_cancelled_files(context: Context, download_ids: Sequence[int]) -> Sequence[int]:
-    from llm_hf_models.downloads import pull  # imported late: listing downloads does not need it
+    from llm_hf_models.downloads import leftovers  # imported late: listing downloads does not need it
 
-    return pull.remove_cancelled_files(context, download_ids)
+    return leftovers.remove_cancelled_files(context, download_ids)
 
 
 def follow(context: Context, download_id: int, *, stop: threading.Event | None = None) -> Iterator[DownloadEvent]:
@@ -339,8 +351,8 @@ def follow(context: Context, download_id: int, *, stop: threading.Event | None =
         stop: Ends the iterator when set.
     """
     stop, seen, last = stop or threading.Event(), 0, None
-    with context.open_downloads() as db:
-        while not stop.is_set():
+    while not stop.is_set():
+        with context.open_downloads() as db:  # opened each time, because it may be a copy
             _settle_abandoned(context, db)
             row = _get_row(db, download_id)
             notes = db.list_notes(download_id, after=seen)
@@ -351,7 +363,7 @@ def follow(context: Context, download_id: int, *, stop: threading.Event | None =
             if row.state in RUNNING_STATES and last != (row.done_bytes, row.state):
                 last = (row.done_bytes, row.state)
                 yield DownloadEvent("progress", make_view(row))
-            if row.state in ("done", "failed", "paused", "cancelled"):
-                return
-            _restart_worker_if_needed(context, [row])
-            stop.wait(FOLLOW_POLL_SECONDS)
+        if row.state in ("done", "failed", "paused", "cancelled"):
+            return
+        _restart_worker_if_needed(context, [row])
+        stop.wait(FOLLOW_POLL_SECONDS)

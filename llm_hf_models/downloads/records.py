@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -63,9 +64,14 @@ def _update_open_row(
     if row.is_owner_running(stale_seconds=context.stale_seconds()):
         background = row.background
         plan = replace(plan, aliases=tuple(dict.fromkeys((*load_plan(row).aliases, *plan.aliases))))
-    changed = replace(row, plan=_serialize_plan(plan), background=background, on_done=on_done or row.on_done)
-    db.update_download(row.id, plan=changed.plan, background=changed.background, on_done=changed.on_done)
-    return changed
+    changes: dict[str, Any] = {
+        "plan": _serialize_plan(plan),
+        "background": background,
+        "on_done": on_done or row.on_done,
+        "requested_by": row.choose_requester(context.requested_by),
+    }
+    db.update_download(row.id, **changes)
+    return replace(row, **changes)
 
 
 def _serialize_plan(plan: PullPlan) -> str:

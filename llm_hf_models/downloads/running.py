@@ -36,6 +36,8 @@ from llm_hf_models.library.download_records import (
 )
 from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.ownership import make_owner_name
+from llm_hf_models.system.private_files import append_to_private_file
+from llm_hf_models.system.processes import wait_in_background
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PlannedFile
@@ -291,11 +293,12 @@ class RunningDownload:
         }
         log = self._context.command_log()
         try:
-            with log.open("ab") if log else nullcontext(_find_stderr()) as output:
-                subprocess.Popen(  # noqa: S602 - the user's own command line, as they would type it
+            with append_to_private_file(log) if log else nullcontext(_find_stderr()) as output:
+                process = subprocess.Popen(  # noqa: S602 - the user's own command line, as they would type it
                     command, shell=True, env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
                     stdout=output, stderr=subprocess.STDOUT,
                 )  # fmt: skip
+            wait_in_background(process)
         except (OSError, ValueError) as error:  # for example, the command is longer than the system accepts
             with suppress(HfModelsError):
                 self._db.add_note(row.id, "command", f"could not be run: {error}")

@@ -26,6 +26,8 @@ from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
+from llm_hf_models.system.private_files import append_to_private_file
+from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -105,11 +107,12 @@ def ensure_running(fingerprint: str | None, token: HandedToken | None) -> None:
     if token and child.stdin is not None:
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(token_handoff.dump_token(token).encode())
+    wait_in_background(child)
 
 
 def _open_log() -> BinaryIO:
     try:
-        log = log_path().open("ab")
+        log = append_to_private_file(log_path())
         if log.tell() > MAX_LOG_BYTES:
             log.truncate(0)
     except OSError as error:
@@ -197,7 +200,7 @@ class Worker:
             next_row = find_next_download(self._context, db)
             running_rows = db.list_downloads(states=RUNNING_STATES)
         if cancelled:
-            from llm_hf_models.downloads.pull import remove_cancelled_files  # imported late, as below
+            from llm_hf_models.downloads.leftovers import remove_cancelled_files  # imported late, as below
 
             remove_cancelled_files(self._context, cancelled)
         return next_row, running_rows
@@ -240,7 +243,7 @@ def main() -> None:
     context = WorkerContext("worker", handed_token=token)
     while True:
         try:
-            with acquire_ownership(get_worker_path(context.fingerprint)):
+            with acquire_ownership(get_worker_path(context.fingerprint), private=True):
                 Worker(context).run()
         except OwnedByOtherError:
             return

@@ -3,8 +3,7 @@
 The layout is documented in huggingface_hub's guide "Understand caching". Blobs are in
 `models--owner--name/blobs/<etag>`, relative symlinks to them in `snapshots/<commit>/`, and commits
 in `refs/`. This package adds two things. A ref `llm-hf/<commit>` keeps `hf cache prune` from
-deleting a pinned commit. The folder `.locks/llm-hf`, which other tools ignore, holds partial files
-and marks of verified blobs.
+deleting a pinned commit. The folder `.locks/llm-hf`, which other tools ignore, holds partial files.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def infer_cache_dir(location: str, path: str) -> Path:
 
 
 def cache_work_folder(cache_dir: Path) -> Path:
-    """Return the work folder in the cache, for partial files, their journals and locks, and marks of verified files."""
+    """Return the work folder in the cache, for partial files, their journals and locks."""
     return cache_dir / ".locks" / "llm-hf"
 
 
@@ -62,31 +61,6 @@ def find_blobs(cache_dir: Path, etag: str, size: int) -> Iterator[Path]:
     for blob in sorted(cache_dir.glob(f"models--*/blobs/{etag}")):
         if has_size(blob, size):
             yield blob
-
-
-def mark_verified(folder: Path, etag: str, file: Path) -> None:
-    """Record that a file's digest matched. The mark becomes invalid when the file is modified."""
-    _write_atomically(folder / f"{etag}.checked", read_file_stamp(file), folder)
-
-
-def is_verified(folder: Path, etag: str, file: Path) -> bool:
-    """Return whether the file's digest matched before and the file has not been modified since."""
-    try:
-        return (folder / f"{etag}.checked").read_text("ascii") == read_file_stamp(file)
-    except (OSError, ValueError):
-        return False
-
-
-def clear_verified_mark(folder: Path, etag: str) -> None:
-    """Delete the mark, for example because the file's content turned out to differ."""
-    with contextlib.suppress(OSError):
-        (folder / f"{etag}.checked").unlink()
-
-
-def read_file_stamp(file: Path) -> str:
-    """Return the file's size and modification time as text, to detect changes."""
-    status = file.stat()
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def try_hard_link(existing: Path, target: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from llm_hf_models import paths, settings
 from llm_hf_models.errors import KeychainError
 from llm_hf_models.paths import expand_home, suggest_folder_fix
+from llm_hf_models.system.private_files import write_private_file
 
 if TYPE_CHECKING:
     from keyring.backend import KeyringBackend
@@ -127,7 +128,7 @@ def store_token(value: str, *, ask_passphrase: Callable[[], str]) -> TokenSource
     passphrase = os.environ.get(PASSPHRASE_VARIABLE) or ask_passphrase()
     if not passphrase:
         raise KeychainError("Storing the token requires a passphrase", hint="Enter one, or set HF_TOKEN instead.")
-    _write_private_file(encrypted_token_path(), _encrypt(value, passphrase))
+    _write_token_file(encrypted_token_path(), _encrypt(value, passphrase))
     return "encrypted file"
 
 
@@ -178,14 +179,14 @@ def _is_keychain_likely() -> bool:
     if sys.platform != "linux" or loaded or any(os.environ.get(name) for name in named):
         return True
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and Path(runtime, "bus").exists():
+    if runtime and os.access(Path(runtime, "bus"), os.F_OK):  # after `su`, the folder may be another user's
         return True
     from importlib.metadata import entry_points
 
     # The path of keyring.util.platform_.config_root(), without importing keyring. A test compares the two.
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "python_keyring/keyringrc.cfg")
     others = (found.value for found in entry_points(group="keyring.backends"))
-    return config.exists() or not all(value.startswith("keyring.backends") for value in others)
+    return os.access(config, os.F_OK) or not all(value.startswith("keyring.backends") for value in others)
 
 
 def _is_real_keychain(backend: KeyringBackend) -> bool:
@@ -262,21 +263,15 @@ def _decrypt(data: bytes, passphrase: str, path: Path) -> str:
         ) from None
 
 
-def _write_private_file(path: Path, data: bytes) -> None:
-    """Write a file atomically, readable only by its owner."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
+def _write_token_file(path: Path, data: bytes) -> None:
+    """Write a private file atomically.
+
+    Raises:
+        KeychainError: The file can't be written.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_private_file(path, data, sync=True)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise KeychainError(f"Can't write {path}", cause=error.strerror, hint=suggest_folder_fix(path)) from None
 
 

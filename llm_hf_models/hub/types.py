@@ -11,6 +11,8 @@ from llm_hf_models.errors import FileNotFoundInRepoError
 from llm_hf_models.hub.refs import RepoFile
 from llm_hf_models.system.text import clean_text
 
+# Whether the Hub's scanners reported issues in some files. `not asked`: the Hub was not asked, or did not answer.
+ScanState = Literal["not asked", "not reported", "not scanned", "not finished", "no issue reported", "issues reported"]
 Sort = Literal["trending", "downloads", "likes", "created", "updated"]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llm_hf_models.errors import EngineStartError, NotWritableError
 from llm_hf_models.system.ownership import acquire_ownership
+from llm_hf_models.system.private_files import create_private_file, make_private_folder
 from llm_hf_models.system.text import clean_text
 
 # sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, including the final NUL (unix(7), unix(4)).
@@ -156,7 +157,7 @@ def hold_start_lock(seconds: float) -> AbstractContextManager[object]:
             )
         time.sleep(START_POLL_SECONDS)
 
-    return acquire_ownership(make_base_folder() / "start", wait)
+    return acquire_ownership(make_base_folder() / "start", wait, private=True)
 
 
 def create_engine_folder(keep_alive: float) -> EngineFolder:
@@ -175,8 +176,8 @@ def create_engine_folder(keep_alive: float) -> EngineFolder:
             hint="Set XDG_RUNTIME_DIR or TMPDIR to a shorter path.",
         )
     try:
-        folder.path.mkdir(mode=0o700)
-        folder.lease.touch(mode=0o600)
+        make_private_folder(folder.path)
+        create_private_file(folder.lease)
     except OSError as error:
         raise NotWritableError(f"Can't create {folder.path}", cause=error.strerror) from None
     folder.renew_lease(keep_alive)

@@ -15,6 +15,8 @@ from typing import Any
 
 from llm_hf_models.errors import EngineResourceError, EngineStartError
 from llm_hf_models.inference.engine_folder import EngineFolder
+from llm_hf_models.system.private_files import PRIVATE_UMASK, append_to_private_file
+from llm_hf_models.system.processes import wait_in_background
 from llm_hf_models.system.text import clean_text
 
 KILL_SECONDS = 5.0
@@ -71,13 +73,14 @@ def start_child(module: str, folder: EngineFolder) -> subprocess.Popen[bytes]:
         folder: The folder for its log. It is also the working directory, so that the process imports nothing from the
             user's current directory.
     """
-    with folder.log.open("ab") as log:
+    with append_to_private_file(folder.log) as log:
         return subprocess.Popen(
             [sys.executable, "-m", f"llm_hf_models.inference.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=folder.path,
+            umask=PRIVATE_UMASK,
             env=build_child_environment(os.environ),
             start_new_session=True,  # Ctrl-C in the terminal must not reach it
             creationflags=getattr(subprocess, "DETACHED_PROCESS", 0)
@@ -112,8 +115,7 @@ def start_engine(task: Mapping[str, Any], folder: EngineFolder, *, seconds: floa
         raise
     if ready is None:
         raise _build_start_error(process, folder, f"{seconds:g} s" if time.monotonic() - started >= seconds else None)
-    # Without a thread that waits for its exit, the process would stay a zombie as long as this process runs.
-    threading.Thread(target=process.wait, daemon=True, name=f"engine-{process.pid}").start()
+    wait_in_background(process)
     return StartedEngine(
         process=process,
         address=ready["address"],

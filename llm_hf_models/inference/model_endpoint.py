@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from llm_hf_models import settings
-from llm_hf_models.errors import BadInputError, EngineStartError, FileChangedError, MissingFileError
+from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError
 from llm_hf_models.inference import engine
 from llm_hf_models.inference import options as inference_options
 from llm_hf_models.inference.engine import Endpoint, EngineSpec, Notify
+from llm_hf_models.inference.model_files import check_files_unchanged
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
@@ -97,7 +98,7 @@ def ensure_endpoint(
     """
     if model.endpoint is not None:
         return build_remote_endpoint(model, key)
-    _check_files_unchanged(model)
+    check_files_unchanged(model, db, notify)
     current = settings.load()
     spec = _build_spec(
         model,
@@ -155,41 +156,6 @@ def read_llm_keys() -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise BadInputError(f"Can't read llm's keys in {path}", cause=type(error).__name__) from None
     return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
-
-
-def _check_files_unchanged(model: LocalModel) -> None:
-    """Raise an error if a file is missing or was modified after verification, or if a digest did not match.
-
-    This runs before every prompt, so it makes only one stat call per file.
-    """
-    ref = model.model_id.removeprefix("hf/")
-    if model.repo:
-        restore = f"llm hf pull {ref}"
-        repair = f"llm hf verify {model.model_id}, or replace it: {restore}"
-    else:
-        restore = f"Restore the file, or remove the model: llm hf rm {model.model_id}"
-        repair = f"llm hf verify {model.model_id}, or restore the file, or remove the model: llm hf rm {model.model_id}"
-    for file in model.files:
-        state = file.compare_with_disk()
-        if state == "missing":
-            raise MissingFileError(f"{file.path} of {model.model_id} is missing", cause=file.location, hint=restore)
-        if state == "other size":
-            raise FileChangedError(
-                f"{file.path} of {model.model_id} has changed and won't be run",
-                cause=f"Its size is no longer the recorded {file.size} bytes.",
-                hint=repair,
-            )
-        if state == "touched" and not model.has_digest_mismatch:
-            raise FileChangedError(
-                f"{file.path} of {model.model_id} was modified after verification and won't be run",
-                cause="Its size is the same, but its content may differ.",
-                hint=f"Check its content: llm hf verify {model.model_id}",
-            )
-    if model.has_digest_mismatch:
-        raise FileChangedError(
-            f"{model.model_id} is quarantined: its content does not match the recorded digest",
-            hint=repair,
-        )
 
 
 def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> EngineSpec:

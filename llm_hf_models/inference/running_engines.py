@@ -65,14 +65,18 @@ def _measure_memory(process: psutil.Process) -> int:
 
 
 def list_running_engines(db: Database) -> list[EngineRow]:
-    """Return the running engines, most recently used first. Also remove the rows and folders of engines that ended."""
+    """Return the running engines, most recently used first.
+
+    Also remove the rows and folders of engines that ended, unless the database is a copy for reading.
+    """
     found = []
     for row in db.list_engines():
         lease = get_engine_folder(row).read_lease()
         process = find_process(row)
         if process is None or lease is None:
-            db.delete_engine(row.fingerprint, row.pid)
-            get_engine_folder(row).remove()
+            if not db.is_copy:
+                db.delete_engine(row.fingerprint, row.pid)
+                get_engine_folder(row).remove()
             continue
         announced, keep_alive = lease
         memory = _measure_memory(process) or row.memory

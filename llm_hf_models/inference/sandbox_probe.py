@@ -13,7 +13,6 @@ import platform
 import shutil
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +29,7 @@ from llm_hf_models.inference import launcher
 from llm_hf_models.inference.engine_folder import create_engine_folder, make_base_folder
 from llm_hf_models.inference.running_engines import create_client
 from llm_hf_models.inference.sandbox.confine import list_layers
+from llm_hf_models.system.private_files import write_private_file
 
 START_SECONDS = 60.0  # an idle machine needs less than one
 PROMPT_SECONDS = 30.0
@@ -209,12 +209,4 @@ def _store_result(key: str, result: SandboxResult) -> None:
     kept = dict([*results.items(), (key, result)][-MAX_RESULTS:])
     path = _get_path()
     with suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")  # only its owner may read it
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_RESULTS.dump_json(kept))
-            Path(partial).replace(path)
-        except OSError:
-            Path(partial).unlink()
-            raise
+        write_private_file(path, _RESULTS.dump_json(kept))

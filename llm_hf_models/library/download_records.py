@@ -14,6 +14,7 @@ RUNNING_STATES: tuple[DownloadState, ...] = ("running", "verifying")
 ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # running, or queued to run
 UNFINISHED_STATES: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
 FINISHED_STATES: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
+AGENT = "mcp"  # `requested_by` of a download that only agents requested
 
 # The errors of downloads that lost their owner.
 ABANDONED = "its process ended"
@@ -63,6 +64,10 @@ class Download:
         """Return whether a background download lost its owner, or no worker has claimed it in time."""
         waits_too_long = abs(time.time() - self.updated) > stale_seconds
         return self.background and self.state == "queued" and (self.error in LOST_OWNER_ERRORS or waits_too_long)
+
+    def choose_requester(self, requested_by: str) -> str:
+        """Return the requester after another request for this download: a person has precedence over an agent."""
+        return requested_by if self.requested_by == AGENT else self.requested_by
 
     @property
     def requested_action(self) -> RequestedAction | None:

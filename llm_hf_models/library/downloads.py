@@ -55,10 +55,10 @@ class DownloadTables(SQLiteFile):
 
     def update_download(self, download_id: int, **changes: object) -> None:
         """Update columns of one download, such as state, done_bytes or error."""
-        unknown = changes.keys() - (Download.__dataclass_fields__.keys() - {"id", *_COLUMN_BY_FIELD, "updated"})
+        unknown = changes.keys() - (Download.__dataclass_fields__.keys() - {"id", "commit", "updated"})
         if unknown:
             raise LibraryError(f"The table of downloads has no columns {sorted(unknown)}")
-        columns = "".join(f"{name} = ?, " for name in changes)
+        columns = "".join(f"{_COLUMN_BY_FIELD.get(name, name)} = ?, " for name in changes)
         sql = f"update downloads set {columns}updated = ? where id = ?"  # noqa: S608 - the names are validated
         self.write(sql, *changes.values(), time.time(), download_id)
 

@@ -79,4 +79,5 @@ MIGRATIONS: tuple[str, ...] = (
     create table fingerprint_key (key text not null);
     insert into fingerprint_key values (hex(randomblob(32)))
     """,
+    "alter table files add column ctime_ns integer",
 )

@@ -12,6 +12,7 @@ from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownMode
 from llm_hf_models.gguf.facts import ModelFacts, apply_template
 from llm_hf_models.library.records import TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
+from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.system.text import suggest_word
 
 MAX_NAME_CHARS = 100  # longest name quoted in a message
@@ -50,8 +51,8 @@ class ModelTables(SQLiteFile):
             self.write("delete from files where model = ?", key)
             for position, file in enumerate(model.files):
                 self.write(
-                    "insert into files values (?,?,?,?,?,?,?,?,?)", key, position, file.path, file.role, file.size,
-                    file.location, file.sha256, file.git_sha1, file.mtime_ns,
+                    "insert into files values (?,?,?,?,?,?,?,?,?,?)", key, position, file.path, file.role, file.size,
+                    file.location, file.sha256, file.git_sha1, file.mtime_ns, file.ctime_ns,
                 )  # fmt: skip
             self.write("delete from checks where model = ?", key)
             for check in model.checks:
@@ -153,11 +154,14 @@ class ModelTables(SQLiteFile):
             key, check.kind, check.result, check.at, encode_json(dict(check.detail)),
         )  # fmt: skip
 
-    def record_verified_mtimes(self, model_id: str, mtimes: Mapping[str, int]) -> None:
-        """Record the modification times of verified files, in nanoseconds by location."""
+    def record_verified_files(self, model_id: str, stamps: Mapping[str, FileStamp]) -> None:
+        """Record the time stamps of verified files, by location."""
         key = self._find_key(model_id)
-        for location, mtime_ns in mtimes.items():
-            self.write("update files set mtime_ns = ? where model = ? and location = ?", mtime_ns, key, location)
+        for location, stamp in stamps.items():
+            self.write(
+                "update files set mtime_ns = ?, ctime_ns = ? where model = ? and location = ?",
+                stamp.mtime_ns, stamp.ctime_ns, key, location,
+            )  # fmt: skip
 
     def set_options(self, model_id: str, options: Mapping[str, Any]) -> None:
         """Replace the options that the user set for a model."""
@@ -218,7 +222,9 @@ def _parse_model_row(row: Row, files: Iterable[Row], aliases: Iterable[Row], che
         commit=row["commit_hash"],
         quant=row["quant"],
         files=tuple(
-            LocalFile(f["path"], f["role"], f["size"], f["location"], f["sha256"], f["git_sha1"], f["mtime_ns"])
+            LocalFile(
+                f["path"], f["role"], f["size"], f["location"], f["sha256"], f["git_sha1"], f["mtime_ns"], f["ctime_ns"]
+            )
             for f in files
         ),
         facts=apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)),

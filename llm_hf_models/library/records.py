@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from llm_hf_models.errors import BadInputError
@@ -21,8 +22,10 @@ FileRole = Literal["weights", "mmproj", "file"]
 Place = Literal["cache", "folder", "in place"]
 ModelState = Literal["ready", "missing", "unverified", "changed"]
 
-# `touched`: modified after verification, so its content is unknown.
-FileState = Literal["as recorded", "missing", "other size", "touched"]
+# `touched`: its modification time has changed, so its content is unknown. `other ctime`: only its ctime has changed.
+# A new mode, owner or hard link changes it, and so does copying the cache, or a program that hides a modification.
+FileState = Literal["as recorded", "missing", "other size", "touched", "other ctime"]
+UNPROVEN_STATES = frozenset({"touched", "other ctime"})
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 
 # Settings of a remote endpoint. They are stored with a model's options.
@@ -43,16 +46,33 @@ class LocalFile:
     sha256: str | None = None
     git_sha1: str | None = None
     mtime_ns: int | None = None  # at the last verification: a cheap way to detect a change
+    ctime_ns: int | None = None  # likewise; None if an earlier version verified the file
 
     def compare_with_disk(self) -> FileState:
-        """Compare the record with the file on disk, at the cost of one stat call."""
+        """Compare the record with the file on disk, at the cost of one stat call if nothing has changed."""
         try:
             status = os.stat(self.location)  # noqa: PTH116 - faster than Path, and every prompt calls this
         except (OSError, ValueError):
             return "missing"
         if status.st_size != self.size:
             return "other size"
-        return "as recorded" if self.mtime_ns in (None, status.st_mtime_ns) else "touched"
+        if self.mtime_ns not in (None, status.st_mtime_ns):
+            return "touched"
+        if self.mtime_ns is None or self.ctime_ns == status.st_ctime_ns or self._was_verified_again():
+            return "as recorded"
+        return "other ctime"
+
+    def _was_verified_again(self) -> bool:
+        """Return whether the file was verified in its current state, for example by the pull of another model."""
+        from llm_hf_models.system.hashing import read_stamp  # imported late: rarely needed
+        from llm_hf_models.system.verified_files import is_verified
+
+        location = Path(self.location)
+        try:
+            stamp = read_stamp(location)
+        except OSError:
+            return False
+        return is_verified(self.sha256 or self.git_sha1 or "", location, stamp)
 
 
 @dataclass(frozen=True)
@@ -130,7 +150,7 @@ class LocalModel:
         if "other size" in file_states or self.has_digest_mismatch:
             return "changed"
         digest = self.latest_check("digest")
-        is_verified = digest is not None and digest.result == "matches" and "touched" not in file_states
+        is_verified = digest is not None and digest.result == "matches" and not file_states & UNPROVEN_STATES
         return "ready" if is_verified else "unverified"
 
     @property

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -31,6 +30,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.library.migrations import MIGRATIONS
 from llm_hf_models.paths import suggest_folder_fix
+from llm_hf_models.system.private_files import create_private_file, make_file_private, make_private_folder
 
 Row = sqlite3.Row
 BUSY_SECONDS = 10
@@ -63,17 +63,22 @@ def _create_private_file(path: Path) -> None:
     SQLite holds on the file in this process (sqlite.org/howtocorrupt.html, "POSIX advisory locks").
     SQLite gives its companion files the same mode.
     """
-    with _creation_lock, suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with _creation_lock:
+        try:
+            create_private_file(path)
+        except FileExistsError:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                make_file_private(path.with_name(path.name + suffix))
 
 
 class SQLiteFile:
     """A connection to the library's file, a context manager. Threads may share it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, in_memory: bool = False) -> None:
         """Open the file, and create or migrate it if needed.
 
-        If the file can't be written, for example on a full disk, it is opened read-only.
+        If the file can't be written, for example on a full disk, it is opened read-only. With `in_memory`, a copy of
+        the file in memory is opened instead: whatever is written to it is lost, and the file stays as it is.
 
         Raises:
             LibraryDamagedError: the file is damaged.
@@ -83,6 +88,10 @@ class SQLiteFile:
         self.path = path
         self._lock = threading.RLock()
         self._read_only_reason: HfModelsError | None = None  # the reason if the file is open read-only
+        self.is_copy = in_memory
+        if in_memory:
+            self._open_copy()
+            return
         try:
             self._open()
         except (StorageError, LibraryError) as error:
@@ -91,7 +100,7 @@ class SQLiteFile:
 
     def _open(self) -> None:
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self.path.parent)
             _create_private_file(self.path)
             self._db = self._connect(str(self.path))
         except (OSError, ValueError, sqlite3.Error) as error:
@@ -103,6 +112,28 @@ class SQLiteFile:
         except BaseException:
             self._db.close()
             raise
+
+    def _open_copy(self) -> None:
+        self._db = self._connect(":memory:")
+        try:
+            if self.path.exists():
+                with translate_errors(self.path), closing(self._connect_read_only()) as stored:
+                    stored.backup(self._db)
+            self._migrate()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        """Open the file read-only. SQLite may create empty companion files (`-wal`, `-shm`) next to it."""
+        address = self.path.absolute().as_uri()
+        db = self._connect(f"{address}?mode=ro")
+        try:
+            db.execute("pragma user_version")
+        except sqlite3.OperationalError:  # a WAL file in a folder that can't be written
+            db.close()
+            return self._connect(f"{address}?mode=ro&immutable=1")
+        return db
 
     def _open_read_only(self, why: HfModelsError) -> bool:
         """Open the file read-only if that can help after this error. Return whether it could be opened."""

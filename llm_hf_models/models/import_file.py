@@ -20,6 +20,7 @@ from llm_hf_models.errors import (
     BadInputError,
     DigestMismatchError,
     DiskFullError,
+    FileChangedError,
     MissingFileError,
     NameTakenError,
     NetworkError,
@@ -46,6 +47,7 @@ from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
+from llm_hf_models.system.private_files import create_private_file, make_private_folder
 from llm_hf_models.transfer.types import Progress
 
 MAX_STEM_CHARS = 80
@@ -108,6 +110,7 @@ def import_file(
         StorageError: The copy failed.
         BadInputError: The model is a projector, or the projector is not one.
         DigestMismatchError: The named repo does not have the file, or the model ref names another of its files.
+        FileChangedError: A file was modified while it was read.
         QuantNotFoundError: The named repo does not have the quantization.
         NameTakenError: Another model, in the library or in llm, has an alias or the id.
     """
@@ -211,8 +214,9 @@ def _copy_files(paths: Sequence[Path], folder: Path) -> None:
     needed = sum(path.stat().st_size for path in paths)
     try:
         require_space(folder, needed, settings.load().disk_reserve)
-        folder.mkdir(parents=True)
+        make_private_folder(folder)
         for path in paths:
+            create_private_file(folder / path.name)
             shutil.copyfile(path, folder / path.name)
     except DiskFullError as error:
         error.hint = "Nothing was copied. Free some disk space, or import the file in place (without --copy)."
@@ -253,7 +257,7 @@ def _build_model(
         commit=details.commit if details else None,
         quant=quant,
         files=tuple(
-            LocalFile(name, role, path.stat().st_size, str(path), digest.sha256, None, path.stat().st_mtime_ns)
+            _build_local_file(name, role, path, digest)
             for name, role, path, digest in zip(names, _list_roles(given), locations, digests, strict=True)
         ),
         facts=facts,
@@ -261,6 +265,15 @@ def _build_model(
         # The repo's facts include `gated`, which a mirror needs.
         hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
     )
+
+
+def _build_local_file(name: str, role: FileRole, path: Path, digests: FileDigests) -> LocalFile:
+    stamp = digests.stamp
+    if stamp is None:
+        raise FileChangedError(
+            f"{path.name} was modified while it was read", hint="Import it again once it is complete."
+        )
+    return LocalFile(name, role, stamp.size, str(path), digests.sha256, None, stamp.mtime_ns, stamp.ctime_ns)
 
 
 def _list_roles(files: _Files) -> list[FileRole]:

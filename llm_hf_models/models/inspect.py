@@ -54,7 +54,7 @@ def resolve_source(context: Context, text: str) -> GgufSource:
         AmbiguousNameError: Several local models have that name.
         BadInputError: It is a remote model, or not a regular file.
     """
-    path = Path(expand_home(text)) if text and context.accepts_paths else None
+    path = Path(expand_home(text)) if text and not context.is_agent else None
     if path and _is_file(path):
         return GgufSource(text, tuple(find_shards(path)))
     with context.open_database() as db:

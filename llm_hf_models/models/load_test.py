@@ -11,7 +11,7 @@ from llm_hf_models.gguf.facts import apply_template
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.inference import load_test
 from llm_hf_models.inference.types import LoadResult
-from llm_hf_models.library.records import Check, LocalModel
+from llm_hf_models.library.records import UNPROVEN_STATES, Check, LocalModel
 from llm_hf_models.models.inspect import resolve_source
 from llm_hf_models.models.types import LoadTestReport
 
@@ -51,6 +51,6 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
 def _find_doubt(model: LocalModel) -> str | None:
     if model.state == "changed":
         return f"files differ from the recorded ones: llm hf verify {model.model_id}"
-    if any(file.compare_with_disk() == "touched" for file in model.files):
+    if any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files):
         return f"files modified after verification: llm hf verify {model.model_id}"
     return None

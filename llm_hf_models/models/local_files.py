@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from llm_hf_models.context import Context
@@ -13,7 +13,8 @@ from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.types import Removal, Verification
-from llm_hf_models.system.hashing import FileDigests, compute_digests
+from llm_hf_models.system import verified_files
+from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests
 from llm_hf_models.transfer.types import Event, Progress
 
 MATCHES = "matches"
@@ -73,14 +74,12 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
         model = db.find_model(name)
         model.refuse_if_remote()
         same = MATCHES if model.commit else UNCHANGED  # without a commit, the digest is from the import, not the Hub
-        mtimes = _read_mtimes(model)  # read before hashing, so that a file changed meanwhile counts as touched
-        files = tuple((file.path, _compare(file, progress) or same) for file in model.files)
+        stamps: dict[str, FileStamp] = {}
+        files = tuple((file.path, _compare(file, stamps, progress) or same) for file in model.files)
         unchanged = all(result == same for _, result in files)
         matches = unchanged and same == MATCHES
         outcome = same if unchanged else "differs" if _has_difference(files) else "not proven"
-        _forget_verified(model, dict(files))
-        verified = [file.location for file, (_, result) in zip(model.files, files, strict=True) if result == same]
-        db.record_verified_mtimes(model.model_id, {location: mtimes[location] for location in verified})
+        db.record_verified_files(model.model_id, stamps)
         db.add_check(
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
@@ -91,37 +90,29 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
     )
 
 
-def _read_mtimes(model: LocalModel) -> dict[str, int]:
-    locations = [file.location for file in model.files if Path(file.location).exists()]
-    return {location: Path(location).stat().st_mtime_ns for location in locations}
-
-
-def _forget_verified(model: LocalModel, results: Mapping[str, str]) -> None:
-    """Remove the verification marks of files that differ, because a pull trusts these marks."""
-    for file in model.files if model.place == "cache" else ():
-        if results[file.path].startswith("differs"):
-            etag = file.sha256 or file.git_sha1
-            cache_layout.clear_verified_mark(
-                cache_layout.cache_work_folder(cache_layout.infer_cache_dir(file.location, file.path)), str(etag)
-            )
-
-
 def _has_difference(files: Sequence[tuple[str, str]]) -> bool:
     return any(result.startswith("differs") for _, result in files)
 
 
-def _compare(file: LocalFile, progress: Progress) -> str | None:
-    """Return why a file is not the recorded one, or None if it is."""
+def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) -> str | None:
+    """Return why a file is not the recorded one. If it is, add its stamp to `stamps` and return None."""
     if not Path(file.location).exists():
         return "missing"
     recorded = file.sha256 or file.git_sha1
     if not recorded:
         return "no digest recorded"
     try:
-        found = hash_with_progress(Path(file.location), file.path, progress).get_same_kind(recorded)
+        found = hash_with_progress(Path(file.location), file.path, progress)
     except OSError as error:
         return f"not readable: {error.strerror}"
-    return None if found == recorded else f"differs: recorded {recorded}, found {found}"
+    if found.get_same_kind(recorded) != recorded:
+        verified_files.forget(Path(file.location))  # otherwise a pull would trust the note
+        return f"differs: recorded {recorded}, found {found.get_same_kind(recorded)}"
+    if found.stamp is None:
+        return "modified while it was read"
+    verified_files.note_verified(recorded, Path(file.location), found.stamp)
+    stamps[file.location] = found.stamp
+    return None
 
 
 def hash_with_progress(path: Path, name: str, progress: Progress) -> FileDigests:

@@ -10,6 +10,7 @@ from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
+    UNPROVEN_STATES,
     Check,
     EndpointHealth,
     LocalModel,
@@ -42,7 +43,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         facts=model.facts,
         files=model.files,
         options=model.user_options,
-        checks=tuple(_add_doubt(check, model) for check in model.checks),
+        checks=tuple(_correct_scan(_add_doubt(check, model)) for check in model.checks),
         added=model.added,
         last_used=model.last_used,
         hub=model.hub,
@@ -64,6 +65,13 @@ def _add_doubt(check: Check, model: LocalModel) -> Check:
     return replace(check, detail={**check.detail, "doubt": check.detail.get("doubt") or doubt})
 
 
+def _correct_scan(check: Check) -> Check:
+    """Return a check, without the statement of earlier versions that a Hub that did not answer reported no issue."""
+    if check.kind != "scan" or not check.detail.get("problem"):
+        return check
+    return replace(check, result="not asked") if check.result in ("no issue reported", "not reported") else check
+
+
 def _is_key_in_the_clear(model: LocalModel) -> bool:
     """Return True if the API key is sent over a network without TLS."""
     if ENDPOINT_KEY_ENV not in model.options and ENDPOINT_KEY_NAME not in model.options:
@@ -83,7 +91,7 @@ def _is_key_in_the_clear(model: LocalModel) -> bool:
 def suggest_fix(model: LocalModel) -> str:
     """Return the command that restores or verifies a model's files."""
     if model.state == "unverified":
-        if model.commit is not None or any(file.compare_with_disk() == "touched" for file in model.files):
+        if model.commit is not None or any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files):
             return f"llm hf verify {model.model_id}"
         return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
     if model.repo is None:

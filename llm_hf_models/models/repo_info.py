@@ -23,7 +23,7 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
 from llm_hf_models.hub.types import RepoDetails, RepoSummary
 from llm_hf_models.inference.options import extract_sampling
-from llm_hf_models.models import metadata_cache
+from llm_hf_models.models import metadata_cache, scan_summary
 from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import (
@@ -121,6 +121,9 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts, memory)
+    scan = scan_summary.summarize_details(details)
+    if freshness.stale and scan.state != "issues reported":
+        scan = scan_summary.make_not_asked(freshness.problem)
     base = {name: value for name, value in vars(details).items() if name in RepoSummary.__dataclass_fields__}
     return ModelInfo(
         **base,
@@ -133,7 +136,9 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         base_models=details.base_models,
         library=details.library,
         access=_explain_access(details),
-        scan=summarize_scan(details),
+        scan=scan.text,
+        scan_state=scan.state,
+        scan_problem=scan.reason,
         files=details.files,
         card=card_text,
         notes=tuple(notes),
@@ -185,16 +190,3 @@ def _explain_access(details: RepoDetails) -> str | None:
     how = "automatically" if details.gated == "auto" else "by its owners"
     page = f"{settings.get_display_endpoint()}/{details.id}"
     return f"Request access on {page} (granted {how}), then log in with `llm hf login`."
-
-
-def summarize_scan(details: RepoDetails, paths: Sequence[str] | None = None) -> str | None:
-    """Summarize the Hub's scan reports, in the Hub's words, for the whole repo or for some of its files."""
-    issues = [(path, level) for path, level in details.files_with_issues if paths is None or path in paths]
-    levels = {file.path: file.scan for file in details.files if file.scan and (paths is None or file.path in paths)}
-    if issues:
-        return "; ".join(f"{path}: {level}" for path, level in issues)
-    if levels:
-        return ", ".join(sorted({level for level in levels.values() if level}))
-    if details.scans_done is None:
-        return None
-    return "no issue reported" if details.scans_done else "not finished"

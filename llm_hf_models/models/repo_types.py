@@ -10,7 +10,7 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
-from llm_hf_models.hub.types import HubFile, RepoSummary
+from llm_hf_models.hub.types import HubFile, RepoSummary, ScanState
 from llm_hf_models.models.types import Freshness
 
 
@@ -94,7 +94,9 @@ class ModelInfo(RepoSummary):
     base_models: tuple[str, ...] = ()
     library: str | None = None
     access: str | None = None  # how to get access to a gated repo
-    scan: str | None = None  # the Hub's scan reports, unchanged
+    scan: str = "not reported"  # a summary of the Hub's scan reports
+    scan_state: ScanState = "not reported"
+    scan_problem: str | None = None  # why the Hub was not asked, or did not answer
     files: tuple[HubFile, ...] = ()
     card: str | None = None
     notes: tuple[str, ...] = ()  # missing information, with the reasons

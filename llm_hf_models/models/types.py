@@ -73,8 +73,8 @@ class Removal:
 class Verification:
     """The result of hashing the files of one model again.
 
-    Each file's result is MATCHES or UNCHANGED (models/local_files.py), "differs: …", "missing", "not readable: …" or
-    "no digest recorded".
+    Each file's result is MATCHES or UNCHANGED (models/local_files.py), "differs: …", "missing", "not readable: …",
+    "modified while it was read" or "no digest recorded".
     """
 
     model_id: str

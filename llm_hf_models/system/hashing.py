@@ -1,16 +1,44 @@
-"""Compute the digests of files on disk: sha256, and git's blob id, which the Hub uses for small files."""
+"""Compute the digests of files on disk: sha256, and git's blob id, which the Hub uses for small files.
+
+A digest belongs to the stamp that the file had while it was read. A later stamp may be that of other content.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from llm_hf_models.system.disk import sync_data
 
 BLOCK_BYTES = 1 << 20
+
+
+class FileStamp(NamedTuple):
+    """The properties of a file that show whether it has changed. On Windows, `ctime_ns` is the time of creation."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int  # changes with content, mode, owner and number of links, and can't be set
+
+    def has_same_content_as(self, other: FileStamp) -> bool:
+        """Return whether only `ctime_ns` differs, as after a rename."""
+        return self[:-1] == other[:-1]
+
+
+def read_stamp(file: Path | int) -> FileStamp:
+    """Return the stamp of a file, given its path or descriptor. Links are followed.
+
+    Raises:
+        OSError: the file does not exist.
+    """
+    status = os.fstat(file) if isinstance(file, int) else file.stat()
+    return FileStamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True)
@@ -19,6 +47,7 @@ class FileDigests:
 
     sha256: str
     git_sha1: str
+    stamp: FileStamp | None  # of the hashed file, or of the copy; None if the file changed while it was read
 
     def get_same_kind(self, digest: str) -> str:
         """Return the digest of the same kind as `digest`."""
@@ -41,7 +70,9 @@ def compute_digests(path: Path, progress: Callable[[int], None] | None = None) -
         OSError: the file can't be read.
     """
     with path.open("rb") as file:
-        return _hash_blocks(file, path.stat().st_size, None, progress)
+        before = read_stamp(file.fileno())
+        sha256, git_sha1 = _hash_blocks(file, before.size, None, progress)
+        return FileDigests(sha256, git_sha1, before if read_stamp(file.fileno()) == before else None)
 
 
 def copy_with_digests(path: Path, to: Path, progress: Callable[[int], None] | None = None) -> FileDigests:
@@ -56,15 +87,15 @@ def copy_with_digests(path: Path, to: Path, progress: Callable[[int], None] | No
         OSError: the file can't be read, or the copy can't be written.
     """
     with path.open("rb") as file, to.open("wb") as copy:
-        digests = _hash_blocks(file, path.stat().st_size, copy, progress)
+        sha256, git_sha1 = _hash_blocks(file, path.stat().st_size, copy, progress)
         copy.flush()
         sync_data(copy.fileno())
-    return digests
+        return FileDigests(sha256, git_sha1, read_stamp(copy.fileno()))
 
 
 def _hash_blocks(
     file: BinaryIO, size: int, copy: BinaryIO | None, progress: Callable[[int], None] | None
-) -> FileDigests:
+) -> tuple[str, str]:
     sha256, sha1 = hashlib.sha256(), create_git_blob_hash(size)
     done = 0
     while block := file.read(BLOCK_BYTES):
@@ -75,4 +106,4 @@ def _hash_blocks(
         done += len(block)
         if progress is not None:
             progress(done)
-    return FileDigests(sha256.hexdigest(), sha1.hexdigest())
+    return sha256.hexdigest(), sha1.hexdigest()

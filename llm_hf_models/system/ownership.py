@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models.system.disk import translate_disk_error
+from llm_hf_models.system.private_files import FILE_MODE
 from llm_hf_models.system.processes import get_own_name, has_ended
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+SHARED_MODE = 0o666  # the umask applies
 HEARTBEAT_SECONDS = 0.5  # of the owner of a file
 STALE_SECONDS = 5.0  # ten missed heartbeats: the owner on another machine, or its file system, has failed
 
@@ -60,8 +62,9 @@ def is_owner_running(name: str, heartbeat_age: float, stale_seconds: float) -> b
 class Owner:
     """The owner of a file. `lost` is set when another owner took over: nothing may be written from then on."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` is the owned file."""
+    def __init__(self, path: Path, *, private: bool) -> None:
+        """`path` is the owned file. If `private`, no other user can read its owner file."""
+        self._mode = FILE_MODE if private else SHARED_MODE
         self._path = _get_owner_file(path)
         self._name = make_owner_name()
         self._temporary = self._path.with_name(f"{self._path.name}.{secrets.token_hex(8)}")
@@ -86,19 +89,22 @@ class Owner:
         another machine. Other processes would have to wait until it is stale.
         """
         try:
-            self._temporary.write_text(self._name, encoding="utf-8")
+            self._write_new_file(self._temporary)
             os.link(self._temporary, self._path)
         except FileExistsError:
             return False
         except OSError:  # a file system without hard links
             try:
-                with self._path.open("x", encoding="utf-8") as file:
-                    file.write(self._name)
+                self._write_new_file(self._path)
             except FileExistsError:
                 return False
         finally:
             self._temporary.unlink(missing_ok=True)
         return True
+
+    def _write_new_file(self, path: Path) -> None:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, self._mode), "w", encoding="utf-8") as file:
+            file.write(self._name)
 
     def _remove_stale(self, stale: str) -> bool:
         """Remove the file of a stale owner. Renaming it first ensures that only one of several processes succeeds."""
@@ -154,7 +160,7 @@ def _measure_heartbeat_age(owner_file: Path) -> float:
     probe = owner_file.with_name(f"{owner_file.name}.{secrets.token_hex(4)}.clock")
     try:
         beat = owner_file.stat().st_mtime
-        probe.touch()
+        probe.touch(FILE_MODE)
         return probe.stat().st_mtime - beat
     except OSError:
         return 0.0
@@ -163,13 +169,17 @@ def _measure_heartbeat_age(owner_file: Path) -> float:
 
 
 @contextlib.contextmanager
-def acquire_ownership(path: Path, wait: Callable[[], object] | None = None) -> Iterator[Owner]:
+def acquire_ownership(
+    path: Path, wait: Callable[[], object] | None = None, *, private: bool = False
+) -> Iterator[Owner]:
     """Own the file `path` exclusively in this thread.
 
     Args:
         path: the file, which need not exist. The lock file and the owner file are next to it.
         wait: called before each further attempt while there is another owner. It waits a moment, or raises an exception
             to give up. Without it, there is one attempt.
+        private: no other user can read the lock file and the owner file. Otherwise they follow the umask, because
+            several users may share a Hugging Face cache.
 
     Raises:
         OwnedByOtherError: there is another owner, and `wait` is None.
@@ -178,8 +188,12 @@ def acquire_ownership(path: Path, wait: Callable[[], object] | None = None) -> I
     from filelock import FileLock  # imported late: most commands own nothing
 
     # Without flock, filelock would fall back to a lock file that counts as long as it exists, even after a kill.
-    flock = FileLock(path.with_name(f"{path.name}.lock"), timeout=0, fallback_to_soft=False)
-    owner = Owner(path)
+    lock = path.with_name(f"{path.name}.lock")
+    if private:
+        flock = FileLock(lock, timeout=0, fallback_to_soft=False, mode=FILE_MODE)
+    else:
+        flock = FileLock(lock, timeout=0, fallback_to_soft=False)
+    owner = Owner(path, private=private)
     while not _try_acquire(flock, owner, path.parent):
         if wait is None:
             raise OwnedByOtherError(path)

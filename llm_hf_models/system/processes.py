@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import subprocess
+
     import psutil
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -134,6 +137,11 @@ def has_ended(name: str) -> bool:
         return True
     except (OSError, ValueError):  # the process can't be inspected, or another version wrote the name
         return False
+
+
+def wait_in_background(process: subprocess.Popen[bytes]) -> None:
+    """Wait for the exit of a child process in a thread, so that it does not stay a zombie while this process runs."""
+    threading.Thread(target=process.wait, name=f"wait for {process.pid}", daemon=True).start()
 
 
 def wait_for_exit(process: psutil.Process, seconds: float) -> bool:

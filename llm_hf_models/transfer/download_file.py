@@ -18,8 +18,10 @@ from llm_hf_models.errors import DigestMismatchError, InterruptedByUserError, Ne
 from llm_hf_models.hub.types import Location
 from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.disk import require_space, sync_folder, translate_disk_error
+from llm_hf_models.system.hashing import FileStamp, read_stamp
 from llm_hf_models.system.ownership import Owner, acquire_ownership
 from llm_hf_models.system.processes import read_boot_id
+from llm_hf_models.system.verified_files import rename_verified
 from llm_hf_models.transfer.fetch_threads import StartOverError, WorkerPool
 from llm_hf_models.transfer.journal import Identity, Journal, JournalState, read_journal
 from llm_hf_models.transfer.pacing import RateLimiter
@@ -101,7 +103,7 @@ def download_file(
                 continue
             starved = False
             try:
-                _Transfer(
+                stamp = _Transfer(
                     locate, expected, partial, owner, limits, progress, stop, get_connection_limit, rate_limiter
                 ).run()
             except _OwnershipLostError:
@@ -111,7 +113,7 @@ def download_file(
                 starved = True
                 continue
             if final_path is not None:
-                partial.replace(final_path)
+                rename_verified(expected.digest or "", partial, final_path, stamp if expected.digest else None)
                 sync_folder(final_path.parent)
             return True
 
@@ -203,14 +205,15 @@ class _Transfer:
         self._reported_at = now
         self._progress(Event(kind, self._expected.name, self._done, self._expected.size, message))
 
-    def run(self) -> None:
+    def run(self) -> FileStamp:
+        """Download the file and verify its digest. Return the stamp that it had then."""
         mismatches, whole = 0, False
         while True:
             state = self._load_state()
             # Bytes without a journal are verified by their digest alone.
             trusted = state is not None
             try:
-                found = self._fetch_missing(state, whole=whole)
+                found, stamp = self._fetch_missing(state, whole=whole)
             except StartOverError as restart:
                 self._discard()
                 whole = True
@@ -241,6 +244,7 @@ class _Transfer:
         self._journal_path.unlink(missing_ok=True)
         self._done = self._expected.size
         self._report("done")
+        return stamp
 
     def _load_state(self) -> JournalState | None:
         """Return the state to continue from, or None for a file of the right size without a journal."""
@@ -281,8 +285,8 @@ class _Transfer:
         sync_folder(self._partial.parent)
         self._done = 0
 
-    def _fetch_missing(self, state: JournalState | None, *, whole: bool) -> str:
-        """Fetch the missing bytes and return the digest of the whole file."""
+    def _fetch_missing(self, state: JournalState | None, *, whole: bool) -> tuple[str, FileStamp]:
+        """Fetch the missing bytes. Return the digest of the whole file, and its stamp."""
         size = self._expected.size
         if state is None:
             identity = Identity(size, self._expected.digest or "")
@@ -315,7 +319,7 @@ class _Transfer:
                     whole=whole,
                 )
                 self._watch(workers)
-                return self._wait_for_digest(hasher, file)
+                return self._wait_for_digest(hasher, file), read_stamp(file.fd)
             finally:
                 hasher.cancel()
                 journal.close()

@@ -37,7 +37,7 @@ class PartialFile:
         """
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         self.path = path
-        self.fd = os.open(path, flags, 0o644)
+        self.fd = os.open(path, flags, 0o666)  # the umask applies, as to huggingface_hub's files
         self._lock = threading.Lock()
         try:
             if os.fstat(self.fd).st_size != size:

@@ -19,6 +19,7 @@ import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, TextContent
 
+from llm_hf_mcp import hidden_tools
 from llm_hf_models.errors import (
     ConsentError,
     GatedRepoError,
@@ -86,7 +87,8 @@ def format_error(error: HfModelsError) -> str:
     """Return the message, the cause, and a next step that an agent can take."""
     message = error.message if error.message.endswith(("?", "!")) else error.message.rstrip(".") + "."
     parts = [message, error.cause, _suggest_next_step(error)]
-    return clean_text("\n".join(part for part in parts if part), MAX_ERROR_CHARS, keep_lines=True)
+    text = hidden_tools.remove_from_lines("\n".join(part for part in parts if part))
+    return clean_text(text, MAX_ERROR_CHARS, keep_lines=True)
 
 
 def _suggest_next_step(error: HfModelsError) -> str | None:
@@ -113,7 +115,7 @@ def replace_commands(hint: str) -> str:
 def _replace_command(match: re.Match[str]) -> str:
     verb, words = match[1], match[2].split()
     tool = _TOOL_FOR.get(verb)
-    if tool is None:
+    if tool is None or hidden_tools.is_hidden(tool):
         return f"ask the user to run `{' '.join(['llm hf', verb, *words])}`"
     if verb == "alias" and words[:1] == ["--remove"]:
         return f"{tool}(name={words[-1]!r}, remove=[{words[-1]!r}])"
@@ -125,8 +127,9 @@ def _replace_command(match: re.Match[str]) -> str:
 
 def build_result(value: object, text: str) -> CallToolResult:
     """Return a tool result with a value of the service as JSON, and a text for models."""
+    shown = clean_text(hidden_tools.remove_from_lines(text), MAX_TEXT_CHARS, keep_lines=True)
     return CallToolResult(
-        content=[TextContent(type="text", text=clean_text(text, MAX_TEXT_CHARS, keep_lines=True))],
+        content=[TextContent(type="text", text=shown)],
         structured_content=to_json(value),
     )
 

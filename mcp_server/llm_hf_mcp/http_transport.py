@@ -103,7 +103,7 @@ class BearerTokenMiddleware:
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self._app = app
-        self._digest = _compute_digest(f"Bearer {token}".encode())
+        self._digest = _compute_digest(token.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward an authorized request to the app, or respond with 401."""
@@ -116,8 +116,10 @@ class BearerTokenMiddleware:
         await self._app(scope, receive, send)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        tokens = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(tokens) == 1 and hmac.compare_digest(_compute_digest(tokens[0]), self._digest)
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        scheme, _, token = values[0].partition(b" ") if len(values) == 1 else (b"", b"", b"")
+        # Schemes are case-insensitive (RFC 9110, section 11.1), and any number of spaces may follow.
+        return scheme.lower() == b"bearer" and hmac.compare_digest(_compute_digest(token.lstrip(b" ")), self._digest)
 
 
 def _compute_digest(text: bytes) -> bytes:

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Sequence
 
 DEFAULT_PORT = 8765
+DEFAULT_HOST = "127.0.0.1"
 INTERRUPTED = 130  # the exit code after Ctrl-C
 TERMINAL_NOTICE = """\
 llm-hf-mcp uses stdin and stdout for MCP. It is usually started by a host: `llm hf mcp` prints the configuration.
 Press Ctrl-C to stop it.
 """
+_HTTP_FLAGS = ("--host", "--no-auth", "--allowed-host", "--allowed-origin")  # they need --http
 # Flags that override settings for this process and its download worker: flag, setting, metavar, help.
 _SETTING_FLAGS = (
     ("--read-only", "agent_read_only", None, "offer only the tools that change nothing"),
@@ -36,7 +38,7 @@ _SETTING_FLAGS = (
         "--yes-to",
         "agent_yes_to",
         "ACTIONS",
-        "actions that need no agreement: delete, large, token, unverified (comma-separated)",
+        "actions that need no agreement: delete, large, token, unverified, interrupt, endpoint (comma-separated)",
     ),
 )
 
@@ -58,9 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--host",
-        default="127.0.0.1",
         metavar="ADDRESS",
-        help="with --http: the address to listen on (default 127.0.0.1)",
+        help=f"with --http: the address to listen on (default {DEFAULT_HOST})",
     )
     parser.add_argument("--no-auth", action="store_true", help="with --http on a loopback address: require no token")
     parser.add_argument(
@@ -83,7 +84,9 @@ def build_parser() -> argparse.ArgumentParser:
             rules.add_argument(flag, dest=setting, action="store_const", const="on", help=help_text)
         else:
             rules.add_argument(flag, dest=setting, metavar=metavar, help=help_text)
-    parser.add_argument("--check", action="store_true", help="check these options and exit")
+    parser.add_argument(
+        "--check", action="store_true", help="check that a host can start the server with these options, and exit"
+    )
     return parser
 
 
@@ -111,6 +114,7 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     from llm_hf_models.errors import BadInputError
     from llm_hf_models.service import Library
 
+    _refuse_wrong_transport(parser, given)
     for flag, setting, _, _ in _SETTING_FLAGS:
         value = getattr(given, setting)
         if value is not None:
@@ -122,6 +126,17 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
+def _refuse_wrong_transport(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Exit if options for HTTP are given without --http, or to a server that a host starts."""
+    if given.http is not None:
+        if given.check:
+            parser.error("argument --http: a host uses the server's stdin and stdout, not HTTP")
+        return
+    for flag in _HTTP_FLAGS:
+        if getattr(given, flag.removeprefix("--").replace("-", "_")):
+            parser.error(f"argument {flag}: it needs --http")
+
+
 def _serve(given: argparse.Namespace) -> None:
     if given.http is None:
         _serve_stdio()
@@ -130,7 +145,7 @@ def _serve(given: argparse.Namespace) -> None:
 
     http_transport.serve(
         http_transport.build_options(
-            given.host,
+            given.host or DEFAULT_HOST,
             given.http,
             auth=not given.no_auth,
             allowed_hosts=given.allowed_host,
@@ -144,6 +159,7 @@ def _serve_stdio() -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     if sys.stdin is not None and sys.stdin.isatty():
         sys.stderr.write(TERMINAL_NOTICE)
+    from llm_hf_mcp import stdio_transport
     from llm_hf_mcp.server import build_server
 
-    build_server().run("stdio")
+    stdio_transport.serve(build_server())

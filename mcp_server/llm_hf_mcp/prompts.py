@@ -9,6 +9,7 @@ import anyio.to_thread
 from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
+from llm_hf_mcp import hidden_tools
 from llm_hf_mcp.library_access import open_library
 from llm_hf_mcp.rendering import list_names
 from llm_hf_models.errors import HfModelsError
@@ -62,7 +63,8 @@ def _clean_argument(text: str) -> str:
 def register_prompts(server: MCPServer[Any]) -> None:
     """Register the prompts and completions."""
     server.prompt(name="choose-a-model", title="Choose a model")(choose_a_model)
-    server.prompt(name="set-up-local-model", title="Set up a local model")(set_up_local_model)
+    if not hidden_tools.is_hidden("download_model"):  # the prompt is about that tool
+        server.prompt(name="set-up-local-model", title="Set up a local model")(set_up_local_model)
     server.completion()(complete)  # type: ignore[no-untyped-call]  # the SDK's
 
 

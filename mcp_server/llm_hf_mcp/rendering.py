@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llm_hf_mcp.answers import replace_commands
 from llm_hf_models.system.json_values import to_json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_ITEMS = 20
 MAX_VALUE_CHARS = 200
 MAX_CARD_CHARS = 3500
+NO_REPO_SCAN = "not reported for the repo; download_model checks the scan of each file"
 _EVENT_TEXTS = {
     "queued": "was queued", "started": "has started", "done": "is done", "failed": "has failed", "paused": "was paused",
     "cancelled": "was cancelled", "stalled": "stalled", "retrying": "was retried", "waiting": "had to wait",
@@ -94,7 +95,7 @@ def format_model(info: GetModelResult) -> str:
             (info.facts and info.facts.architecture) or info.architecture,
             f"context {info.context_length:,}" if info.context_length else None,
             f"gated ({info.access})" if info.gated else None,
-            f"Hub scan: {info.scan or 'not reported for the repo; download_model checks the scan of each file'}",
+            "Hub scan: " + (info.scan if info.scan_state != "not reported" else NO_REPO_SCAN),
         ]
     )
     chosen = next((variant for variant in info.variants if variant.chosen), None)
@@ -261,10 +262,17 @@ def _format_checks(found: LocalModelView) -> list[str]:
     """Return the newest result of each kind of check, with its date."""
     newest = {check.kind: check for check in sorted(found.checks, key=lambda check: check.at)}
     return [
-        f"{check.kind.replace('_', ' ')}: {check.result} ({time.strftime('%Y-%m-%d', time.localtime(check.at))}"
+        f"{check.kind.replace('_', ' ')}: {_format_check_result(check.result, check.detail)}"
+        f" ({time.strftime('%Y-%m-%d', time.localtime(check.at))}"
         + (f", {replace_commands(check.detail['doubt'])})" if check.detail.get("doubt") else ")")
         for check in newest.values()
     ]
+
+
+def _format_check_result(result: str, detail: Mapping[str, Any]) -> str:
+    """Return the result of a check. If the Hub was not asked for its scans, add the reason."""
+    reason = detail.get("problem") if result == "not asked" else None
+    return f"{result}: {clean_text(str(reason), MAX_VALUE_CHARS)}" if reason else result
 
 
 def format_verification(verification: VerifyModelResult) -> str:

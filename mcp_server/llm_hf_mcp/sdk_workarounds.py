@@ -2,7 +2,8 @@
 
 `MCPServer` serves a fixed list of methods. `resources/subscribe`, `resources/unsubscribe` and `logging/setLevel` need
 its low-level server, which is private. A handler there gets the session, not the connection, which outlives the
-request. (`Extension` can't add methods of the protocol, and middleware can't announce capabilities.)
+request. (`Extension` can't add methods of the protocol, and middleware can't announce capabilities.) `MCPServer` also
+has no method that serves streams of another transport.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any, TypeVar
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import MCPServer
+from mcp.shared._stream_protocols import ReadStream, WriteStream
+from mcp.shared.message import SessionMessage
 from mcp_types import EmptyResult, RequestParams
 
 P = TypeVar("P", bound=RequestParams)
@@ -35,3 +38,11 @@ def register_method(
         return EmptyResult()
 
     server._lowlevel_server.add_request_handler(method, params, handle)  # noqa: SLF001 - see above
+
+
+async def serve_streams(
+    server: MCPServer[Any], received: ReadStream[SessionMessage | Exception], replies: WriteStream[SessionMessage]
+) -> None:
+    """Serve one client over the streams of a transport until `received` ends."""
+    lowlevel = server._lowlevel_server  # noqa: SLF001 - see above
+    await lowlevel.run(received, replies, lowlevel.create_initialization_options())

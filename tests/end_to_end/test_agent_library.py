@@ -15,7 +15,7 @@ from llm_hf_models.errors import ConsentError, MissingFileError, PolicyError
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub
-from tests.support.ggufs import tiny_chat
+from tests.support.ggufs import ANSWER, tiny_chat
 from tests.support.mcp_hub import REPO
 
 hub = mcp_hub.hub
@@ -34,6 +34,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "add_alias": (("tiny", "small"), "alias", "tiny small"),
     "attach": (("far", "http://127.0.0.1:1/v1"), "attach", "far"),
     "cancel": ((1,), "cancel", "1"),
+    "change_aliases": (("tiny",), "alias", "tiny"),
     "clear_downloads": ((), "clear downloads", ""),
     "continue_in_background": ((PLAN,), "to_background", REPO),
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),
@@ -96,7 +97,7 @@ def test_prepared_removal_needs_consent_and_is_logged(
     library = AgentLibrary("a bot")
     change = library.prepare_removal("tiny")
     assert [(request.action, request.target) for request in change.requests] == [("delete", model)]
-    assert library.remove(replace(change, agreed=True)).done
+    assert library.remove(replace(change, consent="person")).done
     assert Library().list() == ()
     assert [(line["what"], line["about"], line["outcome"], line.get("agreed")) for line in read_log(home)] == [
         ("delete", "tiny", "refused", None),
@@ -114,6 +115,31 @@ def test_agent_downloads_a_file_but_runs_no_command(home: Home) -> None:
     assert [(line["what"], line["about"], line["outcome"]) for line in read_log(home)] == [
         ("fetch", f"{REPO}:README.md", "done"),
         ("download", REPO, "refused"),
+    ]
+
+
+@pytest.mark.usefixtures("hub")
+def test_what_a_person_started_is_stopped_only_with_consent(home: Home) -> None:
+    person, library = Library(requested_by="cli"), AgentLibrary("a bot")
+    number = person.enqueue(REPO).id
+    person.cancel(number)
+    assert [event.kind for event in person.follow(number)][-1] == "cancelled"
+    with pytest.raises(ConsentError, match="must agree"):
+        library.clear_downloads()
+    person.pull(REPO)
+    assert person.prompt("tiny", "Hello").text == ANSWER
+    with pytest.raises(ConsentError, match="must agree"):
+        library.stop_engines("tiny")
+    assert len(person.list_engines()) == 1
+    assert person.stop_engines() == 1
+    assert library.stop_engines() == 0
+    assert person.clear_downloads() == 2
+    assert library.clear_downloads() == 0
+    assert [(line["what"], line["outcome"]) for line in read_log(home)] == [
+        ("clear downloads", "refused"),
+        ("stop engines", "refused"),
+        ("stop engines", "done"),
+        ("clear downloads", "done"),
     ]
 
 

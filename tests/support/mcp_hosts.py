@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import httpx2
 from mcp import Client
 from mcp.client.stdio import StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ElicitResult, TextContent
 
 Era = Literal["legacy", "auto"]
@@ -106,3 +108,14 @@ def serve_http(*flags: str, port: int = 0) -> Iterator[HttpServer]:
         process.terminate()
         process.wait(10)
         process.stderr.close()
+
+
+@asynccontextmanager
+async def connect_http(server: HttpServer, era: Era, person: User | None = None) -> AsyncIterator[Client]:
+    """Connect a host to a listening server."""
+    async with httpx2.AsyncClient(headers=server.headers, timeout=60, trust_env=False) as http:
+        transport = streamable_http_client(server.url, http_client=http)
+        async with Client(
+            transport, mode=era, elicitation_callback=person.answer_question if person else None
+        ) as client:
+            yield client

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 
 import click
@@ -11,12 +10,8 @@ from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options
+from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
-
-PASSWORD_LEFT_OUT = (
-    f"The user name and password in {mcp_hosts.ENDPOINT_VARIABLE} are left out, because hosts' files are often shared. "
-    "If the endpoint needs them, set the variable in the host's environment."
-)
 
 
 @click.command(epilog=format_examples("llm hf status", "llm hf status --json"))
@@ -102,44 +97,73 @@ def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[
     epilog=format_examples(
         "llm hf mcp",
         "llm hf mcp claude-desktop --install",
-        "llm hf mcp cursor -- --read-only",
+        "llm hf mcp vscode --install --dry-run",
+        "llm hf mcp cursor --install -- --read-only",
         "claude mcp add hf-models -- llm-hf-mcp",
     ),
 )
 @click.argument("host", type=click.Choice(mcp_hosts.HOST_KEYS), default="json")
 @click.argument("flags", nargs=-1, metavar="[-- SERVER OPTIONS]")
 @click.option("--install", is_flag=True, help="Write to the host's file after showing a diff; a backup is kept.")
+@click.option("--reset", is_flag=True, help="With --install: replace the whole entry instead of keeping edits in it.")
+@click.option("--dry-run", is_flag=True, help="With --install: show the diff without writing anything.")
 @click.option("-y", "--yes", is_flag=True, help="With --install: don't ask for confirmation.")
-def mcp(host: str, flags: tuple[str, ...], install: bool, yes: bool) -> None:
+@json_option
+def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Configure an MCP host to use this machine's models.
 
-    Prints the configuration that starts llm-hf-mcp, the MCP server. The `agent_...` settings limit agents; see
-    `llm hf settings`. Options for the server follow `--`.
+    Prints the configuration that starts llm-hf-mcp, the MCP server. It includes the environment variables that
+    select the library, the cache and the network, but no token. --install keeps the rest of the host's file, and
+    changes that were made to the entry by hand. The `agent_...` settings limit agents; see `llm hf settings`.
+    Options for the server follow `--`.
     """
+    for name, is_given in (("--reset", reset), ("--dry-run", dry_run), ("--yes", yes)):
+        if is_given and not install:
+            raise click.UsageError(f"{name} needs --install.")
     mcp_hosts.check_options(flags)
-    if mcp_hosts.has_endpoint_password():
-        output.note(PASSWORD_LEFT_OUT)
-    chosen = mcp_hosts.list_hosts()[host]
+    chosen, notes = mcp_hosts.find_host(host), mcp_hosts.collect_carried_variables().notes
+    for note in notes:
+        output.note(note)
     if install:
-        _install(mcp_hosts.plan_change(chosen, flags), chosen.title, yes=yes)
+        change = mcp_hosts.plan_change(chosen, flags, reset=reset)
+        _install(change, asks=not yes, dry_run=dry_run, as_json=as_json)
         return
-    output.emit(json.dumps(mcp_hosts.build_snippet(chosen, flags), indent=2))
+    output.print_json(mcp_hosts.build_snippet(chosen, flags))
     if chosen.path is not None:
         command = shlex.join(["llm", "hf", "mcp", host, "--install", *(("--", *flags) if flags else ())])
         output.note(f"For {chosen.title}, add this to {chosen.path}, or run: {command}")
 
 
-def _install(change: mcp_hosts.ConfigChange, title: str, *, yes: bool) -> None:
+def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_json: bool) -> None:
+    diff, kept, backup = host_views.render_diff(change), host_views.render_kept(change), None
+    writes = change.is_needed and not dry_run
+    if kept:
+        output.note(kept)
     if not change.is_needed:
         output.note(f"{change.path} already contains this configuration.")
-        return
-    output.note(change.diff)
-    if not yes:
-        confirm(
-            f"Write these changes to {change.path}?",
-            refused="Nothing was written",
-            hint="Pass -y to write without asking.",
+    elif not as_json or (asks and writes):
+        output.note(diff)
+    if change.is_needed and dry_run:
+        output.note("Nothing was written.")
+    if writes:
+        if asks:
+            confirm(
+                f"Write these changes to {change.path}?",
+                refused="Nothing was written",
+                hint="Pass -y to write without asking.",
+            )
+        backup = mcp_hosts.write_change(change)
+        saved = f" The previous file is kept as {backup}." if backup else ""
+        output.note(f"Written.{saved} Restart {change.host.title} to use it.")
+    if as_json:
+        output.print_json(
+            {
+                "path": change.path,
+                "changed": change.is_needed,
+                "written": writes,
+                "backup": backup,
+                "kept": change.kept,
+                "differing": change.differing,
+                "diff": diff,
+            }
         )
-    backup = mcp_hosts.write_change(change)
-    kept = f" The previous file is kept as {backup}." if backup else ""
-    output.note(f"Written.{kept} Restart {title} to use it.")

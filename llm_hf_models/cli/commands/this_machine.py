@@ -115,10 +115,10 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
     library = open_library()
     if name is not None and not aliases:
         raise click.UsageError("Give the ALIAS too: llm hf alias NAME ALIAS")
-    for old in removed:
-        library.remove_alias(old)
-    if aliases:
-        library.add_alias(str(name), *aliases)
+    if name is not None:
+        library.change_aliases(name, add=aliases, remove=removed)
+    else:
+        library.remove_alias(*removed)
     models = [library.show(name)] if name else [] if removed else library.list()
     if as_json:
         output.print_json({alias: model.model_id for model in models for alias in model.aliases})

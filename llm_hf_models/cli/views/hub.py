@@ -100,7 +100,7 @@ def render_info(found: ModelInfo, max_width: int | None) -> str:
             ("Base model", ", ".join(found.base_models)),
             ("Gated", _describe_gating(found) or "no"),
             ("Access", found.access),
-            ("Hub scan", found.scan or "not reported for the repo; a pull checks each file"),
+            ("Hub scan", _describe_scan(found)),
             ("Downloads", cli_format.join_if_present(cli_format.format_number(found.downloads), "in 30 days")),
             ("Likes", cli_format.format_number(found.likes)),
             ("Created", cli_format.format_date(found.created)),
@@ -167,6 +167,10 @@ def _make_file_row(file: HubFile) -> list[str]:
 # A pull
 
 
+def _describe_scan(found: ModelInfo) -> str:
+    return "not reported for the repo; a pull checks each file" if found.scan_state == "not reported" else found.scan
+
+
 def render_plan(planned: PullPlan, max_width: int | None) -> str:
     """Return the plan of a pull, for `--dry-run`."""
     columns = [Column("FILE", min_width=24), Column("SIZE", right=True), Column("STATE", 1)]
@@ -211,6 +215,7 @@ def render_choice(planned: PullPlan) -> str:
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
+    lines += [f"Warning: Hub scan not asked: {planned.scan_problem}"] if planned.scan_problem else []
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
               if finding.severity != "note"]  # fmt: skip
     return "\n".join(map(clean_text, lines))

@@ -140,14 +140,17 @@ def _format_check(check: Check) -> str:
         if detail.get("repo") and detail.get("commit")
         else ""
     )
-    findings = [f"\n{finding['severity']}: {finding['message']}" for finding in detail.get("findings", ())]
+    problem = detail.get("problem") if check.kind == "scan" else None
+    result = f"{check.result}: {problem}" if problem and check.result == "not asked" else check.result
+    findings = [f"\nnot asked for each file: {problem}"] if problem and check.result != "not asked" else []
+    findings += [f"\n{finding['severity']}: {finding['message']}" for finding in detail.get("findings", ())]
     files = detail.get("files", ()) if check.kind == "scan" else ()
     findings += [f"\n{line}" for line in cli_format.summarize_scans(files)]
     if detail.get("doubt"):
         findings.append(f"\n{detail['doubt']}")
     if detail.get("unsafe"):
         findings.append(f"\npulled despite the scan (--allow-unsafe): {', '.join(detail['unsafe'])}")
-    return f"{check.result}{source}, {cli_format.format_date(check.at)}" + "".join(findings)
+    return f"{result}{source}, {cli_format.format_date(check.at)}" + "".join(findings)
 
 
 def render_verification(done: Verification) -> str:

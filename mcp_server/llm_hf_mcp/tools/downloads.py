@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, select_page
+from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import GetDownloadsResult
-from llm_hf_mcp.tools.hub import Cursor, Wait
+from llm_hf_mcp.tools.hub import Confirm, Cursor, Wait
+from llm_hf_models.agent_library import PreparedChange
+from llm_hf_models.types import DownloadChange, DownloadVerb
 
 MAX_ROWS = 1000
 MAX_NOTES = 20  # newest entries of a log
@@ -46,16 +50,34 @@ async def get_downloads(
     return build_result(found, rendering.format_downloads(found))
 
 
+async def prepare_control(library: OpenLibrary, id: int, action: DownloadVerb) -> PreparedChange[DownloadChange]:  # noqa: A002
+    """Find the download."""
+    return await call(library.prepare_control, action, id)
+
+
+PreparedControl = Annotated[PreparedChange[DownloadChange], Resolve(prepare_control)]
+
+
+async def ask_before_control(
+    ctx: Context, library: OpenLibrary, change: PreparedControl, confirm: str | None
+) -> Elicit[Agreement] | SettledConsent:
+    """Ask the user to agree to the change, if the policy requires it."""
+    return await request_agreement(ctx, library, change, confirm)
+
+
 async def control_download(
     library: OpenLibrary,
     id: Id,  # noqa: A002
-    action: Literal["pause", "resume", "cancel", "retry"],
+    action: DownloadVerb,
+    change: PreparedControl,
+    answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_control)],
+    confirm: Confirm = None,
 ) -> CallToolResult:
     """Pause, resume, cancel or retry one download. Downloaded data is kept until the download is cancelled.
 
-    Use `resume` for a paused download, `retry` for a failed or cancelled one. Don't cancel a download that the user
-    started, unless the user wants that.
+    Use `resume` for a paused download, `retry` for a failed or cancelled one. The user is asked before a download that
+    the user started is paused or cancelled, and before a large one continues.
     """
-    verbs = {"pause": library.pause, "resume": library.resume, "cancel": library.cancel, "retry": library.retry}
-    row = await call(verbs[action], id)
+    del id, action, confirm  # used by prepare_control and ask_before_control
+    row = await call(library.control, await record_answer(library, change, answer))
     return build_result(row, rendering.format_download_details(row))

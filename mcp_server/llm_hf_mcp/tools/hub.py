@@ -13,7 +13,7 @@ from pydantic import Field
 
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, decode_cursor, select_page, translate_errors
-from llm_hf_mcp.consent import Agreement, record_answer, request_agreement
+from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import DownloadModelResult, GetModelResult, SearchModelsResult
@@ -40,7 +40,11 @@ Cursor = Annotated[
 Wait = Annotated[int, Field(ge=0, le=45, description="Maximum seconds to wait; the download continues afterwards")]
 Confirm = Annotated[
     str | None,
-    Field(max_length=1000, description="Only after the user agreed: the exact name that the previous error requires"),
+    Field(
+        max_length=1000,
+        description="Only after the user agreed: the exact name that the previous error requires. "
+        "Ignored if this host can ask the user in a form",
+    ),
 ]
 Count = Annotated[str | None, Field(max_length=20, description="Number of parameters, such as 500M or 8B")]
 
@@ -162,7 +166,7 @@ PreparedDownload = Annotated[PreparedChange[PullPlan], Resolve(prepare_download)
 
 async def ask_before_download(
     ctx: Context, library: OpenLibrary, change: PreparedDownload, confirm: str | None
-) -> Elicit[Agreement] | Agreement:
+) -> Elicit[Agreement] | SettledConsent:
     """Ask the user to agree to the download, if the policy requires it."""
     return await request_agreement(ctx, library, change, confirm)
 

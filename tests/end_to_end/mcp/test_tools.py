@@ -20,7 +20,7 @@ from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.ggufs import ANSWER, tiny_chat
-from tests.support.hub_server import HubServer, Throttle
+from tests.support.hub_server import HubServer, Status, Throttle
 from tests.support.mcp_hosts import ERAS, Era, User, call_refused, call_tool, connect_stdio, get_text, run_async
 from tests.support.mcp_hub import BIG_BYTES, Q4, Q8, REPO
 
@@ -56,9 +56,6 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
         assert tool.output_schema
         assert tool.output_schema["type"] == "object"
         assert tool.input_schema["additionalProperties"] is False
-        assert tool.annotations is not None
-        assert tool.annotations.read_only_hint == (tool.name in LOOKING)
-        assert tool.annotations.destructive_hint == (tool.name == "delete_model")
         for name, schema in tool.input_schema["properties"].items():
             kinds = [schema, *schema.get("anyOf", ())]
             bounded = {"maxLength", "maximum", "enum", "maxItems"}
@@ -142,6 +139,20 @@ async def test_unsafe_file_refusal_mentions_no_flag_that_tools_lack(hub: HubServ
     assert words.splitlines()[-1] == (
         "Next: choose another quantization or repo. Only the user can download this file, outside this server."
     )
+
+
+@run_async
+async def test_failed_scan_question_is_reported_as_not_asked(hub: HubServer) -> None:
+    async with connect_stdio() as client:
+        assert (await call_tool(client, "get_model", repo=REPO))["scan_state"] == "not reported"
+        hub.fault(Status(500), on="paths-info", times=None)
+        pulled = await call_tool(client, "download_model", ref=REPO, wait_seconds=45)
+        (scan,) = [check for check in pulled["model"]["checks"] if check["kind"] == "scan"]
+        assert scan["result"] == "not asked"
+        assert "HTTP 500" in scan["detail"]["problem"]
+        text = get_text(await client.call_tool("list_models", {}))
+        assert f"scan: not asked: {scan['detail']['problem']}" in text
+        assert "no issue" not in text
 
 
 @run_async

@@ -23,7 +23,7 @@ from tests.tools import readme_help
 
 SUMMARY_CELLS = 60
 # Commands that run a server, or that print only one value.
-WITHOUT_JSON = {"mirror", "serve", "mcp"}
+WITHOUT_JSON = {"mirror", "serve"}
 
 
 def list_commands(group: click.Group = hf, name: str = "hf") -> Iterator[tuple[str, click.Command]]:

@@ -206,6 +206,7 @@ def test_info_shows_each_variant_and_the_recommended_one() -> None:
                         chosen=True, local_model="hf/o/n:Q4_K_M"),
         ),
         choice_reason="Q4_K_M: the best that fits", scan="no issue reported",
+        scan_state="no issue reported",
     )  # fmt: skip
     text = re.sub(r"\x1b\[\d+m", "", hub_views.render_info(found, 100))
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)

@@ -19,9 +19,11 @@ from llm_hf_models.hub import responses
 from llm_hf_models.hub.client import PATHS_PER_REQUEST, Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import FileScan, ScannerResult
+from llm_hf_models.library.database import Database
+from llm_hf_models.paths import library_path
 from llm_hf_models.servers.catalog import ServedRepo
 from tests.support.commands import run
-from tests.support.ggufs import tiny_chat
+from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import HubServer, Page, Stall, Status, run_hub
 
 REPO, FILE = "tests/tiny-GGUF", "tiny-Q4_K_M.gguf"
@@ -109,8 +111,79 @@ def test_result_shows_the_progress_of_the_scanners(
 def test_missing_scan_results_allow_a_pull_and_record_the_reason(hub: HubServer, trouble: Status | Page) -> None:
     hub.fault(trouble, on="paths-info", times=None)
     assert run("pull", REPO, "-q", code=None).exit_code == 0
-    assert get_scan().result == "not reported"
+    assert get_scan().result == "not asked"
     assert get_scan().detail["problem"]
+
+
+def read_show() -> str:
+    return " ".join(run("show", MODEL).stdout.split())
+
+
+@pytest.mark.parametrize("trouble", [Status(404), Status(500)])
+def test_failed_question_is_not_reported_as_no_issue(hub: HubServer, tmp_path: Path, trouble: Status) -> None:
+    hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)}, scans_done=True)
+    assert Library().plan(REPO).scan_state == "no issue reported", "the Hub says so of the whole repo"
+    hub.fault(trouble, on="paths-info", times=None)
+    planned = json.loads(run("pull", REPO, "--dry-run", "--json").stdout)
+    assert planned["scan_state"] == "not asked"
+    assert planned["scan"] == f"not asked: {planned['scan_problem']}"
+    assert planned["scan"] in " ".join(run("pull", REPO, "--dry-run").stdout.split())
+    done = run("pull", REPO, "--json")
+    result = json.loads(done.stdout)
+    assert result["plan"]["scan_state"] == "not asked"
+    assert f"Warning: Hub scan not asked: {planned['scan_problem']}" in done.stderr
+    (check,) = [check for check in json.loads(run("show", MODEL, "--json").stdout)["checks"] if check["kind"] == "scan"]
+    assert (check["result"], check["detail"]["problem"]) == ("not asked", planned["scan_problem"])
+    assert planned["scan"] in read_show()
+    assert planned["scan"] in run("verify", MODEL).stdout
+    for output in (done.output, read_show(), json.dumps([planned, result, check])):
+        assert "no issue" not in output
+
+
+def test_known_issue_is_reported_when_the_question_failed(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)}, scans_done=True, files_with_issues=((FILE, "suspicious"),))
+    hub.fault(Status(500), on="paths-info", times=None)
+    run("pull", REPO, "-q")
+    assert get_scan().result == f"{FILE}: suspicious"
+    assert f"not asked for each file: {get_scan().detail['problem']}" in read_show()
+
+
+def test_hub_that_can_not_be_reached_was_not_asked(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)}, scans_done=True)
+    answered = json.loads(run("info", REPO, "--json").stdout)
+    assert (answered["scan_state"], answered["scan_problem"]) == ("no issue reported", None)
+    Library().plan(REPO)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert Library().plan(REPO).scan_state == "not asked"
+    monkeypatch.setenv("LLM_HF_METADATA_LIFETIME_SECONDS", "0")
+    found = json.loads(run("info", REPO, "--json").stdout)
+    assert (found["scan_state"], found["scan"]) == ("not asked", f"not asked: {found['scan_problem']}")
+    assert found["scan_problem"]
+    assert "no issue" not in run("info", REPO).stdout
+    assert Library().plan(REPO).scan_state == "not asked"
+
+
+def test_report_on_some_files_is_no_report_on_the_others(hub: HubServer, tmp_path: Path) -> None:
+    names = [f"tiny-Q4_K_M-0000{number}-of-00002.gguf" for number in (1, 2)]
+    repo = hub.add_repo(REPO, dict(zip(names, tiny_split(tmp_path, 2, stem="tiny-Q4_K_M"), strict=True)))
+    hub.report(repo, names[0], "safe", avScan="safe")
+    planned = Library().plan(REPO)
+    assert (planned.scan_state, planned.scan) == ("not scanned", "not scanned: 1 of 2 files")
+    (repo,) = hub.list_repos()
+    hub.report(repo, names[1], "safe", avScan="safe")
+    assert Library().plan(REPO).scan_state == "no issue reported"
+
+
+@pytest.mark.usefixtures("repo")
+def test_no_issue_without_an_answer_in_an_old_library_is_corrected(hub: HubServer) -> None:
+    hub.fault(Status(500), on="paths-info", times=None)
+    run("pull", REPO, "-q")
+    with Database(library_path()) as db:
+        db.write("update checks set result = 'no issue reported' where kind = 'scan'")
+    assert get_scan().result == "not asked"
+    assert "no issue" not in read_show()
 
 
 @pytest.mark.usefixtures("repo")

@@ -17,6 +17,7 @@ from keyring.util import platform_
 from llm_hf_models.errors import KeychainError
 from llm_hf_models.hub import tokens
 from tests.conftest import Home
+from tests.support.commands import run_process
 
 TOKEN, OTHER = "hf_abcdefghijklmnop", "hf_qrstuvwxyz"
 
@@ -266,3 +267,10 @@ def test_keyring_backends_are_loaded_only_if_a_keychain_may_exist(home: Home, mo
     config.parent.mkdir(parents=True)
     config.write_text("[backend]\nkeyring-path=/nowhere\n")
     assert loaded() == "True"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can give a folder away")
+def test_runtime_folder_of_another_user_is_ignored(home: Home) -> None:
+    os.chown(home.runtime, 12345, 12345)
+    variables = dict.fromkeys(("PYTHON_KEYRING_BACKEND", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"), "")
+    run_process("llm", "hf", "status", unprivileged=True, environment={**variables, "HF_HUB_OFFLINE": "1"})
