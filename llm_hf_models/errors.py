@@ -126,6 +126,10 @@ class TlsError(NetworkError):
     """The server's certificate was rejected. The request is not retried."""
 
 
+class RedirectRefusedError(NetworkError):
+    """A host redirected to an address that must not be requested. The request is not retried."""
+
+
 class StorageError(HfModelsError):
     """A disk operation failed."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         Removal,
         Verification,
     )
-    from llm_hf_models.servers.asgi_server import HttpServer
+    from llm_hf_models.servers.hub_mirror import MirrorServer
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.transfer.types import Event, Progress
     from llm_hf_models.types import Cleanup, EngineView, SettingView, Status, TokenStatus
@@ -570,13 +570,21 @@ class Library:
 
         return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
 
-    def mirror(self, host: str = "127.0.0.1", port: int = 0, *, allow: Sequence[str] = ()) -> HttpServer:
+    def mirror(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        allow: Sequence[str] = (),
+        allowed_hosts: Collection[str] = (),
+    ) -> MirrorServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
         Args:
             host: The address to listen on.
             port: The port; 0 chooses a free one, which `server_address` contains.
-            allow: The gated and private repos to serve. Other gated and private repos are hidden.
+            allow: The gated and private repos and the imported models (local/NAME) to serve. Others are hidden.
+            allowed_hosts: Names of this machine that clients may use, besides its addresses, host name and localhost.
 
         Raises:
             NotWritableError: The server can't listen on that address.
@@ -587,4 +595,6 @@ class Library:
         catalog = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
         if self._context.notify and (missing := catalog.list_missing_repos()):
             self._context.notify(f"Not on this machine: {', '.join(missing)}. List local models with `llm hf list`.")
-        return hub_mirror.make_server(catalog, host, port)
+        server = hub_mirror.make_server(catalog, host, port, allowed_hosts=allowed_hosts)
+        server.hidden_repos = catalog.describe_hidden_repos()
+        return server

@@ -211,7 +211,6 @@ class Hub:
             NetworkError: a request failed.
         """
         from llm_hf_models.hub import responses
-        from llm_hf_models.network.urls import resolve_redirect
 
         request = self._describe_request(repo, commit, file)
         url = home = self._build_resolve_url(repo, file, commit)
@@ -224,7 +223,7 @@ class Hub:
             )
             if not response.has_redirect_location:
                 return responses.parse_location(request, url, headers, hub_headers, response.headers)
-            url = resolve_redirect(url, response.headers["Location"])
+            url = response.headers["Location"]  # which _check_redirect has resolved
             if not is_same_origin(url, home) and "x-linked-etag" in hub_headers:
                 return responses.parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
         raise HubUnavailableError(f"Too many redirects from {request.host}")
@@ -385,11 +384,15 @@ class Hub:
 
         export_bundle()
         try:
-            return get_session()
+            session = get_session()
         except OSError as error:
             raise make_unreadable_bundle_error(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
+        hooks = session.event_hooks
+        if _check_redirect not in hooks["response"]:
+            session.event_hooks = {**hooks, "response": [*hooks["response"], _check_redirect]}
+        return session
 
     @contextmanager
     def _translate_errors(self, request: HubRequest) -> Iterator[None]:
@@ -402,6 +405,14 @@ class Hub:
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise make_connection_error(request.host, error, self._timeout) from None
+
+
+def _check_redirect(response: httpx2.Response) -> None:
+    """Replace the target of a redirect by the URL that may be requested. httpx2 and huggingface_hub then follow it."""
+    from llm_hf_models.network.redirects import resolve_redirect
+
+    if response.has_redirect_location:
+        response.headers["Location"] = resolve_redirect(str(response.request.url), response.headers["Location"])
 
 
 def _make_response_error(request: HubRequest, response: httpx2.Response) -> HfModelsError:

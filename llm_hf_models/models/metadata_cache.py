@@ -17,6 +17,7 @@ from llm_hf_models.errors import (
     NotModifiedError,
     OfflineError,
     RateLimitedError,
+    RedirectRefusedError,
     TlsError,
 )
 from llm_hf_models.models.types import Freshness
@@ -108,7 +109,7 @@ def request_with_retry(
         except NetworkError as error:
             retry_after = error.retry_after if isinstance(error, RateLimitedError) else None
             wait = now.retry_seconds * 2 ** (attempt - 1) if retry_after is None else retry_after
-            lasting = isinstance(error, (OfflineError, TlsError))
+            lasting = isinstance(error, (OfflineError, RedirectRefusedError, TlsError))
             if context.notify is None or lasting or wait > now.network_wait_seconds or not should_retry(error):
                 raise
             context.notify(f"{error.message}: retrying in {format_duration(wait)}")

@@ -16,8 +16,9 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from llm_hf_models.errors import HubUnavailableError, TlsError
 from llm_hf_models.network.errors import translate_error, translate_proxy_error
 from llm_hf_models.network.proxy import add_url_credentials, create_pools, find_proxy
+from llm_hf_models.network.redirects import resolve_redirect
 from llm_hf_models.network.response import RangeResponse
-from llm_hf_models.network.urls import Origin, format_host, resolve_redirect
+from llm_hf_models.network.urls import Origin, format_host
 
 MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)

@@ -18,6 +18,7 @@ from llm_hf_models.errors import (
     OfflineError,
     ProxyRefusedError,
     RateLimitedError,
+    RedirectRefusedError,
     TimedOutError,
     TlsError,
 )
@@ -208,4 +209,6 @@ def _iter_causes(error: BaseException) -> Iterator[BaseException]:
 
 def is_transient(error: BaseException) -> bool:
     """Return whether an error is transient, so that a retry may succeed."""
-    return isinstance(error, NetworkError) and not isinstance(error, (ProxyRefusedError, TlsError))
+    return isinstance(error, NetworkError) and not isinstance(
+        error, (ProxyRefusedError, RedirectRefusedError, TlsError)
+    )

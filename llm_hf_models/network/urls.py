@@ -1,15 +1,12 @@
-"""Parse and compare URLs and resolve redirects."""
+"""Parse and compare URLs."""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from llm_hf_models.errors import BadInputError, HubUnavailableError
 from llm_hf_models.system.text import clean_text, strip_credentials
-
-_URL_PUNCTUATION = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 
 
 @dataclass(frozen=True)
@@ -33,25 +30,9 @@ class Origin:
         except ValueError:
             parts, port = SplitResult("", "", "", "", ""), None
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise HubUnavailableError("The Hub returned a link that is not a web address", cause=clean_text(url, 80))
+            shown = clean_text(url.rpartition("@")[2], 80)  # without a password
+            raise HubUnavailableError("The Hub returned a link that is not a web address", cause=shown)
         return cls(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
-
-
-def resolve_redirect(url: str, target: str | bytes) -> str:
-    """Return the target of a redirect from `url`. Invalid characters are escaped, as in browsers.
-
-    Args:
-        url: the URL that was requested.
-        target: the Location header of the response.
-
-    Raises:
-        NetworkError: the target is not an http or https URL.
-    """
-    resolved = quote(target, safe=_URL_PUNCTUATION)
-    with contextlib.suppress(ValueError):
-        resolved = urljoin(url, resolved)
-    Origin.parse(resolved)
-    return resolved
 
 
 def format_host(url: str) -> str:

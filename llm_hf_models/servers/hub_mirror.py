@@ -7,10 +7,12 @@ The protocol is that of huggingface_hub (hf_api.py, file_download.py, utils/_htt
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -28,6 +30,7 @@ from llm_hf_models.servers import hub_mirror_json
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
 from llm_hf_models.servers.catalog import Catalog, ServedFile, ServedRepo
 from llm_hf_models.servers.http_errors import HttpResponseError
+from llm_hf_models.servers.request_limits import parse_host
 from llm_hf_models.system.text import clean_text
 
 GREETING = "A read-only mirror of the Hugging Face Hub. Set HF_ENDPOINT to this address.\n"
@@ -39,17 +42,74 @@ _RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-\d{1,18})")
 _log = logging.getLogger(__name__)
 
 
-def make_server(catalog: Catalog, host: str = "127.0.0.1", port: int = 0) -> HttpServer:
+class MirrorServer(HttpServer):
+    """An HTTP server for the Hub's protocol.
+
+    Attributes:
+        hidden_repos: The repos that a person must name before they are served, each with the reason.
+    """
+
+    def __init__(self, catalog: Catalog, host: str, port: int, *, allowed_hosts: Collection[str] = ()) -> None:
+        """Listen on an address."""
+        self._catalog = catalog
+        self.hidden_repos: Sequence[str] = ()
+        names = {host, "localhost", socket.gethostname(), f"{socket.gethostname()}.local", *allowed_hosts}
+        app = build_app(HubMirror(catalog).list_routes(), convert_error=_convert_error, render_error=render_error)
+        app_of_names = _check_host(_route_quoted_path(app), {name.lower() for name in names})
+        super().__init__(app_of_names, host, port, render_error, max_body_bytes=MAX_FORM_BYTES)
+
+    def list_repos(self) -> Sequence[ServedRepo]:
+        """Return the repos that are served now."""
+        return self._catalog.list_repos()
+
+
+def make_server(
+    catalog: Catalog, host: str = "127.0.0.1", port: int = 0, *, allowed_hosts: Collection[str] = ()
+) -> MirrorServer:
     """Return a server for the Hub's protocol: search, info, tree, paths-info, resolve with Range and ETag.
 
     Call `serve_forever()` on it; `server_address` has the port. A mirror has no accounts: it ignores tokens and
     rejects `whoami`.
 
+    Args:
+        catalog: The repos to serve.
+        host: The address to listen on.
+        port: The port; 0 chooses a free one.
+        allowed_hosts: Names of this machine that clients may use, besides its addresses, host name and localhost.
+
     Raises:
         NotWritableError: The server can't listen on the address.
     """
-    app = build_app(HubMirror(catalog).list_routes(), convert_error=_convert_error, render_error=render_error)
-    return HttpServer(_route_quoted_path(app), host, port, render_error, max_body_bytes=MAX_FORM_BYTES)
+    return MirrorServer(catalog, host, port, allowed_hosts=allowed_hosts)
+
+
+def _check_host(app: ASGIApp, names: Collection[str]) -> ASGIApp:
+    """Return an app that only accepts requests for IP addresses and known names.
+
+    Otherwise a web page could read from the mirror after its own name was resolved to this machine's address (DNS
+    rebinding). The header is replaced by its parsed value, from which links are built.
+    """
+
+    async def check(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = []
+        for header, value in scope["headers"]:
+            if header == b"host":
+                name, port = parse_host(value)
+                if name.rstrip(".") not in names and not _is_address(name):
+                    hint = "Start the mirror with --allowed-host NAME to allow a name."
+                    raise HttpResponseError(421, None, f"The Host header has a name that is not allowed. {hint}")
+                shown = f"[{name}]" if ":" in name else name
+                value = (shown if port is None else f"{shown}:{port}").encode()  # noqa: PLW2901
+            headers.append((header, value))
+        await app({**scope, "headers": headers}, receive, send)
+
+    return check
+
+
+def _is_address(name: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 def _route_quoted_path(app: ASGIApp) -> ASGIApp:
@@ -303,7 +363,7 @@ def _build_page_response(
     start = _parse_number(query, "cursor", 0)
     headers = {}
     if size and start + size < len(items):
-        page = str(request.url).partition("?")[0]  # with the scheme and host by which the client reaches this server
+        page = str(request.url).partition("?")[0]  # the host has been checked
         headers["Link"] = f'<{page}?{urlencode({**query, "cursor": start + size}, doseq=True)}>; rel="next"'
     return _build_json_response(request, to_rows(items[start : start + size]), headers)
 

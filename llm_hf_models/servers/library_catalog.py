@@ -15,7 +15,10 @@ from llm_hf_models.servers.catalog import ServedFile, ServedRepo
 
 @dataclass(frozen=True)
 class LibraryCatalog:
-    """The library's models with known digests. Gated and private repos are served only if named in `allow`.
+    """The library's models with known digests.
+
+    Gated and private repos are served only if named in `allow`, and so are models that were imported from local files
+    and not found on the Hub.
 
     The library is read for each request, so that a pull or a removal takes effect at once.
     """
@@ -25,13 +28,7 @@ class LibraryCatalog:
 
     def list_repos(self) -> Sequence[ServedRepo]:
         """Return one entry for each repo and commit, newest first."""
-        with self.context.open_database() as db:
-            every_model = db.list_models()
-        restricted = {
-            get_served_repo(model) for model in every_model if model.hub.get("gated") or model.hub.get("private")
-        }
-        restricted -= {str(repo) for repo in self.allow}
-        models = [model for model in every_model if get_served_repo(model) not in restricted and _is_servable(model)]
+        models = [model for model in self._list_models() if self._is_published(model)]
         grouped: dict[tuple[str, str], list[LocalModel]] = {}
         for model in models:
             grouped.setdefault((get_served_repo(model), get_served_commit(model)), []).append(model)
@@ -41,6 +38,23 @@ class LibraryCatalog:
             served.append(_build_served_repo(repo, commit, group, newest=repo not in seen))
             seen.add(repo)
         return served
+
+    def _list_models(self) -> list[LocalModel]:
+        with self.context.open_database() as db:
+            every_model = db.list_models()
+        return [model for model in every_model if _is_servable(model)]
+
+    def _is_published(self, model: LocalModel) -> bool:
+        return explain_restriction(model) is None or get_served_repo(model) in map(str, self.allow)
+
+    def describe_hidden_repos(self) -> list[str]:
+        """Return the repos that are not served because `allow` does not name them, each with the reason."""
+        hidden = {
+            get_served_repo(model): explain_restriction(model)
+            for model in self._list_models()
+            if not self._is_published(model)
+        }
+        return [f"{repo} ({reason})" for repo, reason in sorted(hidden.items())]
 
     def list_missing_repos(self) -> list[str]:
         """Return the repos in `allow` that have no model in the library."""
@@ -54,6 +68,15 @@ def _is_servable(model: LocalModel) -> bool:
     if model.endpoint or model.state in ("missing", "changed"):
         return False
     return all(file.sha256 or file.git_sha1 for file in model.files)
+
+
+def explain_restriction(model: LocalModel) -> str | None:
+    """Return why a model is served only if a person names it, or None."""
+    if model.hub.get("gated"):
+        return "gated"
+    if model.hub.get("private"):
+        return "private"
+    return None if model.commit else "imported from a local file"
 
 
 def get_served_repo(model: LocalModel) -> str:

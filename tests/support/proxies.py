@@ -26,6 +26,7 @@ class Proxy:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.lines: list[str] = []  # what the clients asked for
+        self.hosts: dict[str, str] = {}  # names that only this proxy knows
         self._tls, self._loop, started = tls, asyncio.new_event_loop(), threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
@@ -69,7 +70,7 @@ class Proxy:
         method, target, _ = line.split()
         address, _, path = target.removeprefix("http://").partition("/")
         host, _, port = address.rpartition(":")
-        upstream = await asyncio.open_connection(host, int(port))
+        upstream = await asyncio.open_connection(self.hosts.get(host, host), int(port))
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Go\r\n\r\n")
         else:

@@ -116,7 +116,7 @@ def run_mirror(folder: Path) -> Iterator[str]:
     subprocess.run([llm, "hf", "import", str(gguf), "--repo", REPO, "-q"], env=environment, check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     with subprocess.Popen(
-        [llm, "hf", "mirror", "--port", "0"], env={**environment, "PYTHONUNBUFFERED": "1"}, text=True,
+        [llm, "hf", "mirror", "--port", "0", "--allow", REPO], env={**environment, "PYTHONUNBUFFERED": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as server:  # fmt: skip
         try:

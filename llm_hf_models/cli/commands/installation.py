@@ -61,18 +61,32 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
 )
 @listen_options(8642)
 @click.option(
-    "allowed", "--allow", multiple=True, metavar="REPO", help="Also serve this gated or private repo; repeatable."
+    "allowed",
+    "--allow",
+    multiple=True,
+    metavar="REPO",
+    help="Also serve this gated or private repo, or imported model (local/NAME); repeatable.",
 )
-def mirror(host: str, port: int, allowed: tuple[str, ...]) -> None:
+@click.option(
+    "allowed_hosts",
+    "--allowed-host",
+    multiple=True,
+    metavar="NAME",
+    help="Also accept requests for this name of the machine; repeatable.",
+)
+def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[str, ...]) -> None:
     """Serve this machine's models to other machines.
 
-    Works like a read-only Hub: any Hub client can pull from it with HF_ENDPOINT. Prints the address and runs until
-    Ctrl-C. Gated and private repos are served only if named with --allow.
+    Works like a read-only Hub: any Hub client can pull from it with HF_ENDPOINT. Prints the address and the
+    repos, and runs until Ctrl-C. Gated and private repos, and models imported from local files that were not found on
+    the Hub, are served only if named with --allow.
     """
-    with open_library().mirror(host, port, allow=allowed) as server:
+    with open_library().mirror(host, port, allow=allowed, allowed_hosts=allowed_hosts) as server:
         address = cli_format.format_server_url(server.server_address)
         output.emit(address)
-        output.note(local_views.render_mirror(address, open_to_others=host not in LOOPBACK))
+        served = {repo.id: sum(file.size for file in repo.files) for repo in reversed(server.list_repos())}
+        open_to_others = host not in LOOPBACK
+        output.note(local_views.render_mirror(address, served, server.hidden_repos, open_to_others=open_to_others))
         try:
             server.serve_forever()
         except KeyboardInterrupt:

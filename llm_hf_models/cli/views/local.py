@@ -323,13 +323,23 @@ def render_setting(one: SettingView, max_width: int | None) -> str:
     )
 
 
-def render_mirror(url: str, *, open_to_others: bool) -> str:
-    """Return how to pull from a mirror, with a warning if other machines can reach it."""
-    lines = [
+def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *, open_to_others: bool) -> str:
+    """Return what a mirror serves and how to pull from it, with a warning if other machines can reach it.
+
+    Args:
+        url: The mirror's address.
+        served: The repos, with the size of their files.
+        hidden: The repos that are not served, each with the reason.
+        open_to_others: Whether other machines can reach the mirror.
+    """
+    lines = [f"Serving {repo} ({format_size(size)})" for repo, size in sorted(served.items())]
+    lines = lines or ["No model is served yet."]
+    lines += [f"Not serving {repo}. Use --allow to serve it." for repo in hidden]
+    if open_to_others:
+        lines.append("Anyone who can reach this address can read the models it serves.")
+    lines += [
         f"Pull from it: HF_ENDPOINT={url} llm hf search",
         *cli_format.explain_wildcard_host(url),
         "Press Ctrl-C to stop.",
     ]
-    if open_to_others:
-        lines.insert(0, "Anyone who can reach this address can read the models it serves.")
     return "\n".join(lines)
