@@ -63,9 +63,9 @@ def test_command_changes_all_aliases_or_none(aliases: frozenset[str]) -> None:
 async def test_tool_changes_all_aliases_or_none(aliases: frozenset[str]) -> None:
     async with connect_stdio() as client:
         for add, remove in WRONG:
-            await call_refused(client, "organise", name="tiny:Q8_0", add=list(add), remove=list(remove))
+            await call_refused(client, "hf_edit_aliases", name="tiny:Q8_0", add=list(add), remove=list(remove))
             assert list_aliases() == aliases
-        await call_refused(client, "organise", name="tiny:Q8_0", remove=["first", "theirs"])
+        await call_refused(client, "hf_edit_aliases", name="tiny:Q8_0", remove=["first", "theirs"])
         assert list_aliases() == aliases
-        await call_tool(client, "organise", name="tiny:Q8_0", add=["third"], remove=["first", "second"])
+        await call_tool(client, "hf_edit_aliases", name="tiny:Q8_0", add=["third"], remove=["first", "second"])
     assert list_aliases() == aliases - {"first", "second"} | {"third"}
