@@ -13,7 +13,7 @@ from pathlib import Path
 from llm_hf_models import paths, settings
 from llm_hf_models.account import whoami
 from llm_hf_models.context import Context
-from llm_hf_models.errors import EngineStartError, HfModelsError, LibraryError, StorageError
+from llm_hf_models.errors import HfModelsError, LibraryError, StorageError
 from llm_hf_models.inference import engine, running_engines
 from llm_hf_models.library.records import EngineRow, LocalModel
 from llm_hf_models.settings import Settings
@@ -48,7 +48,7 @@ def collect_status(context: Context) -> Status:
         models=len(models),
         models_bytes=sum(locations.values()),
         engines=engines,
-        sandbox=_read_sandbox(context.settings()),
+        sandbox=_read_sandbox(context),
         endpoint=settings.get_display_endpoint(),
         offline=settings.is_offline(),
         token=_check_token(context),
@@ -70,14 +70,15 @@ def _read_library(context: Context) -> tuple[list[LocalModel], tuple[EngineView,
         return [], (), str(error)
 
 
-def _read_sandbox(current: Settings) -> SandboxStatus:
+def _read_sandbox(context: Context) -> SandboxStatus:
+    mode = None
     try:
-        result = engine.read_sandbox_result(current) if current.sandbox != "off" else None
-    except EngineStartError:  # there is no llama-server, although the settings require one
-        result = None
-    if result is None:
-        return SandboxStatus(current.sandbox, None, {})
-    return SandboxStatus(current.sandbox, result.layers, result.missing)
+        current = context.settings()
+        mode = current.sandbox
+        result = engine.read_sandbox_result(current) if mode != "off" else None
+    except HfModelsError as error:  # invalid settings, or no llama-server although the settings require one
+        return SandboxStatus(mode, problem=error.message)
+    return SandboxStatus(mode, result.layers, result.missing) if result else SandboxStatus(mode)
 
 
 def make_engine_view(row: EngineRow) -> EngineView:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_hf_models.downloads.plan_types import PullPlan
@@ -47,9 +47,10 @@ class EngineView:
 class SandboxStatus:
     """The sandbox of the engines that start from now on."""
 
-    mode: str  # the setting `sandbox`
-    layers: tuple[str, ...] | None  # active confinement layers; None until the first engine starts and tests them
-    missing: Mapping[str, str]  # inactive confinement layers, each with the reason
+    mode: str | None  # the setting `sandbox`; None if the settings can't be read
+    layers: tuple[str, ...] | None = None  # active confinement layers; None until the first engine tests them
+    missing: Mapping[str, str] = field(default_factory=dict)  # inactive confinement layers, each with the reason
+    problem: str | None = None  # why engines can't start
 
 
 @dataclass(frozen=True)

@@ -367,7 +367,8 @@ def format_status(now: Status) -> Report:
     )
     missing = now.sandbox.missing.items()
     warnings = [f"engines run without the sandbox layer {layer}: {reason}" for layer, reason in missing]
-    return Report(text, warnings=tuple([*warnings, now.problem] if now.problem else warnings))
+    problems = [problem for problem in (now.sandbox.problem, now.problem) if problem]
+    return Report(text, warnings=(*warnings, *problems))
 
 
 def list_names(found: Sequence[LocalModelView]) -> list[str]:

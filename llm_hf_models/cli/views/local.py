@@ -285,8 +285,10 @@ def render_status(now: Status, max_width: int | None) -> str:
 
 
 def _describe_sandbox(sandbox: SandboxStatus) -> str:
+    if sandbox.problem:
+        return sandbox.problem
     if sandbox.layers is None:
-        return sandbox.mode + ("" if sandbox.mode == "off" else ", tested when the next engine starts")
+        return str(sandbox.mode) + ("" if sandbox.mode == "off" else ", tested when the next engine starts")
     without = "".join(f"; without {layer}: {reason}" for layer, reason in sandbox.missing.items())
     return f"{sandbox.mode}: {', '.join(sandbox.layers) or 'nothing'}{without}"
 
