@@ -116,7 +116,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     for name, value in _make_environment(home).items():
         monkeypatch.setenv(name, value)
     yield home
+    if (home.llm / "hf" / "worker.log").exists():
+        _end_workers()
     shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _end_workers() -> None:
+    """End the workers that a test has started. Without its Hub, they would wait for the network."""
+    from tests.support.downloads import find_workers  # imports huggingface_hub, which needs the environment of a test
+
+    for worker in find_workers():
+        worker.kill()
 
 
 def _is_loopback(address: Any) -> bool:
