@@ -25,6 +25,8 @@ from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership
 
 NO_LIMIT = -1  # SQLite's value for no limit
 
+OWNER_WAIT_SECONDS = 1.0  # for the owner of a file that is about to be removed
+OWNER_POLL_SECONDS = 0.05
 # The name of a file that belongs to a download: the digest, then `part` or `whole`, and maybe more.
 _LEFTOVER_NAME = re.compile(r"(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.(?P<part>part|whole)(?P<more>\..+)?")
 
@@ -184,9 +186,22 @@ def compute_age(path: Path) -> float:
 
 
 def remove_partial(context: Context, db: Database, cutoff: float, partial: Path) -> bool:
-    """Remove a partial file and its journal, unless a download needs or owns it. Return True if they were removed."""
+    """Remove a partial file and its journal, unless a download needs or owns it. Return True if they were removed.
+
+    Another process of a cancelled download may be about to end, or may try the same at this moment. Therefore this
+    waits a short time for another owner.
+    """
+    if sort_rows(db, cutoff).needs(partial):
+        return False
+    deadline = time.monotonic() + OWNER_WAIT_SECONDS
+
+    def wait() -> None:
+        if time.monotonic() >= deadline:
+            raise OwnedByOtherError(partial)
+        time.sleep(OWNER_POLL_SECONDS)
+
     try:
-        with acquire_ownership(partial):
+        with acquire_ownership(partial, wait):
             rows = sort_rows(db, cutoff)
             if rows.needs(partial):
                 return False

@@ -81,7 +81,7 @@ def test_failing_layers_are_left_out_for_all_models_and_shown(
     (shown,) = run_json("ps")
     assert [*shown["layers"], *shown["missing"]] == [layer for layer in LAYERS if layer not in failing] + list(failing)
     assert all("a test model fails under it: " in why for why in shown["missing"].values())
-    assert read_status() == {"mode": "on", "layers": shown["layers"], "missing": shown["missing"]}
+    assert read_status() == {"mode": "on", "layers": shown["layers"], "missing": shown["missing"], "problem": None}
     assert f"without {failing[0]}: a test model fails" in run("status").stdout
     assert f"runs without {failing[0]}: a test model fails" in run("ps").stderr
 
@@ -179,14 +179,14 @@ def test_engine_that_never_works_is_not_blamed_on_the_sandbox(
 def test_normal_case_costs_one_start_and_only_once(
     layers: FailingLayers, spec: engine.EngineSpec, db: Database
 ) -> None:
-    assert read_status() == {"mode": "on", "layers": None, "missing": {}}
+    assert read_status() == {"mode": "on", "layers": None, "missing": {}, "problem": None}
     notices: list[str] = []
     ensure(spec, db, notices=notices)
     assert layers.count_starts() == 2
     ensure(make_spec(spec.model_path, context=512), db)
     assert layers.count_starts() == 3
     assert notices == []
-    assert read_status() == {"mode": "on", "layers": list(LAYERS), "missing": {}}
+    assert read_status() == {"mode": "on", "layers": list(LAYERS), "missing": {}, "problem": None}
     assert stat.S_IMODE(get_result_path().stat().st_mode) == 0o600
     assert [path.name for path in paths.data_dir().glob("sandbox*")] == ["sandbox.json"]
 
@@ -261,7 +261,7 @@ def test_layer_that_hangs_is_left_out_and_tested_again_later(
     assert read_status()["layers"] is None
     layers.set({})
     ensure(make_spec(spec.model_path, context=512), db)
-    assert read_status() == {"mode": "on", "layers": list(LAYERS), "missing": {}}
+    assert read_status() == {"mode": "on", "layers": list(LAYERS), "missing": {}, "problem": None}
 
 
 def write_llama_server(folder: Path, monkeypatch: pytest.MonkeyPatch, *, comment: str = "") -> None:
