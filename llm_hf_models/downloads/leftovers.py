@@ -21,12 +21,11 @@ from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageErro
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES, UNFINISHED_STATES, Download
-from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership
+from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned, wait_at_most
 
 NO_LIMIT = -1  # SQLite's value for no limit
 
 OWNER_WAIT_SECONDS = 1.0  # for the owner of a file that is about to be removed
-OWNER_POLL_SECONDS = 0.05
 # The name of a file that belongs to a download: the digest, then `part` or `whole`, and maybe more.
 _LEFTOVER_NAME = re.compile(r"(?P<etag>[0-9a-f]{40}|[0-9a-f]{64})\.(?P<part>part|whole)(?P<more>\..+)?")
 
@@ -191,17 +190,10 @@ def remove_partial(context: Context, db: Database, cutoff: float, partial: Path)
     Another process of a cancelled download may be about to end, or may try the same at this moment. Therefore this
     waits a short time for another owner.
     """
-    if sort_rows(db, cutoff).needs(partial):
+    if is_owned(partial) and sort_rows(db, cutoff).needs(partial):  # its owner may not end soon
         return False
-    deadline = time.monotonic() + OWNER_WAIT_SECONDS
-
-    def wait() -> None:
-        if time.monotonic() >= deadline:
-            raise OwnedByOtherError(partial)
-        time.sleep(OWNER_POLL_SECONDS)
-
     try:
-        with acquire_ownership(partial, wait):
+        with acquire_ownership(partial, wait_at_most(OWNER_WAIT_SECONDS, OwnedByOtherError(partial))):
             rows = sort_rows(db, cutoff)
             if rows.needs(partial):
                 return False

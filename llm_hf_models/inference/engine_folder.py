@@ -9,13 +9,12 @@ import socket
 import stat
 import sys
 import tempfile
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.errors import EngineStartError, NotWritableError
-from llm_hf_models.system.ownership import acquire_ownership
+from llm_hf_models.system.ownership import acquire_ownership, wait_at_most
 from llm_hf_models.system.private_files import create_private_file, make_private_folder
 from llm_hf_models.system.text import clean_text
 
@@ -23,7 +22,6 @@ from llm_hf_models.system.text import clean_text
 MAX_SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
 CONNECT_SECONDS = 2.0
 LEASE_CHARS = 16
-START_POLL_SECONDS = 0.05  # how often it is checked whether another engine has started
 LOG_TAIL_BYTES = 4096
 
 
@@ -147,17 +145,11 @@ def hold_start_lock(seconds: float) -> AbstractContextManager[object]:
     Raises:
         EngineStartError: The other engine took longer than `seconds`.
     """
-    deadline = time.monotonic() + seconds
-
-    def wait() -> None:
-        if time.monotonic() >= deadline:
-            raise EngineStartError(
-                "Timed out waiting for another engine to start",
-                hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
-            )
-        time.sleep(START_POLL_SECONDS)
-
-    return acquire_ownership(make_base_folder() / "start", wait, private=True)
+    error = EngineStartError(
+        "Timed out waiting for another engine to start",
+        hint="List engines with `llm hf ps`, or stop them with `llm hf stop --all`.",
+    )
+    return acquire_ownership(make_base_folder() / "start", wait_at_most(seconds, error), private=True)
 
 
 def create_engine_folder(keep_alive: float) -> EngineFolder:

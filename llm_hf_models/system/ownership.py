@@ -16,6 +16,7 @@ import errno
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SHARED_MODE = 0o666  # the umask applies
 HEARTBEAT_SECONDS = 0.5  # of the owner of a file
+POLL_SECONDS = 0.05  # between two attempts to own a file
 STALE_SECONDS = 5.0  # ten missed heartbeats: the owner on another machine, or its file system, has failed
 
 # The errors of file systems without flock: most local ones, NFS without its lock daemon, some FUSE file systems.
@@ -205,6 +207,18 @@ def acquire_ownership(
             owner.release()
         finally:
             flock.release()
+
+
+def wait_at_most(seconds: float, error: Exception) -> Callable[[], None]:
+    """Return a `wait` for `acquire_ownership` that raises `error` when this many seconds have passed from now."""
+    deadline = time.monotonic() + seconds
+
+    def wait() -> None:
+        if time.monotonic() >= deadline:
+            raise error
+        time.sleep(POLL_SECONDS)
+
+    return wait
 
 
 def _try_acquire(flock: BaseFileLock, owner: Owner, folder: Path) -> bool:
