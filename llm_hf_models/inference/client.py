@@ -13,7 +13,6 @@ from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.openai_protocol import (
     Finish,
     Piece,
-    ResponseParser,
     ServedModel,
     Turn,
     build_embeddings_body,
@@ -22,7 +21,9 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
+from llm_hf_models.inference.response_parser import ResponseParser
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
+from llm_hf_models.inference.tool_calls import ToolCall
 
 if TYPE_CHECKING:
     import httpx2
@@ -48,8 +49,8 @@ def stream_completion(
     *,
     reconnect: Reconnect | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-) -> Generator[Piece | Finish, None, None]:
-    """Stream one completion; the last item is the Finish. Closing the iterator cancels the request.
+) -> Generator[Piece | ToolCall | Finish, None, None]:
+    """Stream one completion; its tool calls and the Finish are the last items. Closing the iterator cancels it.
 
     Args:
         endpoint: The server to send the request to.
@@ -70,7 +71,7 @@ def stream_completion(
         endpoint, response = _open_response(
             stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
         )
-        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
+        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
         try:
             for data in response.iter_bytes():
                 yield from parser.feed(data)
@@ -85,7 +86,7 @@ async def stream_completion_async(
     *,
     reconnect: Reconnect | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-) -> AsyncGenerator[Piece | Finish, None]:
+) -> AsyncGenerator[Piece | ToolCall | Finish, None]:
     """Stream one completion with asyncio, as `stream_completion` does. Call `aclose` to cancel the request."""
     import httpx2
 
@@ -93,7 +94,7 @@ async def stream_completion_async(
         endpoint, response = await _open_response_async(
             stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
         )
-        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
+        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
         try:
             async for data in response.aiter_bytes():
                 for piece in parser.feed(data):
@@ -336,11 +337,6 @@ def _build_headers(endpoint: Endpoint) -> dict[str, str]:
     if endpoint.key:
         headers["Authorization"] = f"Bearer {endpoint.key}"
     return headers
-
-
-def _is_stream(response: Response) -> bool:
-    """Return whether the response is a stream. Some servers respond in one piece even if a stream was requested."""
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
 
 
 def _build_request_error(

@@ -182,7 +182,7 @@ def _stream_response(
         with closing(client.stream_completion(run.endpoint, run.turn, reconnect=lambda: prepare().endpoint)) as items:
             for item in items:
                 yield from run.process_item(item)
-        run.finish(response, db)
+        yield from run.finish(response, db)
 
 
 async def _stream_response_async(
@@ -197,9 +197,9 @@ async def _stream_response_async(
         with prompt_run.open_database() as db:
             return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
 
-    def finish() -> None:
+    def finish() -> list[StreamEvent]:
         with prompt_run.open_database() as db:
-            run.finish(response, db)
+            return run.finish(response, db)
 
     with _translate_errors():
         run = await asyncio.to_thread(prepare)
@@ -209,7 +209,8 @@ async def _stream_response_async(
             async for item in items:
                 for event in run.process_item(item):
                     yield event
-        await asyncio.to_thread(finish)
+        for event in await asyncio.to_thread(finish):
+            yield event
 
 
 class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
