@@ -6,18 +6,27 @@ It opens no connections. `response_parser` parses the response to a prompt.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from llm_hf_models.errors import EngineLostError, EngineRequestError
+from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
 from llm_hf_models.system.text import clean_text
 
 MAX_ERROR_CHARS = 500
 MODALITIES = ("image", "audio")  # input other than text that this package can send
 NOT_FOUND = 404
+
+# The error of a chat template in llama.cpp, vLLM, TGI and LM Studio. vLLM returns only the template's own text.
+_TEMPLATE_ERROR = re.compile(
+    r"jinja(?:2\.| (?:exception|template|error))|(?:chat|this) template|template error|raise_exception"
+    r"|roles must alternate|roles are supported|system role not supported|tool call ids?\b",
+    re.IGNORECASE,
+)
+_BEFORE_REFUSAL = re.compile(r".*(?:Jinja Exception|Template error|TemplateError): +", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,8 @@ def build_response_error(
             cause=_extract_message(error) or f"HTTP {status}",
             hint="Set the key with `llm hf attach`: --key-env VAR, or --key-name NAME from `llm keys`.",
         )
-    if url is not None and (status == NOT_FOUND or not isinstance(error, (dict, str))):
+    is_refusal = _find_template_refusal(_extract_message(error)) is not None
+    if url is not None and not is_refusal and (status == NOT_FOUND or not isinstance(error, (dict, str))):
         message = _extract_message(error) or (
             "" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace"))
         )
@@ -265,9 +275,18 @@ def _explain_error(error: object, status: int | None, *, can_grow_context: bool)
             + " the prompt.",
         )
     message = _extract_message(error)
+    if refusal := _find_template_refusal(message):
+        return TemplateRefusedError("The chat template refused the conversation", cause=refusal)
     return EngineRequestError(
         message or "The endpoint refused the request", cause=f"HTTP {status}" if status and not message else None
     )
+
+
+def _find_template_refusal(message: str) -> str | None:
+    """Return the message of a chat template that raised an error; None if the error has another reason."""
+    if not _TEMPLATE_ERROR.search(message):
+        return None
+    return _BEFORE_REFUSAL.sub("", message) or message
 
 
 def _extract_message(error: object) -> str:

@@ -177,7 +177,10 @@ def _stream_response(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     with _translate_errors(), prompt_run.open_database() as db:
-        prepare = functools.partial(prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, key=key)
+        continued = response.conversation is not None
+        prepare = functools.partial(
+            prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, is_continued=continued, key=key
+        )
         run = prepare()
         with closing(client.stream_completion(run.endpoint, run.turn, reconnect=lambda: prepare().endpoint)) as items:
             for item in items:
@@ -194,8 +197,9 @@ async def _stream_response_async(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     def prepare() -> PromptRun:
+        continued = response.conversation is not None
         with prompt_run.open_database() as db:
-            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
+            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, is_continued=continued, key=key)
 
     def finish() -> list[StreamEvent]:
         with prompt_run.open_database() as db:

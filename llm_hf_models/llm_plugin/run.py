@@ -158,7 +158,13 @@ class PromptRun:
 
 
 def prepare_prompt(
-    model_id: str, prompt: llm.Prompt, db: Database, *, stream: bool, key: str | None = None
+    model_id: str,
+    prompt: llm.Prompt,
+    db: Database,
+    *,
+    stream: bool,
+    is_continued: bool,
+    key: str | None = None,
 ) -> PromptRun:
     """Prepare a prompt: resolve its options, build the request and start the engine if it is not running.
 
@@ -167,18 +173,19 @@ def prepare_prompt(
         prompt: The prompt from llm.
         db: The open library.
         stream: Whether the engine streams the response.
+        is_continued: Whether the prompt belongs to a conversation.
         key: The API key for a remote endpoint; None uses the stored key.
 
     Raises:
         MissingFileError, FileChangedError: The model's files are missing or differ from the pulled ones.
-        BadInputError: An option or an attachment is not accepted.
+        BadInputError: The prompt is empty, or an option or an attachment is not accepted.
         EngineError: The engine can't be started.
     """
     model = db.get_model(model_id)
     options, system = resolve_options(model, prompt.options)
     raw = model.facts.kind == "base"
     types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
-    turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types)
+    turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types, is_continued=is_continued)
     expects_json = bool(prompt.schema or options.get("json_object"))
     endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
     return PromptRun(model, endpoint, turn, options.get("max_tokens"), expects_json)
