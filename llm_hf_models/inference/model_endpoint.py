@@ -16,6 +16,7 @@ from llm_hf_models.inference import options as inference_options
 from llm_hf_models.inference.chat_template import describe_template_commands
 from llm_hf_models.inference.engine import Endpoint, EngineSpec, Notify
 from llm_hf_models.inference.model_files import check_files_unchanged
+from llm_hf_models.inference.thinking import check_thinking_options
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
@@ -62,12 +63,12 @@ def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> t
     """
     options: dict[str, Any] = {}
     for _, layer in list_defaults(model):
-        options |= layer
+        options = inference_options.combine_layers(options, layer)
     system = options.pop(SYSTEM, None)
     options.pop(TEMPLATE, None)
     given = {key: value for key, value in explicit if value is not None}
     check_applicable(model, given)
-    return {**options, **given}, system
+    return inference_options.combine_layers(options, given), system
 
 
 def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
@@ -76,8 +77,7 @@ def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
     Raises:
         BadInputError: An option is not supported by this model.
     """
-    if options.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
-        raise BadInputError("Option 'think': this model's chat template does not support reasoning")
+    check_thinking_options(model, options)
     maximum = model.facts.context_length
     if maximum and options.get("context", 0) > maximum:
         raise BadInputError(f"Option 'context': {model.model_id} supports at most {maximum} tokens")

@@ -114,7 +114,7 @@ def test_prompt_options_precede_stored_ones_and_the_header(tiny_library: TinyLib
         0.3,
     )
     assert requested["messages"][0] == {"role": "system", "content": "kept"}
-    assert requested["chat_template_kwargs"] == {"enable_thinking": False}
+    assert requested["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert requested["stop"] == "END"
     # The header's top_p is out of range, and load options do not go to a remote endpoint.
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & requested.keys()
