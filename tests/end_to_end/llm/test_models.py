@@ -309,6 +309,46 @@ def test_sound_is_added_to_the_message(tiny_library: TinyLibrary) -> None:
     assert far.asked[0]["messages"][0]["content"][0]["input_audio"] == {"data": "SUQz", "format": "mp3"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/x-png", "image/png"),
+        ("image/jpeg; charset=binary", "image/jpeg"),
+        ("image/x-ms-bmp", "image/bmp"),
+        ("audio/x-wav", "wav"),
+        ("audio/vnd.wave", "wav"),
+        ("audio/wave", "wav"),
+        ("audio/mp3", "mp3"),
+        ("audio/x-mpeg-3", "mp3"),
+        ("AUDIO/MPEG;codecs=mp3", "mp3"),
+    ],
+)
+def test_synonyms_of_media_types_are_accepted(kind: str, sent: str, tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        llm.get_model("far").prompt("look", attachments=[llm.Attachment(type=kind, content=PNG)]).text()
+    part = far.asked[0]["messages"][0]["content"][0]
+    assert sent in (
+        part.get("input_audio", {}).get("format"),
+        part.get("image_url", {}).get("url", "")[5:].split(";")[0],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/tiff", "audio/ogg", "image", "jpg", "text/plain; type=image/png", "image/jpeg2"]
+)
+def test_other_media_types_are_refused(kind: str, tiny_library: TinyLibrary) -> None:
+    attachment = llm.Attachment(type=kind, content=PNG)
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        with pytest.raises(ValueError, match="does not support attachments of type"):
+            llm.get_model("far").prompt("look", attachments=[attachment]).text()
+        with pytest.raises(llm.ModelError, match="It accepts audio/mpeg, audio/wav, image/bmp"):
+            llm.get_model("far").prompt(messages=[llm.user("look", attachment)]).text()
+    assert far.asked == []
+
+
 def test_unsupported_attachment_is_refused_before_anything_is_sent(tiny_library: TinyLibrary) -> None:
     picture = llm.Attachment(type="image/png", content=PNG)
     result = run_llm("-m", "tiny", "what?", "--at", __file__, "image/png")
