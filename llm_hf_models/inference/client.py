@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
 from llm_hf_models.inference import chat_template, openai_protocol
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.loop_detection import LoopDetector
 from llm_hf_models.inference.openai_protocol import (
     Finish,
     Piece,
@@ -52,7 +53,8 @@ def stream_completion(
 ) -> Generator[Piece | ToolCall | Finish, None, None]:
     """Stream one completion; its tool calls and the Finish are the last items. Closing the iterator cancels it.
 
-    If the model's chat template refuses the turn, it is sent once more in the form that strict templates accept.
+    If the model's chat template refuses the turn, it is sent once more in the form that strict templates accept. If the
+    response repeats the same text for `turn.loop_limit` tokens, the request is cancelled.
 
     Args:
         endpoint: The server to send the request to.
@@ -89,9 +91,14 @@ def _stream_turn(
     with ExitStack() as stack:
         endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        detector = LoopDetector(turn.loop_limit)
         try:
             for data in response.iter_bytes():
-                yield from parser.feed(data)
+                for piece in parser.feed(data):
+                    yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
         yield from parser.end()
@@ -139,10 +146,14 @@ async def _stream_turn_async(
     async with AsyncExitStack() as stack:
         endpoint, response = await _open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        detector = LoopDetector(turn.loop_limit)
         try:
             async for data in response.aiter_bytes():
                 for piece in parser.feed(data):
                     yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
         for last in parser.end():
