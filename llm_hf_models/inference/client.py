@@ -228,7 +228,7 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
 
     Args:
         endpoint: The server to send the request to.
-        seconds: Time limit for connecting, and for each read and write.
+        seconds: Time limit for the whole request.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -236,9 +236,12 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
     """
     import httpx2
 
+    from llm_hf_models.network.time_limit import limit_time, watch_client
+
     url = f"{endpoint.base_url.rstrip('/')}/v1/models"
     timeout = httpx2.Timeout(seconds)
-    with _create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client:
+    with _create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client, limit_time(seconds):
+        watch_client(client)
         try:
             request = client.build_request("GET", url, headers=_build_headers(endpoint))
             with closing(client.send(request, stream=True)) as response:
