@@ -53,7 +53,7 @@ def stream_completion(
 ) -> Generator[Piece | ToolCall | Finish, None, None]:
     """Stream one completion; its tool calls and the Finish are the last items. Closing the iterator cancels it.
 
-    If the model's chat template refuses the turn, it is sent once more in the form that strict templates accept. If the
+    If the model's chat template refuses the turn, it is sent again in the form that strict templates accept. If the
     response repeats the same text for `turn.loop_limit` tokens, the request is cancelled.
 
     Args:
@@ -110,8 +110,8 @@ def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoin
     Raises:
         TemplateRefusedError: The turn has this form already, or a part of the response has arrived.
     """
-    fitted = chat_template.fit_turn(turn)
-    if has_begun or fitted == turn:
+    fitted = chat_template.fit_turn(turn, error.cause or error.message)
+    if has_begun or list(fitted.messages) == list(turn.messages):
         raise chat_template.explain_refusal(error, endpoint) from None
     return fitted
 
