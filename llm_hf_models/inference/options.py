@@ -300,9 +300,9 @@ def convert_sampling(sampling: Mapping[str, float]) -> dict[str, Any]:
 def combine_layers(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of two layers, of which the upper one takes precedence.
 
-    An option that switches reasoning replaces all such options of the lower layer.
+    An option for reasoning replaces all such options of the lower layer.
     """
-    switches = {THINK, *THINK_VARIABLES}
+    switches = {THINK, *THINK_VARIABLES, REASONING_EFFORT}
     replaced = switches if switches & upper.keys() else set()
     return {key: value for key, value in lower.items() if key not in replaced} | dict(upper)
 
