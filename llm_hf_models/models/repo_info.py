@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -46,7 +45,7 @@ from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.text import clean_text
 
 GENERATION_CONFIG = "generation_config.json"
-_BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
 def collect_repo_facts(details: RepoDetails) -> dict[str, Any]:
@@ -145,13 +144,20 @@ def parse_ref(context: Context, text: str) -> ModelRef:
         return ModelRef.parse(text)
     except BadRefError as error:
         refuse_local_name(context, text)
-        name = text.strip().partition(":")[0]
-        if _BARE_NAME.fullmatch(name):
+        if step := suggest_search(text):
             error.cause = "A repo has the form owner/name."
-            error.hint = f"Search for it: llm hf search {shlex.quote(name)}"
-            if name.lower().endswith(".gguf"):
-                error.hint = f"To register a file on this machine: llm hf import {shlex.quote(name)}"
+            error.hint = f"{step}\n{error.hint or ''}"
         raise
+
+
+def suggest_search(text: str) -> str | None:
+    """Return the hint for a name without an owner: to search for it, or to import it if it is that of a file."""
+    name = text.strip().partition(":")[0]
+    if not _BARE_NAME.fullmatch(name):
+        return None
+    if name.lower().endswith(".gguf"):
+        return f"To register a file on this machine: llm hf import {name}"
+    return f"Search for it: llm hf search {name}"
 
 
 def refuse_local_name(context: Context, text: str) -> None:
