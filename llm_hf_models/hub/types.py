@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Literal
 
 from llm_hf_models.errors import FileNotFoundInRepoError
@@ -87,15 +88,18 @@ class RepoDetails(RepoSummary):
     files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
     left_out: tuple[tuple[str, str], ...] = ()  # (path, reason): listed files that can't be pulled
 
+    @cached_property
+    def _files_by_path(self) -> dict[str, HubFile]:
+        return {file.path: file for file in self.files}
+
     def get_file(self, path: RepoFile) -> HubFile:
         """Return the file at `path`.
 
         Raises:
             FileNotFoundInRepoError: the repo has no such file. The hint names similar paths.
         """
-        for file in self.files:
-            if file.path == path.path:
-                return file
+        if file := self._files_by_path.get(path.path):
+            return file
         if reason := dict(self.left_out).get(path.path):
             raise FileNotFoundInRepoError(
                 f"{clean_text(path.path, 120)} of {self.id} can't be pulled",

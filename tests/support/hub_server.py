@@ -56,6 +56,7 @@ from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
 from tests.support.hub_faults import (
     Compress,
     Delay,
+    EditJson,
     Fault,
     FlipBit,
     Headers,
@@ -78,6 +79,7 @@ __all__ = [
     "Account",
     "Compress",
     "Delay",
+    "EditJson",
     "Fault",
     "FlipBit",
     "Headers",
@@ -482,6 +484,13 @@ class _FaultHandler(_HubHandler):
         else:
             body = gzip.compress(path.read_bytes(), 1)
             self.send_bytes(200, body, {**headers, "Content-Encoding": "gzip", "ETag": f'W/"{etag}"'})
+
+    def send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+        edits = [fault.edit for fault in self.faults if isinstance(fault, EditJson)]
+        if edits:
+            self.send_bytes(200, edits[-1](value), {"Content-Type": "application/json", **(headers or {})})
+        else:
+            super().send_json(value, headers)
 
     def send_bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.hub.moved(self.request_record, 0 if self.command == "HEAD" else len(body))
