@@ -93,3 +93,4 @@ class PullPlan:
     # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None
+    note: str | None = None  # the name of the repo on the Hub, if the model ref has another one

@@ -100,7 +100,7 @@ class ModelTables(SQLiteFile):
         rules: tuple[Callable[[LocalModel], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
-            lambda m: m.repo is not None and wanted in (m.repo.casefold(), f"hf/{m.repo.casefold()}"),
+            lambda m: wanted.removeprefix("hf/") in (name.casefold() for name in _list_repo_names(m)),
             lambda m: _extract_name(m.model_id).casefold() == wanted,
         )
         for rule in rules:
@@ -167,6 +167,10 @@ class ModelTables(SQLiteFile):
         """Replace the options that the user set for a model."""
         self.write("update models set options = ? where id = ?", encode_json(dict(options)), self._find_key(model_id))
 
+    def set_repo(self, model_id: str, repo: str) -> None:
+        """Record the current name of the repo that a model is from."""
+        self.write("update models set repo = ? where id = ?", repo, self._find_key(model_id))
+
     def touch_model(self, model_id: str) -> None:
         """Record that a model is used now."""
         self.write("update models set last_used = ? where model_id = ?", time.time(), model_id)
@@ -206,6 +210,13 @@ class ModelTables(SQLiteFile):
             exclude_model,
         )
         return {row["location"] for row in rows}
+
+
+def _list_repo_names(model: LocalModel) -> Iterable[str]:
+    """Return the name of a model's repo, and the name that it had when the model was pulled."""
+    if model.repo is None:
+        return ()
+    return model.repo, model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
 
 
 def _extract_name(model_id: str) -> str:

@@ -51,6 +51,7 @@ class CheckReport:
     warnings: int
     findings: tuple[Finding, ...]
     complete: bool  # False if only the header was validated
+    part: str | None = None  # which shard of a split model the file is, and whether all shards were checked
     own_template: bool = False  # the findings include those of the user's own chat template, which prompts use
 
 

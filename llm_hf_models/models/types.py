@@ -74,7 +74,8 @@ class LocalModelView:
 class Removal:
     """The files that `rm` removes, or would remove. Sizes are in bytes.
 
-    `kept` are files that another model uses, or that the user imported in place.
+    `kept` are files that another model uses, or that the user imported in place. `llm_default` is the command that
+    chooses another default model of llm, if the removed one is llm's default.
     """
 
     model_id: str
@@ -82,6 +83,7 @@ class Removal:
     freed_bytes: int
     kept: tuple[str, ...] = ()
     done: bool = False
+    llm_default: str | None = None
 
 
 @dataclass(frozen=True)

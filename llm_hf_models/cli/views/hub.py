@@ -52,7 +52,7 @@ def _make_search_row(row: SearchResult) -> list[str]:
         cli_format.format_number(row.downloads),
         cli_format.format_number(row.likes),
         cli_format.format_age(row.updated),
-        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
+        ", ".join(_shorten_id(id_, row.id) for id_ in row.local_models),  # with its revision
         cli_format.format_yes_no(row.fits),
         _describe_gating(row),
         row.license or "",
@@ -60,6 +60,13 @@ def _make_search_row(row: SearchResult) -> list[str]:
         row.author,
         ", ".join(tags),
     ]
+
+
+def _shorten_id(model_id: str, repo: str) -> str:
+    """Return a model's id without its repo, which it may have in other capitals."""
+    start = f"hf/{repo}"
+    is_of_repo = model_id[: len(start)].casefold() == start.casefold()
+    return model_id[len(start) :].removeprefix(":") if is_of_repo else model_id
 
 
 def _describe_gating(repo: RepoSummary) -> str:

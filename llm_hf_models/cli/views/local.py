@@ -179,6 +179,9 @@ def render_removal(removed: Removal) -> str:
     lines += [f"  {path}" for path in removed.files]
     lines += [f"  kept: {path}" for path in removed.kept]
     lines.append(f"{'Freed' if removed.done else 'Would free'} {format_size(removed.freed_bytes)}.")
+    if removed.llm_default:
+        verb = "was" if removed.done else "is"
+        lines.append(f"It {verb} llm's default model. Choose another one: {removed.llm_default}")
     return "\n".join(lines)
 
 
