@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
+from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         EngineView,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -49,6 +50,7 @@ def _ignore_message(message: str) -> None:
     """Ignore a message."""
 
 
+@check_arguments
 class Library:
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
@@ -421,7 +423,7 @@ class Library:
 
         return cleanup.clean_up(self._context)
 
-    def list_stored_files(self) -> tuple[StoredFile, ...]:
+    def list_stored_files(self) -> tuple[StoredItem, ...]:
         """List the files and folders that this package has stored on this machine."""
         from llm_hf_models import stored_files
 

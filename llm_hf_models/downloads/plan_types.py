@@ -12,10 +12,12 @@ from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.types import FileScan, HubFile, ScanState
 from llm_hf_models.models.types import Freshness
+from llm_hf_models.system.arguments import check_fields
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
-class PullResult:
+class PullResult(Result):
     """The outcome of a pull."""
 
     plan: PullPlan
@@ -47,6 +49,9 @@ class PullOptions:
     limit_rate: int | None = None
     file_only: bool = False  # download only the named file, and register no model
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class PlannedFile(HubFile):
@@ -58,7 +63,7 @@ class PlannedFile(HubFile):
 
 
 @dataclass(frozen=True)
-class PullPlan:
+class PullPlan(Result):
     """Everything that a pull would do. Only metadata and a header have been downloaded for it."""
 
     ref: str

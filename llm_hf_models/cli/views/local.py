@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SandboxStatus,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -360,7 +360,7 @@ def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *,
     return "\n".join(lines)
 
 
-def render_stored_files(files: Sequence[StoredFile], max_width: int | None) -> str:
+def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> str:
     """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
     if not files:
         return "Nothing is stored."
