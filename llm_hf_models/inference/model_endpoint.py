@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,17 @@ def list_defaults(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "llm hf set", inference_options.validate_stored_options(model.user_options, model.model_id)
 
 
-def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
+def resolve_options(
+    model: LocalModel, explicit: Iterable[tuple[str, Any]], fields: Collection[str] = ()
+) -> tuple[dict[str, Any], str | None]:
     """Combine the options for one prompt.
 
     The prompt's own options take precedence, then those stored for the model, then those that its makers recommend.
+
+    Args:
+        model: The model.
+        explicit: The prompt's own options.
+        fields: Other parts of the request, such as `tools`, that take precedence over stored options.
 
     Returns:
         The options by name, and the model's own system prompt.
@@ -64,7 +71,7 @@ def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> t
     options.pop(TEMPLATE, None)
     given = {key: value for key, value in explicit if value is not None}
     check_applicable(model, given)
-    return {**options, **given}, system
+    return {**inference_options.drop_overridden(options, (*given, *fields)), **given}, system
 
 
 def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,6 +28,17 @@ _SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "r
 _GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _EMBEDDING_OPTIONS = frozenset({"context", "threads", "gpu_layers", "keep_alive"})  # that embedding models support
 _ENGINE_OPTIONS = _EMBEDDING_OPTIONS | {"template"}  # that remote endpoints don't support
+
+# Fields of requests with the same effect. If a prompt has one of them, stored options of its group do not apply.
+_SAME_EFFECT = (
+    {"max_tokens", "max_completion_tokens", "n_predict"},
+    {"grammar", "json_object", "json_schema", "response_format", "tools", "functions"},
+    {"repeat_penalty", "repetition_penalty"},
+    {
+        "think", "thinking", "enable_thinking", "chat_template_kwargs", "reasoning", "reasoning_effort",
+        "reasoning_budget", "thinking_budget_tokens",
+    },
+)  # fmt: skip
 _SWITCHES = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
 
 
@@ -232,6 +243,17 @@ def convert_sampling(sampling: Mapping[str, float]) -> dict[str, Any]:
         except ValidationError:
             continue  # an unknown sampler, or out of range
     return {key: value for key, value in options.items() if key not in _NOT_IN_REQUEST}
+
+
+def drop_overridden(stored: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the stored options that still apply to a prompt.
+
+    Args:
+        stored: Options that are stored for the model.
+        given: Names of the options, or fields of a request, that the prompt has. A schema is `json_schema`.
+    """
+    overridden = set(given).union(*(group for group in _SAME_EFFECT if not group.isdisjoint(given)))
+    return {key: value for key, value in stored.items() if key not in overridden}
 
 
 def build_request_fields(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ MAX_NAME_CHARS = 100  # longest name quoted in a message
 def parse_facts(text: str) -> ModelFacts:
     """Parse the stored facts of a model. Drop fields that this version doesn't know."""
     known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
-    for key in ("modalities", "base_models"):
+    for key in ("modalities", "base_models", "projection_widths"):
         if key in known:
             known[key] = tuple(known[key])
     return ModelFacts(**known)

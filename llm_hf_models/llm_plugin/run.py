@@ -7,7 +7,7 @@ and inference/client.py sends the request.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,6 +19,7 @@ from llm.parts import StreamEvent
 
 from llm_hf_models import paths
 from llm_hf_models.errors import EngineRequestError
+from llm_hf_models.inference import json_schema
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
@@ -55,7 +56,7 @@ class PromptRun:
     endpoint: Endpoint
     turn: Turn
     max_tokens: int | None
-    expects_json: bool
+    schema: Mapping[str, Any] | None  # that the response must match
     text: list[str] = field(default_factory=list)
     calls: dict[int, _ToolCall] = field(default_factory=dict)
     end: Finish | None = None
@@ -83,7 +84,8 @@ class PromptRun:
         """Record the usage in llm's response and in the library, and check that the response is complete.
 
         Raises:
-            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON.
+            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON, or the
+                response does not match the schema.
         """
         end = self.end or Finish(None)
         record_use(self.model.model_id, self.endpoint, db, end.tokens_per_second)
@@ -91,15 +93,23 @@ class PromptRun:
         response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
         response.set_resolved_model(_describe_resolved_model(self.model, end))
         response.response_json = self._build_response_json(end)
-        whole_json = self.expects_json or self.calls
+        whole_json = self.schema is not None or self.calls
         if end.reason == "length" and not whole_json and self._is_below_max_tokens(end):
             more = " Allow more with -o context N." if self.endpoint.can_grow_context else ""
             _show_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
         for call in self.calls.values():
             arguments = self._parse_json(call.arguments or "{}", f"The call of tool {call.name}")
             response.add_tool_call(llm.ToolCall(call.name, arguments, call.call_id))
-        if self.expects_json and not self.calls:
-            self._parse_json("".join(self.text), "The response")
+        if self.schema is not None and not self.calls:
+            self._check_schema(self.schema, self._parse_json("".join(self.text), "The response"))
+
+    def _check_schema(self, schema: Mapping[str, Any], value: object) -> None:
+        if mismatch := json_schema.find_mismatch(schema, value):
+            raise EngineRequestError(
+                "The response does not match the schema",
+                cause=mismatch,
+                hint="Run the prompt again, or replace that part of the schema.",
+            )
 
     def _is_below_max_tokens(self, end: Finish) -> bool:
         """Return whether the response is shorter than max_tokens."""
@@ -163,13 +173,31 @@ def prepare_prompt(
         EngineError: The engine can't be started.
     """
     model = db.get_model(model_id)
-    options, system = resolve_options(model, prompt.options)
+    fields = [name for name, value in (("json_schema", prompt.schema), ("tools", prompt.tools)) if value]
+    options, system = resolve_options(model, prompt.options, fields)
     raw = model.facts.kind == "base"
     types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
     turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types)
-    expects_json = bool(prompt.schema or options.get("json_object"))
+    schema = prompt.schema if isinstance(prompt.schema, Mapping) else None  # llm has converted a pydantic class
+    if schema:
+        _check_schema(schema, remote=model.endpoint is not None)
+    elif options.get("json_object"):
+        schema = {"type": "object"}
     endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
-    return PromptRun(model, endpoint, turn, options.get("max_tokens"), expects_json)
+    return PromptRun(model, endpoint, turn, options.get("max_tokens"), schema)
+
+
+def _check_schema(schema: object, *, remote: bool) -> None:
+    """Refuse an invalid schema, and show the parts that only the check of the response enforces.
+
+    Raises:
+        BadInputError: The schema is not valid.
+    """
+    unenforced = json_schema.find_unenforced(schema)
+    if unenforced and not remote:
+        _show_notice(
+            f"The engine can't enforce these parts of the schema: {', '.join(unenforced)}. The response is checked."
+        )
 
 
 def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:
