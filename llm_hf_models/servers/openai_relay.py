@@ -13,13 +13,13 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from starlette.authentication import AuthenticationBackend, AuthenticationError
@@ -36,49 +36,23 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
 from llm_hf_models.inference import client
 from llm_hf_models.inference.engine import Endpoint, Notify
-from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.options import build_request_fields
+from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
 from llm_hf_models.servers.http_errors import HttpResponseError
-from llm_hf_models.servers.stream_assembly import assemble_response, is_progress, split_events
+from llm_hf_models.servers.relay_requests import EMBEDDINGS, ROUTES, RelayedRequest, parse_body, prepare_request
+from llm_hf_models.servers.relay_streams import COMMENT_SECONDS, ResponseChecker, add_comments, check_events
+from llm_hf_models.servers.stream_assembly import assemble_response, split_events
 from llm_hf_models.system.text import clean_text
-
-if TYPE_CHECKING:
-    import httpx2
 
 MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
 MAX_ERROR_CHARS = 500
-MAX_INT_CHARS = 20  # of a number with 64 bits
-SPARE_DEPTH = 100
-ROUTES = ("chat/completions", "completions", "embeddings")
 # An engine rejected the relay's key; the client gets a gateway error instead.
 _ENGINE_AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ERROR_STATUSES = range(400, 600)
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RelayedRequest:
-    """A request as it is sent to the engine, and the form in which the client wants the response."""
-
-    path: str
-    body: Mapping[str, Any]
-    wants_stream: bool  # whether the client requested a stream
-    drop_progress: bool = False
-
-    def with_disconnect_detection(self) -> RelayedRequest:
-        """Return a copy with which llama.cpp detects that the relay closed the connection.
-
-        llama.cpp detects this only while it sends: chunks of a response, or the progress of reading the prompt.
-        """
-        added: dict[str, Any] = {"stream": True, "return_progress": True}
-        if not self.wants_stream:
-            added["stream_options"] = {"include_usage": True}
-        drop = "return_progress" not in self.body
-        return replace(self, body={**self.body, **added}, drop_progress=drop)
 
 
 class RelayServer(HttpServer):
@@ -160,6 +134,15 @@ def _reject_key(_: HTTPConnection, error: AuthenticationError) -> Response:
     return _render_error(HttpResponseError(401, "invalid_api_key", str(error), {"WWW-Authenticate": "Bearer"}))
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A request that was sent to an engine, and the start of the response."""
+
+    relayed: RelayedRequest
+    is_stream: bool
+    chunks: AsyncIterator[bytes]
+
+
 class _Relay:
     """The endpoints of a relay."""
 
@@ -212,19 +195,45 @@ class _Relay:
 
     async def relay_request(self, route: str, request: Request) -> ASGIApp:
         """Return the app that forwards a request to its model's engine, and the response to the client."""
-        fields = _parse_body(await read_body(request))
+        fields = parse_body(await read_body(request))
+        request.state.model = fields.get("model")
+        wants_stream = fields.get("stream") is True
 
         async def forward(scope: Scope, receive: Receive, send: Send) -> None:
             async with AsyncExitStack() as stack, _cancel_on_disconnect(receive):
-                prepare = partial(self._prepare, route, fields)
-                model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
-                stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
-                response = await client.send_request(
-                    stack, endpoint, relayed.path, relayed.body, reconnect=lambda: prepare()[1]
-                )
-                await _forward_response(endpoint, relayed, response, scope, receive, send)
+                opening = asyncio.ensure_future(self._open(stack, route, fields))
+                try:
+                    await asyncio.wait({opening}, timeout=COMMENT_SECONDS if wants_stream else None)
+                    if wants_stream and not (
+                        opening.done() and (opening.exception() or not opening.result().is_stream)
+                    ):
+                        await _send_stream(opening, send)
+                    else:
+                        whole = await _read_whole(await opening)
+                        await Response(whole, media_type="application/json")(scope, receive, send)
+                finally:
+                    opening.cancel()
 
         return forward
+
+    async def _open(self, stack: AsyncExitStack, route: str, fields: dict[str, Any]) -> _Opened:
+        """Send a request to the engine of its model, and wait for the start of the response.
+
+        Raises:
+            HfModelsError: The request is invalid, or failed before any byte of the response arrived.
+        """
+        prepare = partial(self._prepare, route, fields)
+        model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
+        stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
+        try:
+            response = await client.send_request(
+                stack, endpoint, relayed.path, relayed.body, reconnect=lambda: prepare()[1]
+            )
+        except EngineRequestError as error:
+            _blame_client(error, endpoint)
+            raise
+        is_stream = str(response.headers.get("content-type", "")).startswith("text/event-stream")
+        return _Opened(relayed, is_stream, client.stream_bytes(endpoint, response))
 
     def _prepare(self, route: str, fields: dict[str, Any]) -> tuple[str, Endpoint, RelayedRequest]:
         """Find the model of a request, and start its engine if needed.
@@ -234,12 +243,10 @@ class _Relay:
         """
         with self._context.open_database() as db:
             model = self._find_model(db, fields.get("model"))
-            _check_kind(route, model)
-            options, system = resolve_options(model, ())
+            relayed, options = prepare_request(route, model, fields)
             endpoint = ensure_endpoint(model, options, db, self._notify)
-        body = _add_defaults(route, fields, build_request_fields(options), system) | {"model": endpoint.model}
-        relayed = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
-        if endpoint.fingerprint is not None and route != "embeddings":
+        relayed = replace(relayed, body={**relayed.body, "model": endpoint.model})
+        if endpoint.fingerprint is not None and route != EMBEDDINGS:
             relayed = relayed.with_disconnect_detection()
         return model.model_id, endpoint, relayed
 
@@ -286,85 +293,53 @@ async def _run_in_daemon_thread(work: Callable[[], _Result]) -> _Result:
     return await asyncio.wrap_future(future)
 
 
-async def _forward_response(
-    endpoint: Endpoint, relayed: RelayedRequest, response: httpx2.Response, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Forward an engine's response as it arrives, or complete if the client requested no stream.
-
-    Raises:
-        HfModelsError: The request failed before any byte of the response was forwarded.
-    """
-    chunks = client.stream_bytes(endpoint, response)
-    is_stream = str(response.headers.get("content-type", "")).startswith("text/event-stream")
-    if is_stream and relayed.wants_stream:
-        events = _filter_events(chunks, drop_progress=relayed.drop_progress)
-        headers = {"Cache-Control": "no-cache"}
-        streamed = StreamingResponse(events, headers=headers, media_type="text/event-stream")
-        await streamed.stream_response(send)  # which, unlike a call, leaves `receive` to _cancel_on_disconnect
-    elif is_stream:
-        whole = json.dumps(await assemble_response(split_events(chunks))).encode()
-        await Response(whole, media_type="application/json")(scope, receive, send)
-    else:
-        whole = b"".join([chunk async for chunk in chunks])
-        await Response(whole, media_type="application/json")(scope, receive, send)
+async def _send_stream(opening: asyncio.Future[_Opened], send: Send) -> None:
+    """Send a stream that is open, or that will be. Comments fill the time until the engine sends something."""
+    async with aclosing(add_comments(_iter_events(opening), COMMENT_SECONDS)) as events:
+        response = StreamingResponse(events, headers={"Cache-Control": "no-cache"}, media_type="text/event-stream")
+        await response.stream_response(send)  # which, unlike a call, leaves `receive` to _cancel_on_disconnect
 
 
-async def _filter_events(chunks: AsyncIterator[bytes], *, drop_progress: bool) -> AsyncIterator[bytes]:
-    """Yield the events of a stream. If the stream breaks off, the last event reports the error."""
+async def _iter_events(opening: asyncio.Future[_Opened]) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a stream. If it can't be opened, or breaks off, the last event reports the error."""
     try:
-        async for event in split_events(chunks):
-            if not (drop_progress and is_progress(event)):
-                yield event
+        opened = await opening
+        if not opened.is_stream:
+            yield b"data: " + b"".join([chunk async for chunk in opened.chunks]) + b"\n\n"
+            return
+        relayed = opened.relayed
+        events = check_events(split_events(opened.chunks), drop_progress=relayed.drop_progress, schema=relayed.schema)
+        async for event in events:
+            yield event
     except HfModelsError as error:
         yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
 
 
-def _parse_body(data: bytearray) -> dict[str, Any]:
-    try:
-        fields = json.loads(data, parse_int=_parse_int)
-        nested = fields
-        for _ in range(SPARE_DEPTH):  # so that later steps, which call more functions, can process it too
-            nested = [nested]
-        json.dumps(nested, ensure_ascii=False, allow_nan=False).encode()  # as the client of the engine does
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
-    return fields
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_INT_CHARS:  # llama.cpp can't read it
-        raise ValueError(digits[:MAX_INT_CHARS])
-    return int(digits)
-
-
-def _check_kind(route: str, model: LocalModel) -> None:
-    """Check that a model's kind fits the route, before its engine starts. A remote endpoint checks this itself.
+async def _read_whole(opened: _Opened) -> bytes:
+    """Return a complete response as JSON.
 
     Raises:
-        BadInputError: An embedding model got a prompt, or another model a request for embeddings.
+        EngineRequestError: The engine reported an error, or the response does not match the schema.
+        EngineLostError: The stream ended early.
     """
-    embeds = model.facts.kind == "embedding"
-    if model.endpoint is None and embeds != (route == "embeddings"):
-        raise BadInputError(
-            f"{model.model_id} is {'an' if embeds else 'a'} {model.facts.kind} model and can't "
-            + ("be prompted" if embeds else "embed text"),
-            hint="GET /v1/models lists the served models.",
-        )
+    if not opened.is_stream:
+        return b"".join([chunk async for chunk in opened.chunks])
+    whole = await assemble_response(split_events(opened.chunks))
+    checker = ResponseChecker(opened.relayed.schema)
+    checker.add_choices(whole["choices"])
+    checker.check()
+    return json.dumps(whole).encode()
 
 
-def _add_defaults(route: str, request: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
-    """Return a client's request, with the model's default options for fields that it does not set."""
-    if route == "embeddings":
-        return dict(request)
-    body = {**fields, **{key: value for key, value in request.items() if value is not None}}
-    messages = request.get("messages")
-    if route == "chat/completions" and system and isinstance(messages, list):
-        roles = [message.get("role") for message in messages if isinstance(message, dict)]
-        if "system" not in roles and "developer" not in roles:
-            body["messages"] = [{"role": "system", "content": system}, *messages]
-    return body
+def _blame_client(error: EngineRequestError, endpoint: Endpoint) -> None:
+    """Give an error of a local engine the status 400 if the request caused it.
+
+    llama.cpp reports most errors in a request as its own: a template that rejects the messages, a field of the wrong
+    type. It finds them before it starts to compute.
+    """
+    is_own = "compute error" in str(error).casefold()
+    if endpoint.fingerprint is not None and error.status == HTTPStatus.INTERNAL_SERVER_ERROR and not is_own:
+        error.status = HTTPStatus.BAD_REQUEST
 
 
 def _convert_error(error: HfModelsError) -> HttpResponseError:
