@@ -348,6 +348,7 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
         progress: Progress = ignore_event,
     ) -> ImportResult:
         """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.
@@ -360,6 +361,7 @@ class Library:
                 another model.
             with_mmproj: False registers the model without a projector.
             aliases: The aliases of the model.
+            options: Options to store for the model, as `set_options` does: `kind` and `pooling`.
             progress: Called with the progress of hashing.
         """
         from llm_hf_models.models import import_file as models_import_file
@@ -372,6 +374,7 @@ class Library:
             mmproj=Path(mmproj) if mmproj is not None else None,
             with_mmproj=with_mmproj,
             aliases=aliases,
+            options=options or {},
             progress=progress,
         )
 

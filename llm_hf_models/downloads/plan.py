@@ -21,13 +21,14 @@ from llm_hf_models.errors import (
     PolicyError,
     UnknownModelError,
 )
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_task
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
+from llm_hf_models.inference.options import validate_for_model
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice, repo_info, scan_summary, variant_choice
@@ -243,13 +244,14 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
     Raises:
         InvalidGgufError: The header is invalid, and the options don't allow that.
         NameTakenError: Another model has a requested alias.
+        BadInputError: An option is not for this kind of model.
     """
     repo = RepoId.parse(plan.repo)
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
         preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
-        facts, findings = preview.facts, preview.findings
+        facts, findings = _determine_kind(plan, details, preview.facts), preview.findings
     except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
             error.hint = ALLOW_INVALID_HINT
@@ -265,6 +267,17 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
         fit=variant_choice.assess_fit(variant, facts, context, memory),
         aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
+
+
+def _determine_kind(plan: PullPlan, details: RepoDetails, facts: ModelFacts) -> ModelFacts:
+    """Return the facts with the kind by the Hub's task, or by the options of the pull.
+
+    Raises:
+        BadInputError: An option is not for this kind of model.
+    """
+    facts = apply_kind(apply_task(facts, details.task), plan.options.kind)
+    validate_for_model(plan.options.model_options, plan.ref, embedding=facts.kind == "embedding")
+    return facts
 
 
 def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:

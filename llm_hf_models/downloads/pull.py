@@ -18,12 +18,13 @@ from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.validate import ValidationReport, check_shards
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
+from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.projector_choice import WITHOUT_HINT
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.units import format_size
@@ -148,6 +149,8 @@ def _fetch_and_register(
     model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
     before = _find_registered(context, plan)
     model = running.finish(model)
+    if model is not None:
+        _store_options(context, plan, model.model_id)
     if before is not None and model is not None:
         warnings += _release_old_files(context, before, model)
     return PullResult(
@@ -199,8 +202,14 @@ def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
             for alias in plan.aliases:
                 db.add_alias(alias, str(plan.model_id))
         model = db.get_model(str(plan.model_id))
+    _store_options(context, plan, model.model_id)
     paths = tuple(file.location for file in model.files)
     return PullResult(plan, None, model.model_id, model.aliases, paths, 0, time.monotonic() - started)
+
+
+def _store_options(context: Context, plan: PullPlan, model_id: str) -> None:
+    if plan.options.model_options:
+        set_options(context, model_id, plan.options.model_options)
 
 
 def _fetch_files(
@@ -294,6 +303,7 @@ def _validate_model(
     if projector is not None and projector.errors:
         refuse_invalid(str(plan.mmproj), projector.findings, WITHOUT_HINT)
     facts = report.header.facts if report.header else ModelFacts()
+    facts = apply_task(facts, (plan.hub or {}).get("task"))
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)
     warnings = [f"{finding.code}: {finding.message}" for finding in report.warnings]

@@ -113,6 +113,7 @@ def ensure_endpoint(
         context=options.get("context", current.context),
         threads=options.get("threads", 0),
         gpu_layers=options.get("gpu_layers", current.gpu_layers),
+        pooling=options.get("pooling") if model.facts.kind == "embedding" else None,
     )
     try:
         return engine.ensure_engine(
@@ -176,7 +177,7 @@ def read_llm_keys() -> dict[str, str]:
     return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
 
-def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> EngineSpec:
+def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int, pooling: str | None) -> EngineSpec:
     weights = [Path(file.location) for file in model.files if file.role == "weights"]
     if not weights:
         raise MissingFileError(f"{model.model_id} has no recorded weights", hint=f"llm hf rm {model.model_id}")
@@ -191,4 +192,5 @@ def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: in
         gpu_layers=gpu_layers,
         threads=threads,
         chat_template=model.user_template,
+        pooling=pooling,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -20,13 +20,16 @@ from llm_hf_models.system.units import parse_duration
 MAX_SEED = 2**32 - 1
 
 # Options that configure the engine or are translated into another field, so they are not sent unchanged.
-_NOT_IN_REQUEST = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", "think"})
+_NOT_IN_REQUEST = frozenset(
+    {"context", "threads", "gpu_layers", "keep_alive", "json_object", "think", "kind", "pooling", "truncate"}
+)
 
 # Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
 # generation_config.json (transformers' GenerationConfig).
 _SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "repetition_penalty": "repeat_penalty"}
 _GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_EMBEDDING_OPTIONS = frozenset({"context", "threads", "gpu_layers", "keep_alive"})  # that embedding models support
+_ONLY_FOR_EMBEDDING = frozenset({"pooling", "truncate"})
+_EMBEDDING_OPTIONS = _ONLY_FOR_EMBEDDING | {"context", "threads", "gpu_layers", "keep_alive", "kind"}
 _ENGINE_OPTIONS = _EMBEDDING_OPTIONS | {"template"}  # that remote endpoints don't support
 
 # Fields of requests with the same effect. If a prompt has one of them, stored options of its group do not apply.
@@ -157,7 +160,7 @@ class ModelOptions(BaseModel):
 
 
 class StoredOptions(ModelOptions):
-    """Options that can be stored for a model: those of a prompt, a system prompt and a chat template."""
+    """Options that can be stored for a model: those of a prompt, and those that only `llm hf set` accepts."""
 
     system: str | None = Field(None, description="Default system prompt.")
     template: str | None = Field(
@@ -165,6 +168,13 @@ class StoredOptions(ModelOptions):
         min_length=1,
         description="Chat template (Jinja) that replaces the header's; on the command line, its file.",
     )
+    kind: Literal["chat", "base", "embedding"] | None = Field(
+        None, description="Kind of model, if the header doesn't tell it: chat, base or embedding."
+    )
+    pooling: Literal["mean", "cls", "last"] | None = Field(
+        None, description="How an embedding model combines the vectors of its tokens: mean, cls or last."
+    )
+    truncate: bool | None = Field(None, description="Cut texts to embed that are longer than the context.")
 
 
 def validate_for_model(
@@ -182,13 +192,17 @@ def validate_for_model(
         BadInputError: An option is unknown, out of range or not supported; the message names it.
     """
     options = validate_stored_options(values, owner)
-    unsupported = (options.keys() - _EMBEDDING_OPTIONS if embedding else set()) | (
-        options.keys() & _ENGINE_OPTIONS if remote else set()
-    )
+    unsupported = options.keys() - _EMBEDDING_OPTIONS if embedding else options.keys() & _ONLY_FOR_EMBEDDING
+    unsupported |= options.keys() & _ENGINE_OPTIONS if remote else set()
     if unsupported:
         key = min(unsupported)
-        kind = "a model on a remote endpoint" if remote and key in _ENGINE_OPTIONS else "an embedding model"
-        raise BadInputError(f"Option {key!r} of {owner}: not supported by {kind}")
+        if remote and key in _ENGINE_OPTIONS:
+            raise BadInputError(f"Option {key!r} of {owner}: not supported by a model on a remote endpoint")
+        if embedding:
+            raise BadInputError(f"Option {key!r} of {owner}: not supported by an embedding model")
+        raise BadInputError(
+            f"Option {key!r} of {owner}: supported only by an embedding model", hint="If it is one: kind embedding"
+        )
     return options
 
 

@@ -200,8 +200,10 @@ def _check_schema(schema: object, *, remote: bool) -> None:
         )
 
 
-def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:
+def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> tuple[Endpoint, bool]:
     """Return the endpoint of an embedding model, starting its engine if it is not running.
+
+    The second value is whether to cut texts that are too long.
 
     `key` has the same meaning as for `prepare`.
 
@@ -209,7 +211,8 @@ def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = N
         MissingFileError, FileChangedError, EngineError: As for `prepare`.
     """
     model = db.get_model(model_id)
-    return ensure_endpoint(model, resolve_options(model, ())[0], db, _show_notice, key=key)
+    options, _ = resolve_options(model, ())
+    return ensure_endpoint(model, options, db, _show_notice, key=key), bool(options.get("truncate"))
 
 
 def _describe_resolved_model(model: LocalModel, end: Finish) -> str:

@@ -40,6 +40,7 @@ from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
+from llm_hf_models.servers.embedding_requests import fit_embedding_request
 from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.servers.relay_requests import EMBEDDINGS, ROUTES, RelayedRequest, parse_body, prepare_request
 from llm_hf_models.servers.relay_streams import COMMENT_SECONDS, ResponseChecker, add_comments, check_events
@@ -225,13 +226,17 @@ class _Relay:
         prepare = partial(self._prepare, route, fields)
         model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
         stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
+        send = partial(client.send_request, stack, endpoint, relayed.path, reconnect=lambda: prepare()[1])
         try:
-            response = await client.send_request(
-                stack, endpoint, relayed.path, relayed.body, reconnect=lambda: prepare()[1]
-            )
+            response = await send(relayed.body)
         except EngineRequestError as error:
             _blame_client(error, endpoint)
-            raise
+            if route != EMBEDDINGS or endpoint.fingerprint is None:
+                raise
+            shorter = await run_in_threadpool(
+                fit_embedding_request, endpoint, relayed.body, error, truncate=relayed.truncate
+            )
+            response = await send(shorter)
         is_stream = str(response.headers.get("content-type", "")).startswith("text/event-stream")
         return _Opened(relayed, is_stream, client.stream_bytes(endpoint, response))
 

@@ -13,6 +13,7 @@ from llm_hf_models.inference.model_endpoint import resolve_options
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.servers.chat_messages import check_tools, normalize_messages
+from llm_hf_models.servers.embedding_requests import check_embedding_request
 from llm_hf_models.servers.http_errors import HttpResponseError
 
 CHAT, COMPLETIONS, EMBEDDINGS = ROUTES = ("chat/completions", "completions", "embeddings")
@@ -29,6 +30,7 @@ class RelayedRequest:
     wants_stream: bool  # whether the client requested a stream
     drop_progress: bool = False
     schema: object = None  # that the response must match; None if there is none
+    truncate: bool = False  # whether to cut texts to embed that are too long
 
     def with_disconnect_detection(self) -> RelayedRequest:
         """Return a copy with which llama.cpp detects that the relay closed the connection.
@@ -81,7 +83,9 @@ def prepare_request(route: str, model: LocalModel, fields: Mapping[str, Any]) ->
     if not isinstance(given.get("stream", False), bool):
         raise BadInputError("'stream' must be true or false")
     schema = None
-    if route != EMBEDDINGS:
+    if route == EMBEDDINGS:
+        check_embedding_request(model, given)
+    else:
         schema = _find_schema(given)
         given = _check_tools(model, given)
     if route == CHAT:
@@ -93,7 +97,14 @@ def prepare_request(route: str, model: LocalModel, fields: Mapping[str, Any]) ->
     body = given if route == EMBEDDINGS else _add_defaults(route, given, options, system)
     if schema is None and "response_format" in body:
         schema = _find_schema(body)
-    return RelayedRequest(f"/v1/{route}", body, wants_stream=given.get("stream") is True, schema=schema), options
+    relayed = RelayedRequest(
+        f"/v1/{route}",
+        body,
+        wants_stream=given.get("stream") is True,
+        schema=schema,
+        truncate=bool(options.get("truncate")),
+    )
+    return relayed, options
 
 
 def check_kind(route: str, model: LocalModel) -> None:

@@ -78,7 +78,8 @@ def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: boo
 
     Defaults apply to each prompt that doesn't override them with -o. KEY is an option that `llm models --options`
     lists, such as temperature or context. It can also be `system` for a default system prompt, or `template` for a
-    file with a chat template that replaces the model's own.
+    file with a chat template that replaces the model's own. If the header does not tell them, `kind` can be chat, base
+    or embedding, and `pooling` mean, cls or last. `truncate on` cuts texts to embed that are too long.
     """
     library = open_library()
     model = library.set_options(name, _parse_options(pairs), unset) if pairs or unset else library.show(name)
