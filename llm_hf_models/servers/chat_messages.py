@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from llm_hf_models.errors import BadInputError
+from llm_hf_models.inference.tool_calls import parse_arguments
 from llm_hf_models.system.text import clean_text
 
 MAX_SHOWN_CHARS = 60
@@ -74,28 +75,16 @@ def _normalize_call(where: str, call: object) -> dict[str, Any]:
 
 def _normalize_arguments(where: str, arguments: object) -> object:
     """Return arguments as an object, or as text with a JSON object. An empty text is an empty object."""
-    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
-        return "{}"
     if isinstance(arguments, Mapping):
         return arguments
-    if not isinstance(arguments, str):
+    if not isinstance(arguments, str | None):
         raise BadInputError(f"{where} must be a string with a JSON object")
-    value = _parse_arguments(where, arguments)
-    if isinstance(value, str):  # encoded twice
-        arguments, value = value, _parse_arguments(where, value)
-    if not isinstance(value, Mapping):
-        raise BadInputError(f"{where} must be a JSON object, not {_quote(arguments)}")
-    return arguments
-
-
-def _parse_arguments(where: str, text: str) -> object:
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is not JSON")
-
     try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{where} is not valid JSON: {_quote(text)}", cause=clean_text(str(error))) from None
+        return json.dumps(parse_arguments(arguments or ""), ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise BadInputError(
+            f"{where} is not a JSON object: {_quote(arguments or '')}", cause=clean_text(str(error))
+        ) from None
 
 
 def check_tools(tools: object) -> None:

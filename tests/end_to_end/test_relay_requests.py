@@ -64,10 +64,13 @@ def make_history(arguments: object) -> list[Any]:
 
 
 INVALID: list[tuple[dict[str, Any], str]] = [
-    ({"messages": make_history('{"town":')}, "messages[1].tool_calls[0].function.arguments is not valid JSON"),
-    ({"messages": make_history("[1]")}, "messages[1].tool_calls[0].function.arguments must be a JSON object"),
+    (
+        {"messages": make_history('{"town":')},
+        'messages[1].tool_calls[0].function.arguments is not a JSON object: {"town":',
+    ),
+    ({"messages": make_history("[1]")}, "messages[1].tool_calls[0].function.arguments is not a JSON object: [1]"),
     ({"messages": make_history(7)}, "messages[1].tool_calls[0].function.arguments must be a string"),
-    ({"messages": make_history('{"n": NaN}')}, "NaN is not JSON"),
+    ({"messages": make_history('{"n": NaN}')}, "Out of range float values are not JSON"),
     ({"messages": [HELLO, {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[1].tool_calls[0] must be"),
     ({"messages": [HELLO, {"role": "assistant", "tool_calls": "x"}]}, "messages[1].tool_calls must be a list"),
     ({"messages": []}, "'messages' must be a list with at least one message"),
