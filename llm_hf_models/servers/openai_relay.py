@@ -64,28 +64,39 @@ class RelayServer(HttpServer):
         key: The key that clients must send.
     """
 
-    def __init__(self, relay: _Relay, key: str, host: str, port: int) -> None:
+    def __init__(self, relay: _Relay, key: str, host: str, port: int, log: Callable[[str], None] | None) -> None:
         """Listen on an address."""
         self.names, self.key = relay.names, key
-        super().__init__(_build_relay_app(relay, key), host, port, _render_error, max_body_bytes=MAX_BODY_BYTES)
+        app = _build_relay_app(relay, key)
+        super().__init__(app, host, port, _render_error, max_body_bytes=MAX_BODY_BYTES, log=log)
 
 
 def make_server(
-    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notify: Notify
+    context: Context,
+    models: Sequence[str],
+    host: str,
+    port: int,
+    *,
+    key: str | None,
+    notify: Notify,
+    log: Callable[[str], None] | None = None,
 ) -> RelayServer:
     """Return a relay. Call `serve_forever()` on it; `server_address` has the port, `key` the key.
 
     Args:
         context: The context of the library.
-        models: The names of the models to serve. Clients may use these names and the models' ids.
+        models: The names of the models to serve. Clients may use these names and the models' ids. If empty, all models
+            of the library are served, also those that are added later, by any name that they have.
         host: The address to listen on.
         port: The port; 0 chooses a free one.
         key: The key that clients must send; None generates one.
         notify: Called with messages for the user, for example that an engine was evicted or a context reduced.
+        log: Called with a line for each request.
 
     Raises:
         UnknownModelError, AmbiguousNameError: A name matches no model, or several.
-        BadInputError: A model can't be served because of its kind, or the key can't be sent in a header.
+        BadInputError: A model can't be served because of its kind, there is no model to serve, or the key can't be sent
+            in a header.
         NotWritableError: The server can't listen on the address.
     """
     if key is not None and not re.fullmatch(r"[!-~]{8,512}", key):
@@ -94,10 +105,19 @@ def make_server(
     with context.open_database() as db:
         for name in models:
             model = db.find_model(name)
-            if model.facts.kind not in ("chat", "base", "embedding"):
+            if not _can_serve(model):
                 raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
-    return RelayServer(_Relay(context, names, notify), key or secrets.token_urlsafe(24), host, port)
+        if not models:
+            names = {model.model_id: model.model_id for model in db.list_models() if _can_serve(model)}
+    if not names:
+        raise BadInputError("There is no model to serve", hint="Pull one: llm hf pull owner/name")
+    relay = _Relay(context, names, notify, serves_all=not models)
+    return RelayServer(relay, key or secrets.token_urlsafe(24), host, port, log)
+
+
+def _can_serve(model: LocalModel) -> bool:
+    return model.facts.kind in ("chat", "base", "embedding")
 
 
 def _build_relay_app(relay: _Relay, key: str) -> ASGIApp:
@@ -147,17 +167,22 @@ class _Opened:
 class _Relay:
     """The endpoints of a relay."""
 
-    def __init__(self, context: Context, names: Mapping[str, str], notify: Notify) -> None:
-        self._context, self.names, self._notify = context, names, notify
+    def __init__(self, context: Context, names: Mapping[str, str], notify: Notify, *, serves_all: bool) -> None:
+        self._context, self.names, self._notify, self._serves_all = context, names, notify, serves_all
 
     # Models. Starlette runs these endpoints in threads, because they read the library.
 
     def list_models(self, _: Request) -> Response:
         """Return the served models that are still in the library."""
-        wanted = set(self.names.values())
         with self._context.open_database() as db:
-            models = [self._describe_model(model) for model in db.list_models() if model.model_id in wanted]
+            models = [self._describe_model(model) for model in self._list_served(db)]
         return JSONResponse({"object": "list", "data": models})
+
+    def _list_served(self, db: Database) -> list[LocalModel]:
+        ids = set(self.names.values())
+        return [
+            model for model in db.list_models() if (_can_serve(model) if self._serves_all else model.model_id in ids)
+        ]
 
     def show_model(self, request: Request) -> Response:
         """Return one served model."""
@@ -170,13 +195,19 @@ class _Relay:
         Raises:
             HttpResponseError: The model is not served.
             UnknownModelError: The model is no longer in the library.
+            AmbiguousNameError: The name is that of several models.
         """
-        ids = set(self.names.values())
-        found = next(iter(ids)) if name in (None, "") and len(ids) == 1 else None
-        found = found or (self.names.get(name) if isinstance(name, str) else None)
-        if found is None:
-            raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
-        return db.get_model(found)
+        if name in (None, ""):
+            served = self._list_served(db)
+            if len(served) == 1:
+                return served[0]
+        elif isinstance(name, str) and name in self.names:
+            return db.get_model(self.names[name])
+        elif isinstance(name, str) and self._serves_all:
+            model = db.find_model(name)
+            if _can_serve(model):
+                return model
+        raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
 
     def _describe_model(self, model: LocalModel) -> dict[str, Any]:
         """Return the JSON of one model; `aliases` and `architecture` have the format of llama.cpp's server."""
@@ -185,7 +216,7 @@ class _Relay:
         names = {name for name, model_id in self.names.items() if model_id == model.model_id}
         return {
             "id": model.model_id,
-            "aliases": sorted(names - {model.model_id}),
+            "aliases": sorted({*names, *(model.aliases if self._serves_all else ())} - {model.model_id}),
             "object": "model",
             "created": int(model.added),
             "owned_by": owner,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx2
 import pytest
 
+from llm_hf_models.errors import BadInputError
 from llm_hf_models.servers import openai_relay
 from llm_hf_models.service import Library
 from tests.conftest import Home
@@ -172,3 +176,55 @@ def test_stream_that_starts_late_has_comments(
     assert answer.status_code == 200
     assert ("late" if status == 200 else '"message": "no"') in rest[0]
     assert tiny_library
+
+
+def test_all_models_are_served_if_none_is_named(tiny_library: TinyLibrary) -> None:
+    with run_relay() as (server, url):
+        assert set(server.names) == {"hf/tiny/chat:F16", "hf/tiny/dog:F16", "hf/tiny/plain:F16"}
+        path = tiny_library.files / "later.gguf"
+        tiny_library.add("hf/tiny/later:F16", ggufs.tiny_chat(path, answer="Later.", seed=7), aliases=("late",))
+        listed = {one["id"]: one for one in httpx2.get(f"{url}/v1/models", headers=HEADERS).json()["data"]}
+        assert listed["hf/tiny/later:F16"]["aliases"] == ["late"]
+        for name in ("late", "later", "tiny/later", "hf/tiny/later:F16"):
+            answer = post(url, model=name, messages=[HELLO])
+            assert answer.json()["choices"][0]["message"]["content"] == "Later."
+        assert post(url, model="walrus", messages=[HELLO]).status_code == 404
+        assert post(url, model=None, messages=[HELLO]).status_code == 404  # several models
+    with tiny_library.open_db() as db:
+        db.remove_model("hf/tiny/later:F16")
+
+
+def test_serving_an_empty_library_is_refused(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_USER_PATH", str(home.llm))
+    with pytest.raises(BadInputError, match="There is no model to serve"):
+        Library().serve()
+
+
+def test_log_has_a_line_for_each_request_without_its_content() -> None:
+    lines: list[str] = []
+    with run_relay("tiny", log=lines.append) as (_, url):
+        post(url, messages=[{"role": "user", "content": "a secret"}])
+        post(url, model="a b\n2026", messages=[HELLO])
+        httpx2.get(f"{url}/v1/models?key=secret", headers={"Authorization": "Bearer secret"})
+        with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=SECONDS)) as connection:
+            connection.request("POST", "/v1/completions", headers={"Content-Length": "99999999999"})
+            assert connection.getresponse().status == 413
+        post(url, messages=[HELLO], stream=True)
+    shown = [re.sub(r"\d+ bytes [0-9.]+ s$", "N", line.partition("Z 127.0.0.1 ")[2]) for line in lines]
+    assert shown == [
+        "POST /v1/chat/completions tiny 200 N",
+        "POST /v1/chat/completions a_b_2026 404 N",
+        "GET /v1/models 401 N",
+        "POST /v1/completions 413 N",
+        "POST /v1/chat/completions tiny 200 N",
+    ]
+    assert "secret" not in "".join(lines)
+
+
+@pytest.mark.parametrize("size", [100, 5_000_000])
+def test_wrong_key_is_reported_also_for_a_large_body(url: str, size: int) -> None:
+    for content in (b"x" * size, (b"x" * 50_000 for _ in range(size // 50_000 + 1))):
+        answer = httpx2.post(
+            f"{url}/v1/chat/completions", content=content, headers={"Authorization": "Bearer no"}, timeout=SECONDS
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
