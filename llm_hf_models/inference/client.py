@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
 from llm_hf_models.inference import chat_template, openai_protocol
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.loop_detection import LoopDetector
 from llm_hf_models.inference.openai_protocol import (
     Finish,
     Piece,
@@ -53,7 +54,8 @@ def stream_completion(
 ) -> Generator[Piece | ToolCall | Finish, None, None]:
     """Stream one completion; its tool calls and the Finish are the last items. Closing the iterator cancels it.
 
-    If the model's chat template refuses the turn, it is sent once more in the form that strict templates accept.
+    If the model's chat template refuses the turn, it is sent again in the form that strict templates accept. If the
+    response repeats the same text for `turn.loop_limit` tokens, the request is cancelled.
 
     Args:
         endpoint: The server to send the request to.
@@ -90,9 +92,14 @@ def _stream_turn(
     with ExitStack() as stack:
         endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        detector = LoopDetector(turn.loop_limit)
         try:
             for data in response.iter_bytes():
-                yield from parser.feed(data)
+                for piece in parser.feed(data):
+                    yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
         yield from parser.end()
@@ -104,8 +111,8 @@ def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoin
     Raises:
         TemplateRefusedError: The turn has this form already, or a part of the response has arrived.
     """
-    fitted = chat_template.fit_turn(turn)
-    if has_begun or fitted == turn:
+    fitted = chat_template.fit_turn(turn, error.cause or error.message)
+    if has_begun or list(fitted.messages) == list(turn.messages):
         raise chat_template.explain_refusal(error, endpoint) from None
     return fitted
 
@@ -140,10 +147,14 @@ async def _stream_turn_async(
     async with AsyncExitStack() as stack:
         endpoint, response = await _open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        detector = LoopDetector(turn.loop_limit)
         try:
             async for data in response.aiter_bytes():
                 for piece in parser.feed(data):
                     yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
         for last in parser.end():

@@ -15,16 +15,44 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.text import suggest_word
-from llm_hf_models.system.units import parse_duration
+from llm_hf_models.system.units import format_range, parse_duration
 
 MAX_SEED = 2**32 - 1
+DEFAULT_LOOP_LIMIT = 1000  # tokens
+
+# What applies if nobody sets these options: values of llama.cpp (common_params_sampling; a test compares them with the
+# installed version), and of this package. None means no limit.
+SAMPLING_DEFAULTS: Mapping[str, float | None] = {
+    "temperature": 0.8,
+    "top_p": 0.95,
+    "top_k": 40,
+    "min_p": 0.05,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "mirostat": 0,
+    "seed": -1,
+    "max_tokens": None,
+    "loop_limit": DEFAULT_LOOP_LIMIT,
+}
 
 # Options for reasoning: the general one, the variables of chat templates that switch it, and OpenAI's field.
 THINK, THINK_VARIABLES, REASONING_EFFORT = "think", ("enable_thinking", "thinking"), "reasoning_effort"
 
 # Options that configure the engine or are translated into another field, so they are not sent unchanged.
 _NOT_IN_REQUEST = frozenset(
-    {"context", "threads", "gpu_layers", "keep_alive", "json_object", "kind", "pooling", "truncate", THINK}
+    {
+        "context",
+        "threads",
+        "gpu_layers",
+        "keep_alive",
+        "json_object",
+        "loop_limit",
+        "kind",
+        "pooling",
+        "truncate",
+        THINK,
+    }
 ).union(THINK_VARIABLES)
 
 # Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
@@ -143,6 +171,12 @@ class ModelOptions(BaseModel):
         None, ge=-1, le=MAX_SEED, description="Random seed, for a reproducible response; -1 picks one at random."
     )
     max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens to generate.")
+    loop_limit: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="Stop a response that has repeated the same text for this many tokens; 0 never stops it.",
+    )
     stop: Annotated[str | list[str] | None, BeforeValidator(_parse_stop)] = Field(
         None, description="Text that ends the response, or a JSON list of texts."
     )
@@ -172,6 +206,17 @@ class ModelOptions(BaseModel):
         description="How long the idle model stays in memory, such as 30s or 5m; 0 unloads at once, -1 never.",
     )
 
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's parameters
+        """Return the JSON schema. Each description includes the range and the default, for `llm models --options`."""
+        schema = super().model_json_schema(*args, **kwargs)
+        for key, field in schema["properties"].items():
+            limits = format_range(*get_range(key))
+            default = SAMPLING_DEFAULTS.get(key)
+            added = [f"Range: {limits}." if limits else "", f"Default: {default:g}." if default is not None else ""]
+            field["description"] = " ".join(filter(None, [field.get("description", ""), *added]))
+        return schema
+
     def get_set_values(self) -> dict[str, Any]:
         """Return the options that were set."""
         return {key: value for key, value in self if value is not None}
@@ -193,6 +238,15 @@ class StoredOptions(ModelOptions):
         None, description="How an embedding model combines the vectors of its tokens: mean, cls or last."
     )
     truncate: bool | None = Field(None, description="Cut texts to embed that are longer than the context.")
+
+
+def get_range(key: str) -> tuple[float | None, float | None]:
+    """Return the smallest and the largest value of an option. None means no limit, or that it is no number."""
+    limits = ModelOptions.model_fields[key].metadata
+    minimum, maximum = (
+        next((getattr(one, name) for one in limits if hasattr(one, name)), None) for name in ("ge", "le")
+    )
+    return minimum, maximum
 
 
 def validate_for_model(

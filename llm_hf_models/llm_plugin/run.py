@@ -7,6 +7,7 @@ and inference/client.py sends the request.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,7 @@ from llm_hf_models.errors import EngineRequestError
 from llm_hf_models.inference import json_schema
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
+from llm_hf_models.inference.openai_protocol import LOOP, Finish, Piece, Turn
 from llm_hf_models.inference.tool_calls import ToolCall, parse_arguments
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
@@ -30,6 +31,7 @@ from llm_hf_models.llm_plugin.attachments import list_accepted_types
 from llm_hf_models.llm_plugin.messages import build_turn
 
 _SHOWN_CHARS = 60
+_LOOP_REASON = "the model repeats the same text"
 _shown_notices: set[str] = set()
 
 
@@ -98,12 +100,20 @@ class PromptRun:
             )
 
     def _report_early_end(self, end: Finish) -> None:
-        """Show a notice if the response ended before the model or max_tokens ended it."""
+        """Show a notice if the response was ended by something other than the model or max_tokens."""
         if end.reason == "length" and self._is_below_max_tokens(end):
             more = " Allow more with -o context N." if self.endpoint.can_grow_context else ""
-            _show_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
+            self._show_end_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
+        elif end.reason == LOOP:
+            self._show_end_notice(f"The response was stopped: {_LOOP_REASON}. To let it continue: -o loop_limit 0")
         elif end.reason == "content_filter":
-            _show_notice("The response was cut off: the server's content filter ended it.")
+            self._show_end_notice("The response was cut off: the server's content filter ended it.")
+
+    def _show_end_notice(self, text: str) -> None:
+        """Show a notice below the response, which may have left the terminal's cursor within a line."""
+        if self.turn.stream and sys.stdout.isatty() and self.text and not self.text[-1].endswith("\n"):
+            click.echo(err=True)
+        _show_notice(text)
 
     def _add_tool_calls(self, response: Response | AsyncResponse) -> Iterator[StreamEvent]:
         """Add the tool calls to llm's response, and yield their events."""
@@ -143,6 +153,12 @@ class PromptRun:
                     cause=f"It has {self.end.output_tokens} tokens: {self._describe_limit(self.end)}.",
                     hint="Allow more with -o max_tokens N"
                     + (" or -o context N." if self.endpoint.can_grow_context else "."),
+                ) from None
+            if self.end is not None and self.end.reason == LOOP:
+                raise EngineRequestError(
+                    f"{subject} was stopped before its JSON was complete",
+                    cause=f"The reason is that {_LOOP_REASON}.",
+                    hint="To let it continue: -o loop_limit 0",
                 ) from None
             problem = "has invalid arguments" if parse is parse_arguments else "is not valid JSON"
             raise EngineRequestError(

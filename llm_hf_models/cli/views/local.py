@@ -113,6 +113,8 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     parts = [format_table(columns, rows, max_width=max_width)] if rows else []
     if model.defaults:
         parts.append(running_views.render_defaults(model.defaults, max_width))
+    if model.sampling:
+        parts.append(running_views.render_sampling(model.sampling, max_width))
     return "\n\n".join([summary, *parts])
 
 

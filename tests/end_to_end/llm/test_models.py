@@ -174,6 +174,34 @@ def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
     )
 
 
+@pytest.mark.parametrize("how", [(), ("--async",), ("--no-stream",)])
+def test_answer_that_repeats_itself_is_stopped(how: tuple[str, ...]) -> None:
+    command = ("-m", "endless", "go", "-o", "context", "2048", *how)
+    done = subprocess.run([sys.executable, "-m", "llm", *command], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "The response was stopped: the model repeats the same text. To let it continue: -o loop_limit 0\n"
+    )
+    assert done.stdout.startswith(ggufs.ANSWER * 100)
+    log = read_last_log()
+    assert 1000 <= log["output_tokens"] < 1100
+    assert log["response_json"]["finish_reason"] == "loop"
+    run("set", "endless", "loop_limit", "100")
+    get_output(*command)
+    assert 100 <= read_last_log()["output_tokens"] < 200
+
+
+def test_answer_may_repeat_itself_until_the_context_is_full() -> None:
+    result = run_llm("-m", "endless", "go", "-o", "context", "2048", "-o", "loop_limit", "0")
+    assert "the context of 2048 tokens is full" in result.stderr
+
+
+def test_json_that_repeats_itself_is_an_error(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, format_delta(content='{"name": "') + format_delta(content="na") * 1200):
+        result = run_llm("-m", "far", "--schema", "name,", "a dog")
+    assert "The response was stopped before its JSON was complete" in result.stderr
+    assert "-o loop_limit 0" in result.stderr
+
+
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
 def test_larger_context_is_suggested_if_the_model_has_one(
     context: str, may_grow: bool, tiny_library: TinyLibrary
