@@ -21,7 +21,7 @@ from llm_hf_models.errors import (
     PolicyError,
     UnknownModelError,
 )
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_task
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
@@ -29,8 +29,9 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
+from llm_hf_models.inference.options import validate_for_model
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
-from llm_hf_models.models import identity, metadata_cache, repo_info, scan_summary, variant_choice
+from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
@@ -67,8 +68,13 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
     )
     variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
+    left_out: tuple[str, ...] = ()
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
+    elif variant is not None:
+        variant, left_out = projector_choice.settle_projector(
+            context, hub, ref.repo, details, variant, allow_invalid=options.allow_invalid
+        )
     paths = _list_paths(ref, variant)
     chosen = [_get_complete_file(context, hub, ref.repo, details, path) for path in paths]
     model_id = _choose_model_id(context, ref, requested.repo, variant) if variant else None
@@ -97,6 +103,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
         note=note,
+        left_out=left_out,
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
@@ -259,13 +266,14 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
     Raises:
         InvalidGgufError: The header is invalid, and the options don't allow that.
         NameTakenError: Another model has a requested alias.
+        BadInputError: An option is not for this kind of model.
     """
     repo = RepoId.parse(plan.repo)
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
         preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
-        facts, findings = preview.facts, preview.findings
+        facts, findings = _determine_kind(plan, details, preview.facts), preview.findings
     except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
             error.hint = ALLOW_INVALID_HINT
@@ -281,6 +289,17 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
         fit=variant_choice.assess_fit(variant, facts, tokens, memory),
         aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
+
+
+def _determine_kind(plan: PullPlan, details: RepoDetails, facts: ModelFacts) -> ModelFacts:
+    """Return the facts with the kind by the Hub's task, or by the options of the pull.
+
+    Raises:
+        BadInputError: An option is not for this kind of model.
+    """
+    facts = apply_kind(apply_task(facts, details.task), plan.options.kind)
+    validate_for_model(plan.options.model_options, plan.ref, embedding=facts.kind == "embedding")
+    return facts
 
 
 def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:

@@ -48,6 +48,14 @@ class PullOptions:
     connections: int | None = None
     limit_rate: int | None = None
     file_only: bool = False  # download only the named file, and register no model
+    kind: str | None = None  # options of the model to store, as `llm hf set` does
+    pooling: str | None = None
+
+    @property
+    def model_options(self) -> dict[str, str]:
+        """The options to store for the model."""
+        given = {"kind": self.kind, "pooling": self.pooling}
+        return {key: value for key, value in given.items() if value is not None}
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -99,3 +107,4 @@ class PullPlan(Result):
     cache_dir: str | None = None
     endpoint: str | None = None
     note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
+    left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason

@@ -20,6 +20,7 @@ from llm_hf_models.gguf.filenames import (
     is_quant_name,
     parse_name,
 )
+from llm_hf_models.gguf.projectors import ProjectorChoice, names_model
 from llm_hf_models.system.text import clean_text, quote_label
 
 MAX_LABEL_CHARS = 120
@@ -133,8 +134,6 @@ _PREFERENCE: tuple[tuple[str, str], ...] = (
 )
 _PREFERENCE_RANK = {name: rank for rank, (name, _) in enumerate(_PREFERENCE)}
 _UNSUPPORTED_REASON = "the only type available, but llama.cpp may not support it"
-_GENERIC_BASES = {"", "model", "ggml-model"}  # base names that don't identify a model
-_PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
 
 
 def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
@@ -156,7 +155,7 @@ def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
     splits = [parts for parts in splits if not is_draft(parts[0])] or splits
     projectors = [name for name in names if is_projector(name) and name.count <= 1]
     bases = {parts[0].base.casefold() for parts in splits}
-    projector_choice = _ProjectorChoice(projectors, bases)
+    projector_choice = ProjectorChoice(projectors, bases)
     grouped = []
     for label, parts in _assign_labels(splits):
         size = sum(sizes[part.path] for part in parts)
@@ -248,47 +247,23 @@ def _sanitize_label(label: str) -> str:
     return label if is_quant_name(label) else f"model-{label}".rstrip("-")
 
 
-class _ProjectorChoice:
-    """Chooses the projector of each model: the one in the nearest parent folder, as llama.cpp chooses it, then by type.
+def list_projectors(files: Iterable[SizedFile], variant: Variant) -> tuple[list[str], list[str]]:
+    """Return the projectors in a variant's repo: those that it can have by their names, and those of other models.
 
-    A projector whose name includes the base name of another model belongs to that model. The projectors are sorted
-    once, so that the time grows linearly with the number of files.
+    The first one of those that it can have is the variant's `mmproj`, as chosen by `group_variants`.
     """
-
-    def __init__(self, projectors: Iterable[GgufName], bases: set[str]) -> None:
-        identifying = bases - _GENERIC_BASES
-        lengths = sorted({len(base) for base in identifying}, reverse=True)
-        # By the base name of the only model that it can belong to (None: any), and by folder (None: in all folders).
-        self._best: dict[tuple[str | None, str | None], GgufName] = {}
-        for projector in sorted(projectors, key=self._make_key):
-            owner = _find_longest_part(projector.stem.casefold(), identifying, lengths)
-            for folder in (projector.folder, None):
-                self._best.setdefault((owner, folder), projector)
-
-    @staticmethod
-    def _make_key(projector: GgufName) -> tuple[int, str]:
-        return (*_PROJECTOR_ORDER, projector.type).index(projector.type), projector.path
-
-    def choose(self, name: GgufName) -> GgufName | None:
-        """Return a model's projector, or None if there is none that can belong to it."""
-        if not self._best:
-            return None
-        parts = name.folder.split("/") if name.folder else []
-        for folder in (*("/".join(parts[:end]) for end in range(len(parts), -1, -1)), None):
-            owners = (None, name.base.casefold())
-            if found := [self._best[owner, folder] for owner in owners if (owner, folder) in self._best]:
-                return min(found, key=self._make_key)
-        return None
+    names = _parse_names(file.path for file in files)
+    projectors = [name for name in names if is_projector(name) and name.count <= 1]
+    own = next((name for name in names if name.path == variant.files[0]), None)
+    if own is None:
+        return [], []
+    bases = {parts[0].base.casefold() for parts in _group_shards(names) if not _explain_incomplete_split(parts)}
+    found = [name.path for name in ProjectorChoice(projectors, bases).rank(own)]
+    return found, [name.path for name in projectors if name.path not in found]
 
 
-def _find_longest_part(text: str, parts: set[str], lengths: Iterable[int]) -> str | None:
-    """Return the longest of `parts` that a text contains. `lengths` are their lengths, longest first."""
-    slices = (text[start : start + size] for size in lengths for start in range(len(text) - size + 1))
-    return next((part for part in slices if part in parts), None)
-
-
-def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None:
-    """Return the projector in a folder that can only belong to one model, otherwise None.
+def list_certain_projectors(files: Iterable[SizedFile], model: str) -> list[str]:
+    """Return the projectors in a folder that can only belong to one model, the likeliest first.
 
     Unlike a repo's files, the files in a folder may come from anywhere. So the projector's name must include the
     model's, or the folder must have no other model.
@@ -300,19 +275,15 @@ def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None
     names = _parse_names(file.path for file in files)
     model_name = next((name for name in names if name.path == model), None)
     if model_name is None:
-        return None
+        return []
     bases = {parts[0].base.casefold() for parts in _group_shards(names)}
-    base = model_name.base.casefold()
-    is_only_model = bases <= {base}
+    is_only_model = bases <= {model_name.base.casefold()}
     projectors = [
         name
         for name in names
-        if is_projector(name)
-        and name.count <= 1
-        and (is_only_model or (base not in _GENERIC_BASES and base in name.stem.casefold()))
+        if is_projector(name) and name.count <= 1 and (is_only_model or names_model(name, model_name.base))
     ]
-    projector = _ProjectorChoice(projectors, bases).choose(model_name)
-    return projector.path if projector else None
+    return [name.path for name in ProjectorChoice(projectors, bases).rank(model_name)]
 
 
 def _rank_type(table: Mapping[str, int], quant_type: str) -> int:

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
-from llm_hf_models.gguf.facts import ModelFacts, apply_template
-from llm_hf_models.library.records import TEMPLATE, Check, LocalFile, LocalModel
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_template
+from llm_hf_models.library.records import KIND, TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
 from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.system.text import suggest_word
@@ -21,7 +21,7 @@ MAX_NAME_CHARS = 100  # longest name quoted in a message
 def parse_facts(text: str) -> ModelFacts:
     """Parse the stored facts of a model. Drop fields that this version doesn't know."""
     known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
-    for key in ("modalities", "base_models"):
+    for key in ("modalities", "base_models", "projection_widths"):
         if key in known:
             known[key] = tuple(known[key])
     return ModelFacts(**known)
@@ -238,7 +238,7 @@ def _parse_model_row(row: Row, files: Iterable[Row], aliases: Iterable[Row], che
             )
             for f in files
         ),
-        facts=apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)),
+        facts=apply_kind(apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)), options.get(KIND)),
         aliases=tuple(alias["alias"] for alias in aliases),
         options=options,
         checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),

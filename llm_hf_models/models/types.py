@@ -69,6 +69,7 @@ class LocalModelView(Result):
     defaults: tuple[ModelDefault, ...] = ()  # empty in lists of models
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
+    left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
 
 
 @dataclass(frozen=True)
