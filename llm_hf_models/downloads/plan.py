@@ -56,6 +56,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     """
     ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
     details, freshness = repo_info.fetch_details(context, ref, refresh=True)
+    ref = variant_choice.settle_ref(ref, details)
     hub = context.hub()
     # The scan reports are requested for the variant that will probably be chosen, while its header is read.
     guessed: tuple[Variant | None, str] = (

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
-from llm_hf_models.gguf.filenames import find_quant_type, is_file_name, is_quant_name
+from llm_hf_models.gguf.filenames import is_file_name, is_quant_name
+from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.system.text import clean_text
 
 MAX_REF_CHARS = 1000
@@ -245,7 +246,7 @@ class ModelRef:
             return cls(repo, revision)
         if page == "tree":
             folder = path.rpartition("/")[2]
-            if not find_quant_type(folder)[0] or not is_quant_name(folder):
+            if not find_type(folder).name or not is_quant_name(folder):
                 raise _make_ref_error(path, "It is the page of a folder. Name a quantization or a file instead.")
             return cls(repo, revision, quant=folder)
         return cls(repo, revision, file=RepoFile(path))

@@ -188,7 +188,7 @@ def build_report(name: str, report: ValidationReport, *, complete: bool) -> Chec
 def _find_remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub, str]:
     """Return the repo's details, the Hub, and the path of the GGUF, or of its first shard, that a model ref names."""
     details, _ = repo_info.fetch_details(context, ref)
-    hub = context.hub()
+    ref, hub = variant_choice.settle_ref(ref, details), context.hub()
     variant, _ = variant_choice.pick_variant(context, hub, ref, details)
     if variant is not None and (ref.file is None or ref.file.path not in variant.files):
         return details, hub, variant.files[0]

@@ -16,7 +16,6 @@ from llm_hf_models.errors import (
     BadInputError,
     HfModelsError,
 )
-from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
@@ -31,6 +30,7 @@ from llm_hf_models.models.variant_choice import (
     choose_variant,
     fetch_facts,
     get_memory_for_models,
+    group_variants,
     list_incomplete,
 )
 from llm_hf_models.network.urls import validate_endpoint
@@ -108,7 +108,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     ref = add_revision(ModelRef.parse(text), revision)
     details, freshness = fetch_details(context, ref, refresh=refresh)
     hub, notes = context.hub(), []
-    variants = gguf_variants.group_variants(details.files)
+    variants = group_variants(details)
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
     memory = get_memory_for_models(context)
     facts, choice = None, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
@@ -21,6 +21,7 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
+from llm_hf_models.gguf.spellings import find_matches, list_file_names
 from llm_hf_models.gguf.validate import check_header
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub, get_package_version
@@ -135,6 +136,12 @@ def fetch_facts(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, 
 def pick_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
     """Return the variant that a model ref names and the reason for it; None for a single file that is not a model.
 
+    Args:
+        context: the context.
+        hub: the Hub's client.
+        ref: the result of `settle_ref`.
+        details: the repo's details.
+
     Raises:
         FileNotFoundInRepoError: The repo does not have the file.
         QuantNotFoundError: The repo does not have the quantization.
@@ -151,7 +158,7 @@ def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetail
         QuantNotFoundError: The repo does not have the quantization.
         NoGgufError: The repo has no GGUF model.
     """
-    variants = gguf_variants.group_variants(details.files)
+    variants = group_variants(details)
     if ref.file is not None:
         details.get_file(ref.file)  # raises a clear error if the file does not exist
         return next((v for v in variants if ref.file.path in v.files), None), "the requested file"
@@ -161,6 +168,32 @@ def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetail
         return _find_named(variants, ref.quant, details), "the requested quantization"
     choice = choose_variant(context, variants, None)
     return choice.variant, choice.reason
+
+
+def group_variants(details: RepoDetails) -> list[Variant]:
+    """Return the variants of a repo, best quality first."""
+    return gguf_variants.group_variants(details.files, details.id)
+
+
+def settle_ref(ref: ModelRef, details: RepoDetails) -> ModelRef:
+    """Return the model ref with the exact name of what its text after the colon means in this repo.
+
+    The text may also be the name of a file in a folder, or a file's name without suffix. A ref that names nothing is
+    returned unchanged, for the error of the search that follows.
+    """
+    text = ref.file.path if ref.file else ref.quant
+    paths = [file.path for file in details.files]
+    if text is None or (ref.file is not None and text in paths):
+        return ref
+    matches = find_matches(group_variants(details), text)
+    if matches:
+        is_quant = ref.quant is not None or len(matches) > 1
+        return replace(ref, quant=text if is_quant else matches[0].quant, file=None)
+    for fold in (str, str.casefold):
+        named = [path for path in paths if fold(text) in map(fold, list_file_names(path))]
+        if len(named) == 1:
+            return replace(ref, quant=None, file=RepoFile(named[0]))
+    return ref
 
 
 def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -> Variant:
@@ -187,7 +220,7 @@ def settle_variant(
         return guessed
     with suppress(InvalidGgufError):  # the caller decides whether an invalid file may be pulled
         facts = fetch_facts(context, hub, ref.repo, details, variant)
-        choice = choose_variant(context, gguf_variants.group_variants(details.files), facts)
+        choice = choose_variant(context, group_variants(details), facts)
         variant, reason = choice.variant, choice.reason
     return variant, reason
 
