@@ -194,6 +194,8 @@ class ModelRef:
         if "/" in rest or is_file_name(rest):
             return cls(repo, revision_or_none, file=RepoFile(rest))
         if not is_quant_name(rest):
+            if not re.search(r"[\s@:]", rest):  # a file's name without suffix, such as `modèle-v1+Q8_0`
+                return cls(repo, revision_or_none, file=RepoFile(rest))
             raise _make_ref_error(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
         return cls(repo, revision_or_none, quant=rest)
 
