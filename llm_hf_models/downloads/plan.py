@@ -30,7 +30,7 @@ from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models import repo_info, scan_summary, variant_choice
+from llm_hf_models.models import projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
@@ -66,8 +66,13 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
     )
     variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
+    left_out: tuple[str, ...] = ()
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
+    elif variant is not None:
+        variant, left_out = projector_choice.settle_projector(
+            context, hub, ref.repo, details, variant, allow_invalid=options.allow_invalid
+        )
     paths = _list_paths(ref, variant)
     chosen = [details.get_file(RepoFile(path)) for path in paths]
     model_id = _build_model_id(ref, variant) if variant else None
@@ -95,6 +100,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         already_complete=_is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
+        left_out=left_out,
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)

@@ -92,3 +92,4 @@ class PullPlan:
     # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None
+    left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason

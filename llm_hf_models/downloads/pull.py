@@ -24,6 +24,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
+from llm_hf_models.models.projector_choice import WITHOUT_HINT
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.units import format_size
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
@@ -291,7 +292,7 @@ def _validate_model(
         refuse_invalid(plan.ref, report.findings)
     projector = check_shards([by_path[plan.mmproj].location], seconds=seconds) if plan.mmproj else None
     if projector is not None and projector.errors:
-        refuse_invalid(str(plan.mmproj), projector.findings, "To pull the model without it, add --no-mmproj.")
+        refuse_invalid(str(plan.mmproj), projector.findings, WITHOUT_HINT)
     facts = report.header.facts if report.header else ModelFacts()
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)
@@ -345,6 +346,6 @@ def _build_checks(
     return (
         Check("digest", "matches", now, matches),
         Check("scan", plan.scan or "not reported" if has_answer else "not asked", now, scan),
-        Check("structure", "valid", now, {"findings": structure}),
+        Check("structure", "valid", now, {"findings": structure, "left_out": plan.left_out}),
         Check("template", "findings" if template else "no findings", now, {"findings": template}),
     )

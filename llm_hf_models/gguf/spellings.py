@@ -63,10 +63,14 @@ def find_named(entries: Sequence[Entry], text: str) -> list[Entry]:
 
 
 def _find_by_file(entries: Sequence[Entry], text: str) -> list[Entry]:
+    """Return the models with this label or file name, or in this folder. Names in the same case count first."""
     folded = text.casefold()
+    exact = [entry for entry in entries if entry.quant == text] or [
+        entry for entry in entries if text in _list_file_names(entry)
+    ]
+    if len(exact) == 1:
+        return exact
     if found := [entry for entry in entries if entry.quant.casefold() == folded]:
-        return found
-    if found := [entry for entry in entries if text in _list_file_names(entry)]:
         return found
     if found := [entry for entry in entries if folded in map(str.casefold, _list_file_names(entry))]:
         return found

@@ -12,6 +12,7 @@ from llm_hf_models.gguf import quant_types
 from llm_hf_models.gguf.file_kinds import FileKind, classify_files
 from llm_hf_models.gguf.filenames import GgufName, find_whole_file, is_projector, parse_name
 from llm_hf_models.gguf.labels import assign_labels
+from llm_hf_models.gguf.projectors import names_model, rank_projectors
 from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.gguf.spellings import find_matches
 from llm_hf_models.system.text import clean_text, quote_label
@@ -106,8 +107,6 @@ _PREFERENCE: tuple[tuple[str, str], ...] = (
 _PREFERENCE_RANK = {name: rank for rank, (name, _) in enumerate(_PREFERENCE)}
 _BITS_BY_PREFERENCE = {name: bits for name, _ in _PREFERENCE if (bits := quant_types.get_bits(name))}
 _UNSUPPORTED_REASON = "the only type available, but llama.cpp may not support it"
-_GENERIC_BASES = {"", "model", "ggml-model"}  # base names that don't identify a model
-_PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
 
 
 def group_variants(files: Iterable[SizedFile], repo: str = "") -> list[Variant]:
@@ -129,8 +128,8 @@ def group_variants(files: Iterable[SizedFile], repo: str = "") -> list[Variant]:
     for label, parts in zip(assign_labels([parts[0] for parts in splits], repo), splits, strict=True):
         size = sum(sizes[part.path] for part in parts)
         variant = Variant(label, tuple(part.path for part in parts), size)
-        if projector := _choose_projector(parts[0], projectors, bases):
-            variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
+        if found := rank_projectors(parts[0], projectors, bases):
+            variant = replace(variant, mmproj=found[0].path, mmproj_size=sizes[found[0].path])
         variants.append(variant)
     bits = _estimate_bits(variants)
     return sorted(variants, key=lambda variant: _make_quality_key(variant, bits[variant.quant]))
@@ -193,27 +192,25 @@ def _explain_incomplete_split(parts: Sequence[GgufName]) -> str | None:
     return f"{count - len(present)} of {count} shards are missing, the first is {first:05}"
 
 
-def _choose_projector(name: GgufName, projectors: Sequence[GgufName], bases: set[str]) -> GgufName | None:
-    """Return a model's projector: the one in the nearest parent folder, as llama.cpp chooses it, then by type.
+def list_projectors(files: Iterable[SizedFile], variant: Variant) -> tuple[list[str], list[str]]:
+    """Return the projectors in a variant's repo: those that it can have by their names, and those of other models.
 
-    A projector whose name includes the base name of another model belongs to that model.
+    The first one of those that it can have is the variant's `mmproj`, as chosen by `group_variants`.
     """
-
-    def can_belong(projector: GgufName) -> bool:
-        matches = [base for base in bases if base not in _GENERIC_BASES and base in projector.stem.casefold()]
-        return not matches or max(matches, key=len) == name.base.casefold()
-
-    def make_key(projector: GgufName) -> tuple[bool, int, int, str]:
-        is_above = not projector.folder or f"{name.folder}/".startswith(f"{projector.folder}/")
-        depth = projector.folder.count("/") + 1 if is_above and projector.folder else 0
-        order = (*_PROJECTOR_ORDER, projector.type).index(projector.type)
-        return (not is_above, -depth, order, projector.path)
-
-    return min(filter(can_belong, projectors), key=make_key, default=None)
+    sizes = {file.path: file.size for file in files}
+    names = _parse_names(sizes)
+    projectors = [name for name in names if is_projector(name) and name.count <= 1]
+    own = next((name for name in names if name.path == variant.files[0]), None)
+    if own is None:
+        return [], []
+    splits = [parts for parts in _group_models(names, sizes) if not _explain_incomplete_split(parts)]
+    bases = {parts[0].base.casefold() for parts in splits}
+    found = [name.path for name in rank_projectors(own, projectors, bases)]
+    return found, [name.path for name in projectors if name.path not in found]
 
 
-def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None:
-    """Return the projector in a folder that can only belong to one model, otherwise None.
+def list_certain_projectors(files: Iterable[SizedFile], model: str) -> list[str]:
+    """Return the projectors in a folder that can only belong to one model, the likeliest first.
 
     Unlike a repo's files, the files in a folder may come from anywhere. So the projector's name must include the
     model's, or the folder must have no other model.
@@ -226,19 +223,15 @@ def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None
     names = _parse_names(sizes)
     model_name = next((name for name in names if name.path == model), None)
     if model_name is None:
-        return None
+        return []
     bases = {parts[0].base.casefold() for parts in _group_models(names, sizes)}
-    base = model_name.base.casefold()
-    is_only_model = bases <= {base}
+    is_only_model = bases <= {model_name.base.casefold()}
     projectors = [
         name
         for name in names
-        if is_projector(name)
-        and name.count <= 1
-        and (is_only_model or (base not in _GENERIC_BASES and base in name.stem.casefold()))
+        if is_projector(name) and name.count <= 1 and (is_only_model or names_model(name, model_name.base))
     ]
-    projector = _choose_projector(model_name, projectors, bases)
-    return projector.path if projector else None
+    return [name.path for name in rank_projectors(model_name, projectors, bases)]
 
 
 def _estimate_bits(variants: Sequence[Variant]) -> dict[str, float | None]:

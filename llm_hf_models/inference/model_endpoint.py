@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,19 @@ def ensure_endpoint(
             spec, db, current, keep_alive=options.get("keep_alive", current.keep_alive), notify=notify
         )
     except EngineStartError as error:
-        if spec.chat_template and error.hint is None:
-            error.hint = f"It uses a custom template. To remove it: llm hf set {model.model_id} --unset template"
+        error.hint = error.hint or _suggest_fix(model, spec, error)
         raise
+
+
+def _suggest_fix(model: LocalModel, spec: EngineSpec, error: EngineStartError) -> str | None:
+    """Return the hint for an engine that did not start with the model's own template or projector."""
+    if spec.mmproj_path and "mmproj" in (error.cause or ""):
+        source = model.model_id.removeprefix("hf/") if model.place == "cache" else str(spec.model_path)
+        again = f"llm hf {'pull' if model.place == 'cache' else 'import'} {shlex.quote(source)} --no-mmproj"
+        return f"The projector {spec.mmproj_path.name} may belong to another model. Without it: {again}"
+    if spec.chat_template:
+        return f"It uses a custom template. To remove it: llm hf set {model.model_id} --unset template"
+    return None
 
 
 def build_remote_endpoint(model: LocalModel, key: str | None = None) -> Endpoint:

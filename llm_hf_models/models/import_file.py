@@ -30,7 +30,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.filenames import parse_name
-from llm_hf_models.gguf.shards import find_projector, find_shards, is_only_model
+from llm_hf_models.gguf.shards import find_shards, is_only_model
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
@@ -39,6 +39,7 @@ from llm_hf_models.inference.options import extract_sampling
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
+from llm_hf_models.models import projector_choice
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import make_short_names
@@ -69,6 +70,7 @@ class _Files:
 
     weights: Sequence[Path]
     projector: Path | None = None
+    left_out: tuple[str, ...] = ()  # projectors of other models in the same folder, with the reasons
 
     @property
     def all(self) -> list[Path]:
@@ -77,7 +79,7 @@ class _Files:
     def replace_paths(self, locations: Sequence[Path]) -> _Files:
         """Return the same files at other locations."""
         count = len(self.weights)
-        return _Files(locations[:count], locations[count] if self.projector else None)
+        return _Files(locations[:count], locations[count] if self.projector else None, self.left_out)
 
 
 def import_file(
@@ -118,7 +120,7 @@ def import_file(
     ref = ModelRef.parse(repo) if repo else None
     seconds = context.settings().header_seconds
     try:
-        given = _find_files(path, mmproj, with_mmproj=with_mmproj)
+        given = _find_files(path, mmproj, seconds, with_mmproj=with_mmproj)
         models_names.refuse_taken_names(names, _check_files(given, seconds)[0].kind)
         with _prepare_locations(given.all, copy=copy) as locations:
             facts, checks = _check_files(given.replace_paths(locations), seconds)
@@ -129,7 +131,7 @@ def import_file(
             may_have_known_projector = with_mmproj and given.projector is None
             with context.open_database() as db, db.transaction():
                 if may_have_known_projector:
-                    model = _add_known_projector(db, model)
+                    model = _add_known_projector(db, model, seconds)
                 registered = _register_model(db, model, names)
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
@@ -142,7 +144,7 @@ def import_file(
 # Files
 
 
-def _find_files(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files:
+def _find_files(path: Path, mmproj: Path | None, seconds: float, *, with_mmproj: bool) -> _Files:
     """Find all files of the model, given one of them.
 
     Raises:
@@ -152,7 +154,7 @@ def _find_files(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files
     """
     weights = find_shards(path)
     if mmproj is None:
-        return _Files(weights, find_projector(weights[0]) if with_mmproj else None)
+        return _Files(weights, *projector_choice.find_in_folder(weights, seconds)) if with_mmproj else _Files(weights)
     (projector,) = find_shards(mmproj)[:1]
     if projector.name in {weight.name for weight in weights}:
         raise BadInputError(f"Model and projector have the same name {projector.name}", hint="Rename one of them.")
@@ -177,15 +179,11 @@ def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check
         )
     findings = [*report.findings]
     if files.projector is not None:
-        projector = check_shards([files.projector], seconds=seconds)
-        refuse_invalid(files.projector.name, projector.findings, "To import the model without it, add --no-mmproj.")
-        if projector.header is None or projector.header.facts.kind != "mmproj":
-            raise BadInputError(
-                f"{files.projector.name} is not a vision projector", hint="Look for a file named mmproj-….gguf."
-            )
-        facts = replace(facts, modalities=projector.header.facts.modalities)
-        findings += projector.findings
-    return facts, (Check("structure", "valid", time.time(), {"findings": [vars(finding) for finding in findings]}),)
+        modalities, more = projector_choice.check_projector(files.projector, facts, seconds)
+        facts = replace(facts, modalities=modalities)
+        findings += more
+    detail = {"findings": [vars(finding) for finding in findings], "left_out": files.left_out}
+    return facts, (Check("structure", "valid", time.time(), detail),)
 
 
 # Copies
@@ -309,7 +307,7 @@ def _find_repo_paths(details: RepoDetails, given: _Files, digests: Sequence[File
             raise DigestMismatchError(
                 f"{path.name} is not a file of {details.id}",
                 cause=f"Its sha256 is {digest.sha256}; at commit {details.commit[:12]} {in_repo}.",
-                hint="To import the model without it, add --no-mmproj."
+                hint=projector_choice.IMPORT_WITHOUT_HINT
                 if path == given.projector
                 else f"Import it without --repo as a file of unknown origin, or: llm hf pull {details.id}",
             )
@@ -392,12 +390,18 @@ def _register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) 
     return db.get_model(registered.model_id)
 
 
-def _add_known_projector(db: Database, imported: LocalModel) -> LocalModel:
-    """Add the projector of an earlier import of the same model, so that a second import keeps it."""
+def _add_known_projector(db: Database, imported: LocalModel, seconds: float) -> LocalModel:
+    """Add the projector of an earlier import of the same model, so that a second import keeps it if it fits."""
     existing = _find_model(db, imported.model_id)
     if existing is None or existing.place != imported.place or _get_digests(existing) != _get_digests(imported):
         return imported
-    known = [file for file in existing.files if file.role == "mmproj" and Path(file.location).is_file()]
+    known = [
+        file
+        for file in existing.files
+        if file.role == "mmproj"
+        and Path(file.location).is_file()
+        and projector_choice.fits_model(Path(file.location), imported.facts, seconds)
+    ]
     if not known:
         return imported
     facts = replace(imported.facts, modalities=existing.facts.modalities)

@@ -40,6 +40,12 @@ class GgufSource:
     ref: ModelRef | None = None
     model: LocalModel | None = None  # the local model with these files
 
+    @property
+    def mmproj(self) -> Path | None:
+        """The projector of the local model, if it has one."""
+        files = self.model.files if self.model else ()
+        return next((Path(file.location) for file in files if file.role == "mmproj"), None)
+
 
 _INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
 

@@ -53,6 +53,7 @@ class LocalModelView:
     health: EndpointHealth | None = None  # of a remote model, if requested
     defaults: tuple[ModelDefault, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
+    left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,8 @@ def format_pull(now: DownloadModelResult) -> Report:
         checks = _join_parts(_format_checks(now.model))
         name = (now.model.aliases or (now.model.model_id,))[0]
         text = f"{now.model.model_id} {how}. Checks: {checks}. Names: {names}."
-        return Report(text, f"hf_run_prompt(name={name!r}).")
+        left_out = tuple(f"Left out: {_quote(line)}" for line in now.model.left_out)
+        return Report(text, f"hf_run_prompt(name={name!r}).", left_out)
     if now.download is None:
         return Report("The files were on this machine already.")
     return format_download_details(now.download)
@@ -262,6 +263,7 @@ def _format_local_model(found: LocalModelView) -> str:
             format_size(found.size) if found.files else None,
             *_format_checks(found),
             f"to fix: {replace_commands(found.fix)}" if found.fix else None,
+            f"left out: {'; '.join(map(_quote, found.left_out))}" if found.left_out else None,
         ]
     )
 

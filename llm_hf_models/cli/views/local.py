@@ -86,6 +86,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("Context", cli_format.format_tokens(facts.context_length)),
             ("Chat template", _describe_template(model)),
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
+            ("Left out", "\n".join(model.left_out)),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
             ("Added", cli_format.format_date(model.added)),
@@ -178,7 +179,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
+    left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
+    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
 
 
 def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
