@@ -30,8 +30,6 @@ MAX_IMATRIX_BYTES = 4 * 1024**3  # without another file: that of a model with a 
 USUAL_BITS = 4.89  # per weight, of a file whose name does not say it
 
 _OTHER = re.compile(r"ggml-vocab|control[-_]?vector|big[-_]endian", re.IGNORECASE)
-_MAYBE_PROJECTOR = re.compile(r"(?:^|[-_.])(?:vision|visual)$", re.IGNORECASE)
-_MAYBE_OTHER = re.compile(r"(?:^|[-_.])(?:vae|vocoder|tokenizer)(?:$|[-_.])", re.IGNORECASE)
 _ADAPTER = re.compile(
     r"^(?:ggml-)?(?:q?lora|adapter)s?(?![A-Za-z0-9])|(?<![A-Za-z0-9])(?:q?lora|adapter)s?$", re.IGNORECASE
 )
@@ -47,7 +45,11 @@ _DRAFT_NAME = re.compile(
     re.IGNORECASE,
 )
 _DRAFT_FOLDER = re.compile(r"drafts?|drafters?|mtp|eagle\d?|dflash|dspark", re.IGNORECASE)
-_MAYBE_DRAFT = re.compile(r"(?:^|[-_.])(?:[a-z]*mtp|nextn|eagle|assistant)(?:\d+k?)?(?:$|[-_.])", re.IGNORECASE)
+
+# Words that a file with an additional part has in its name, as well as that part by itself.
+_DRAFT_WORD = re.compile(r"(?:[a-z]*mtp|nextn|eagle|assistant)(?:\d+k?)?")
+_PROJECTOR_WORD = re.compile(r"vision|visual")
+_OTHER_WORD = re.compile(r"vae|vocoder|tokenizer")
 
 
 def classify_files(groups: Sequence[Sequence[GgufName]], sizes: Mapping[str, int]) -> list[FileKind]:
@@ -66,17 +68,20 @@ def classify_files(groups: Sequence[Sequence[GgufName]], sizes: Mapping[str, int
         for name, size in zip(names, totals, strict=True)
     ]
     weights = [size / (quant_types.get_bits(name.type) or USUAL_BITS) for name, size in zip(names, totals, strict=True)]
+    words = [frozenset(split_words(name.base)) for name in names]
     suspects = {
-        index: kind
+        index: found
         for index, name in enumerate(names)
-        if kinds[index] == "model" and (kind := _find_possible_kind(name))
+        if kinds[index] == "model" and (found := _find_possible_kind(name, words[index]))
     }
-    models = [index for index, kind in enumerate(kinds) if kind == "model" and index not in suspects]
-    for index, kind in suspects.items():
-        words = split_words(names[index].base)
-        namesakes = [other for other in models if split_words(names[other].base) < words]
-        largest_model = max((weights[other] for other in namesakes or models), default=0)
-        if 0 < weights[index] < MAX_COMPANION_SHARE * largest_model:
+    models: dict[frozenset[str], float] = {}
+    for index in range(len(names)):
+        if kinds[index] == "model" and index not in suspects:
+            models[words[index]] = max(weights[index], models.get(words[index], 0))
+    largest_model = max(models.values(), default=0)
+    for index, (kind, suspect_words) in suspects.items():
+        of_namesake = models.get(words[index] - suspect_words, largest_model)
+        if 0 < weights[index] < MAX_COMPANION_SHARE * of_namesake:
             kinds[index] = kind
     if "model" not in kinds:  # the repo of a draft model, which can be run by itself
         kinds = ["model" if kind == "draft" else kind for kind in kinds]
@@ -114,9 +119,12 @@ def _has_size_of_imatrix(name: GgufName, size: int, largest_other: int) -> bool:
     return size <= MAX_IMATRIX_BYTES and (not is_quantized or name.stem.casefold().startswith("imatrix"))
 
 
-def _find_possible_kind(name: GgufName) -> FileKind | None:
-    if _MAYBE_DRAFT.search(name.stem):
-        return "draft"
-    if _MAYBE_PROJECTOR.search(name.base) and name.type in _COMPANION_TYPES:
-        return "projector"
-    return "other" if _MAYBE_OTHER.search(name.stem) else None
+def _find_possible_kind(name: GgufName, words: frozenset[str]) -> tuple[FileKind, set[str]] | None:
+    """Return the kind that a file may have, and the words in its name that say so."""
+    if found := {word for word in words if _DRAFT_WORD.fullmatch(word)}:
+        return "draft", found
+    found = {word for word in words if _PROJECTOR_WORD.fullmatch(word)}
+    if found and name.type in _COMPANION_TYPES:
+        return "projector", found
+    found = {word for word in words if _OTHER_WORD.fullmatch(word)}
+    return ("other", found) if found else None

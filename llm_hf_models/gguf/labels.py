@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from llm_hf_models.gguf.filenames import WORD, GgufName, is_quant_name, split_words
@@ -82,13 +83,14 @@ def _find_plain_words(names: Sequence[set[str]]) -> set[str] | None:
 def _number_duplicates(names: Sequence[GgufName], labels: Sequence[str]) -> list[str]:
     """Return the labels with a number after those that another model has as its label or as its file's name."""
     stems = {name.stem.casefold() for name in names}
+    numbers: Counter[str] = Counter()  # used so far for each label
     taken: set[str] = set()
     unique = []
     for name, label in zip(names, labels, strict=True):
-        own, number = label, 1
-        while own.casefold() in taken or own.casefold() in stems - {name.stem.casefold()}:
-            number += 1
-            own = f"{label}-{number}"
+        own, key = label, label.casefold()
+        while own.casefold() in taken or (own.casefold() in stems and own.casefold() != name.stem.casefold()):
+            numbers[key] += 1
+            own = f"{label}-{numbers[key] + 1}"
         taken.add(own.casefold())
         unique.append(own)
     return unique

@@ -12,7 +12,7 @@ from llm_hf_models.gguf import quant_types
 from llm_hf_models.gguf.file_kinds import FileKind, classify_files
 from llm_hf_models.gguf.filenames import GgufName, find_whole_file, is_projector, parse_name
 from llm_hf_models.gguf.labels import assign_labels
-from llm_hf_models.gguf.projectors import names_model, rank_projectors
+from llm_hf_models.gguf.projectors import ProjectorIndex, names_model
 from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.gguf.spellings import find_matches
 from llm_hf_models.system.text import clean_text, quote_label
@@ -123,13 +123,13 @@ def group_variants(files: Iterable[SizedFile], repo: str = "") -> list[Variant]:
     names = _parse_names(sizes)
     splits = [parts for parts in _group_models(names, sizes) if not _explain_incomplete_split(parts)]
     projectors = [name for name in names if is_projector(name) and name.count <= 1]
-    bases = {parts[0].base.casefold() for parts in splits}
+    index = ProjectorIndex(projectors, {parts[0].base for parts in splits})
     variants = []
     for label, parts in zip(assign_labels([parts[0] for parts in splits], repo), splits, strict=True):
         size = sum(sizes[part.path] for part in parts)
         variant = Variant(label, tuple(part.path for part in parts), size)
-        if found := rank_projectors(parts[0], projectors, bases):
-            variant = replace(variant, mmproj=found[0].path, mmproj_size=sizes[found[0].path])
+        if projector := index.choose(parts[0]):
+            variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
         variants.append(variant)
     bits = _estimate_bits(variants)
     return sorted(variants, key=lambda variant: _make_quality_key(variant, bits[variant.quant]))
@@ -204,9 +204,9 @@ def list_projectors(files: Iterable[SizedFile], variant: Variant) -> tuple[list[
     if own is None:
         return [], []
     splits = [parts for parts in _group_models(names, sizes) if not _explain_incomplete_split(parts)]
-    bases = {parts[0].base.casefold() for parts in splits}
-    found = [name.path for name in rank_projectors(own, projectors, bases)]
-    return found, [name.path for name in projectors if name.path not in found]
+    found = [name.path for name in ProjectorIndex(projectors, {parts[0].base for parts in splits}).rank(own)]
+    own_paths = set(found)
+    return found, [name.path for name in projectors if name.path not in own_paths]
 
 
 def list_certain_projectors(files: Iterable[SizedFile], model: str) -> list[str]:
@@ -231,7 +231,7 @@ def list_certain_projectors(files: Iterable[SizedFile], model: str) -> list[str]
         for name in names
         if is_projector(name) and name.count <= 1 and (is_only_model or names_model(name, model_name.base))
     ]
-    return [name.path for name in rank_projectors(model_name, projectors, bases)]
+    return [name.path for name in ProjectorIndex(projectors, bases).rank(model_name)]
 
 
 def _estimate_bits(variants: Sequence[Variant]) -> dict[str, float | None]:
