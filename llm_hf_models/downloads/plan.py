@@ -26,11 +26,12 @@ from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
+from llm_hf_models.models import metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models import projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
@@ -74,7 +75,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
             context, hub, ref.repo, details, variant, allow_invalid=options.allow_invalid
         )
     paths = _list_paths(ref, variant)
-    chosen = [details.get_file(RepoFile(path)) for path in paths]
+    chosen = [_get_complete_file(context, hub, ref.repo, details, path) for path in paths]
     model_id = _build_model_id(ref, variant) if variant else None
     _refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
@@ -115,6 +116,16 @@ def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     if ref.file is None:
         raise FileNotFoundInRepoError(f"{ref} does not name a file")
     return (ref.file.path,)
+
+
+def _get_complete_file(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> HubFile:
+    """Return a file with its digest, which is requested if the list of files lacks it.
+
+    Raises:
+        HubUnavailableError: The Hub reports no digest, so that the file could not be verified.
+    """
+    file = details.get_file(RepoFile(path))
+    return metadata_cache.request_with_retry(context, lambda: complete_file(hub, repo, file, details.commit))
 
 
 def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest | None) -> PullPlan:

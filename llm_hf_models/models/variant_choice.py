@@ -94,6 +94,7 @@ def read_remote_header(
         with RemoteFile(
             lambda: hub.locate(repo, name, details.commit),
             name=path,
+            size=file.size,
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
             total_seconds=now.header_seconds,

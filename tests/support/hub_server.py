@@ -23,6 +23,7 @@ defined in hub_faults.py and can be imported from here. `hub.latency` (seconds) 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import ipaddress
@@ -53,6 +54,7 @@ from llm_hf_models.servers.hub_mirror import build_file_headers, find_file
 from llm_hf_models.system.hashing import compute_digests
 from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
 from tests.support.hub_faults import (
+    Compress,
     Delay,
     Fault,
     FlipBit,
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_BYTES",
     "Account",
+    "Compress",
     "Delay",
     "Fault",
     "FlipBit",
@@ -418,6 +421,7 @@ class _FaultHandler(_HubHandler):
         elif isinstance(fault, Reset) and fault.after is None:
             self._reset()
         elif isinstance(fault, Status):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))  # the next request follows it
             self.send_bytes(fault.code, fault.body, {"Content-Type": fault.content_type, **fault.headers})
         elif isinstance(fault, Page):
             self.send_bytes(200, fault.body, {"Content-Type": "text/html"})
@@ -437,13 +441,25 @@ class _FaultHandler(_HubHandler):
         for fault in self.faults:
             if isinstance(fault, Headers):
                 replaced = {name.lower(): new for name, new in fault.values.items()}
-                value = replaced.get(keyword.lower(), value)
+                value = replaced.get(keyword.lower(), value).replace("{n}", str(self.hub.count()))
+                if keyword == "Content-Length" and not value:
+                    self.close_connection = True  # the end of the connection is the end of the body
             if isinstance(fault, LieAboutRange) and keyword == "Content-Range" and "-" in value:
                 span, total = value.removeprefix("bytes ").split("/")
                 first, last = (int(number) + fault.by for number in span.split("-"))
                 value = f"bytes {first}-{last}/{total}"
         if value:
             super().send_header(keyword, value)
+
+    def send_file(self, path: Path, size: int, etag: str, headers: Mapping[str, str]) -> None:
+        compress = next((fault for fault in self.faults if isinstance(fault, Compress)), None)
+        if compress is None:
+            super().send_file(path, size, etag, headers)
+        elif compress.only_claim:
+            super().send_file(path, size, etag, {**headers, "Content-Encoding": "gzip"})
+        else:
+            body = gzip.compress(path.read_bytes(), 1)
+            self.send_bytes(200, body, {**headers, "Content-Encoding": "gzip", "ETag": f'W/"{etag}"'})
 
     def send_bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.hub.moved(self.request_record, 0 if self.command == "HEAD" else len(body))
