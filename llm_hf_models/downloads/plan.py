@@ -36,7 +36,7 @@ from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.paths import make_absolute
-from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
+from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
 from llm_hf_models.system.units import format_size
 
@@ -53,6 +53,7 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
+        NotWritableError: A file's name is too long for the file system.
         DiskFullError: There is not enough disk space.
     """
     ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
@@ -102,10 +103,12 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
         left_out=left_out,
+        unusable=tuple(variant_choice.list_left_out(details)),
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
     plan = _add_scans(plan, details, scan_request)
+    refuse_long_names(Path(plan.folder) / file.path for file in plan.files)
     _refuse_full_disk(context, plan)
     return plan
 

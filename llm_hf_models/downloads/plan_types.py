@@ -93,3 +93,4 @@ class PullPlan:
     cache_dir: str | None = None
     endpoint: str | None = None
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
+    unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names

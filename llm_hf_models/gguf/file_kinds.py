@@ -17,7 +17,7 @@ from llm_hf_models.gguf.filenames import GgufName, is_projector, split_words
 FileKind = Literal["model", "projector", "draft", "adapter", "imatrix", "other"]
 DESCRIPTIONS: Mapping[FileKind, str] = {
     "model": "a model",
-    "projector": "a projector (mmproj)",
+    "projector": "a projector of a model (mmproj)",
     "draft": "a draft model for speculative decoding",
     "adapter": "an adapter (LoRA)",
     "imatrix": "an importance matrix",

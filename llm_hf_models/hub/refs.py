@@ -82,8 +82,8 @@ class RepoFile:
         if _FORBIDDEN_IN_PATH.search(self.path):
             raise _make_ref_error(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
         for part in self.path.split("/"):
-            if not _is_safe_part(part):
-                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} is not a valid part of a file's path.")
+            if problem := _find_problem(part):
+                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} {problem}.")
 
     @property
     def name(self) -> str:
@@ -94,13 +94,21 @@ class RepoFile:
         return self.path
 
 
-def _is_safe_part(part: str) -> bool:
+def _find_problem(part: str) -> str | None:
+    """Return why some file systems can't store a file or folder of this name, or None if all can."""
     try:
         size = len(part.encode())
     except UnicodeEncodeError:  # a lone surrogate
-        return False
-    is_name = 0 < size <= MAX_PART_BYTES and not part.endswith(".") and part == part.strip()
-    return is_name and _RESERVED.fullmatch(part) is None
+        return "is not valid Unicode"
+    if size == 0 or part in (".", ".."):
+        return "is not a valid part of a file's path"
+    if size > MAX_PART_BYTES:
+        return f"has more than {MAX_PART_BYTES} bytes"
+    if part.endswith("."):
+        return "ends with a dot"
+    if part != part.strip():
+        return "starts or ends with a space"
+    return "is a reserved name" if _RESERVED.fullmatch(part) else None
 
 
 def parse_revision(text: str) -> str:

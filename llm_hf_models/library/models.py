@@ -24,7 +24,7 @@ _HUB_PREFIX = re.compile(r"^(?:hf://|(?:https?://)?(?:www\.)?(?:hf\.co|huggingfa
 def parse_facts(text: str) -> ModelFacts:
     """Parse the stored facts of a model. Drop fields that this version doesn't know."""
     known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
-    for key in ("modalities", "base_models"):
+    for key in ("modalities", "base_models", "projection_widths"):
         if key in known:
             known[key] = tuple(known[key])
     return ModelFacts(**known)

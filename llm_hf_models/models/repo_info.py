@@ -31,7 +31,9 @@ from llm_hf_models.models.variant_choice import (
     fetch_facts,
     get_memory_for_models,
     group_variants,
+    list_companions,
     list_incomplete,
+    list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.text import clean_text
@@ -110,6 +112,8 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     hub, notes = context.hub(), []
     variants = group_variants(details)
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
+    notes += [f"Left out {line}" for line in list_left_out(details)]
+    notes += [f"Not a variant: {line}" for line in list_companions(details)]
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)

@@ -19,6 +19,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.file_kinds import DESCRIPTIONS, FileKind
 from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
@@ -33,6 +34,7 @@ from llm_hf_models.models import metadata_cache
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import quote_label
 
+MAX_LISTED = 10  # files in a message
 ALLOW_INVALID_HINT = "To keep the file without registering it, add --allow-invalid."
 
 
@@ -208,7 +210,7 @@ def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -
     try:
         return gguf_variants.find_variant(variants, quant)
     except QuantNotFoundError as error:
-        error.cause = "\n".join(list_incomplete(details)) or None
+        error.cause = "\n".join((*list_incomplete(details), *list_left_out(details))) or None
         raise
 
 
@@ -216,6 +218,25 @@ def list_incomplete(details: RepoDetails) -> list[str]:
     """List the incomplete models of a repo, each with its missing parts."""
     return [
         f"{quote_label(split.name)}: {split.reason}" for split in gguf_variants.find_incomplete_splits(details.files)
+    ]
+
+
+def list_left_out(details: RepoDetails) -> list[str]:
+    """List the GGUF files of a repo that can't be pulled, such as those with names that not every system can store."""
+    left_out = [(path, reason) for path, reason in details.left_out if path.lower().endswith(".gguf")]
+    more = [f"{len(left_out) - MAX_LISTED} more GGUF files"] if len(left_out) > MAX_LISTED else []
+    return [f"{quote_label(path)}: {reason.rstrip('.')}" for path, reason in left_out[:MAX_LISTED]] + more
+
+
+def list_companions(details: RepoDetails) -> list[str]:
+    """List the GGUF files of a repo that are neither models nor projectors, a line for each kind."""
+    paths: dict[FileKind, list[str]] = {}
+    for path, kind in gguf_variants.find_companions(details.files).items():
+        if kind != "projector":
+            paths.setdefault(kind, []).append(quote_label(path))
+    return [
+        f"{', '.join(found[:MAX_LISTED])}{' and more' if len(found) > MAX_LISTED else ''}: {DESCRIPTIONS[kind]}"
+        for kind, found in paths.items()
     ]
 
 
@@ -241,6 +262,9 @@ def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     if incomplete := list_incomplete(details):
         hint = f"List its files with `llm hf info {details.id} --files`, and pull one by its name."
         return NoGgufError(f"{details.id} has no complete GGUF model", cause="\n".join(incomplete), hint=hint)
+    if others := [*list_left_out(details), *list_companions(details)]:
+        hint = f"List its files with `llm hf info {details.id} --files`."
+        return NoGgufError(f"{details.id} has no GGUF model that can be pulled", cause="\n".join(others), hint=hint)
     try:
         conversions = hub.find_conversions(RepoId.parse(details.id))
     except HfModelsError:

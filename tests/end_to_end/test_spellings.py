@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library
-from llm_hf_models.errors import FileNotFoundInRepoError, QuantNotFoundError
+from llm_hf_models.errors import FileNotFoundInRepoError, NoGgufError, QuantNotFoundError
 from tests.support.commands import run, run_json, run_llm
 from tests.support.ggufs import ANSWER, tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 
 REPO = "acme/Walrus-GGUF"
 Q8, F16 = "Walrus.Q8_0.gguf", "Walrus-fp16.gguf"
+RESERVED, TOO_LONG = "'aux' is a reserved name", "has more than 255 bytes"
+FORBIDDEN = "A file's path has no control characters, backslashes or any of <>:\"|?*"
 XL, DRAFT = "UD-Q4_K_XL/tugão-UD-Q4_K_XL.gguf", "MTP/Walrus-Q8_0-MTP.gguf"
 
 
@@ -65,3 +67,47 @@ def test_local_model_is_found_in_each_spelling() -> None:
     assert "fp16" not in run_llm("models").stdout
     assert "Unknown model" in run_llm("-m", f"{REPO}:Q2_K", "hello").stderr
     assert run_llm("-m", f"{REPO}:fp16", "hello").stdout.strip() == ANSWER
+
+
+def test_files_left_out_because_of_their_names_are_listed(hub: HubServer, tmp_path: Path) -> None:
+    paths = (
+        "aux/odd-Q8_0.gguf",
+        "what?-Q6_K.gguf",
+        "a:b-Q5_K_M.gguf",
+        "dot./odd-Q5_K_S.gguf",
+        f"{'x' * 246}-Q4_1.gguf",
+    )
+    files = {path: tiny_chat(tmp_path / f"odd{n}.gguf", seed=n) for n, path in enumerate((*paths, "odd-Q4_0.gguf"))}
+    hub.add_repo("acme/odd", {**files, "imatrix.gguf": "GGUF", "con.txt": "x"})
+    info, plan = Library().info("acme/odd"), Library().plan("acme/odd")
+    assert [variant.quant for variant in info.variants] == ["Q4_0"]
+    for path, reason in zip(paths, (RESERVED, FORBIDDEN, FORBIDDEN, "'dot.' ends with a dot", TOO_LONG), strict=True):
+        (line,) = [line for line in plan.unusable if path[:20] in line]
+        assert line.endswith(reason)
+        assert f"Left out {line}" in info.notes
+    assert "Not a variant: imatrix.gguf: an importance matrix" in info.notes
+    assert plan.unusable[0] in run("pull", "acme/odd", "--dry-run").stdout
+    with pytest.raises(QuantNotFoundError) as caught:
+        Library().plan("acme/odd:Q8_0")
+    assert "aux/odd-Q8_0.gguf: 'aux' is a reserved name" in str(caught.value.cause)
+    assert hub.count(side="storage", method="GET") == 1  # the header of the chosen file
+
+
+def test_repo_without_a_usable_model_says_what_its_files_are(hub: HubServer, tmp_path: Path) -> None:
+    adapter = tiny_chat(tmp_path / "adapter.gguf")
+    hub.add_repo("acme/parts", {"nul.gguf": adapter, "style-lora-F16.gguf": adapter})
+    with pytest.raises(NoGgufError) as caught:
+        Library().plan("acme/parts")
+    assert caught.value.cause == "nul.gguf: 'nul.gguf' is a reserved name\nstyle-lora-F16.gguf: an adapter (LoRA)"
+
+
+def test_file_with_a_name_of_255_bytes_is_pulled(hub: HubServer, tmp_path: Path) -> None:
+    names = [f"{'w' * 245}-Q8_0.gguf", f"{'ü' * 122}-Q4_0.gguf", f"{'d' * 255}/{'m' * 240}-Q5_0.gguf"]
+    hub.add_repo("acme/long", {name: tiny_chat(tmp_path / f"l{n}.gguf", seed=n) for n, name in enumerate(names)})
+    for name in names:
+        pulled = run_json("pull", f"acme/long:{name}")
+        assert [Path(file).name for file in pulled["files"]] == [name.rpartition("/")[2]]
+        assert Library().show(pulled["model_id"]).state == "ready"
+    target = tmp_path / "target"
+    run("pull", f"acme/long:{names[0]}", "--to", target)
+    assert (target / names[0]).is_file()

@@ -94,7 +94,7 @@ def test_model_is_found_by_id_alias_repo_or_name_unless_ambiguous(db: Database) 
         db.get_model("owner/name")
 
 
-def test_model_is_found_by_other_spellings_of_its_quantization_and_by_its_file(db: Database) -> None:
+def test_model_is_found_by_other_spellings_and_by_its_file(db: Database) -> None:
     half = db.register(make_model("owner/half", quant="F16", aliases=("h", "h:F16"))).model_id
     name = db.get_model(half).files[0].path
     for text in ("owner/half:fp16", "hf://owner/half:FP16", "https://huggingface.co/owner/half:f16", "H:fp16", name):
