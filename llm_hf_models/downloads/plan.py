@@ -37,7 +37,7 @@ from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.paths import make_absolute
-from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
+from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
 from llm_hf_models.system.units import format_size
 
@@ -54,11 +54,13 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
+        NotWritableError: A file's name is too long for the file system.
         DiskFullError: There is not enough disk space.
     """
     requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)
     ref, details, freshness, note = repo_info.fetch_repo(context, requested, refresh=True)
     repo_info.notify_of_name(context, note)
+    ref = variant_choice.settle_ref(ref, details)
     hub = context.hub()
     # The scan reports are requested for the variant that will probably be chosen, while its header is read.
     guessed: tuple[Variant | None, str] = (
@@ -104,10 +106,12 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         endpoint=context.endpoint(),
         note=note,
         left_out=left_out,
+        unusable=tuple(variant_choice.list_left_out(details)),
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
     plan = _add_scans(plan, details, scan_request)
+    refuse_long_names(Path(plan.folder) / file.path for file in plan.files)
     _refuse_full_disk(context, plan)
     return plan
 

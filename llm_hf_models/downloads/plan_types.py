@@ -108,3 +108,4 @@ class PullPlan(Result):
     endpoint: str | None = None
     note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
+    unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names

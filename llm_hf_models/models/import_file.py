@@ -47,7 +47,7 @@ from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
-from llm_hf_models.models.variant_choice import refuse_invalid
+from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
 from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
 from llm_hf_models.system.private_files import create_private_file, make_private_folder
@@ -240,7 +240,7 @@ def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
     try:
         ref, details, _, note = fetch_repo(context, ref)
         notify_of_name(context, note)
-        return _ClaimedOrigin(ref, details, "")
+        return _ClaimedOrigin(settle_ref(ref, details), details, "")
     except NetworkError as error:
         return _ClaimedOrigin(ref, None, error.message)
 
@@ -340,7 +340,7 @@ def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOr
     ref, details = origin.ref, origin.details
     parsed = parse_name(names[0])
     if details is not None:
-        variants = gguf_variants.group_variants(details.files)
+        variants = group_variants(details)
     elif parsed is not None and parsed.type:
         variants = gguf_variants.group_variants([Sized(name, 1) for name in names])
     else:

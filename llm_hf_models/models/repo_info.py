@@ -22,7 +22,6 @@ from llm_hf_models.errors import (
     RepoNotFoundError,
     UnknownModelError,
 )
-from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
@@ -39,7 +38,10 @@ from llm_hf_models.models.variant_choice import (
     choose_variant,
     fetch_facts,
     get_memory_for_models,
+    group_variants,
+    list_companions,
     list_incomplete,
+    list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.text import clean_text
@@ -221,8 +223,10 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         context, add_revision(parse_ref(context, text), revision), refresh=refresh
     )
     hub, notes = context.hub(), [note] if note else []
-    variants = gguf_variants.group_variants(details.files)
+    variants = group_variants(details)
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
+    notes += [f"Left out {line}" for line in list_left_out(details)]
+    notes += [f"Not a variant: {line}" for line in list_companions(details)]
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)
