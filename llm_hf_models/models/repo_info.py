@@ -25,7 +25,8 @@ from llm_hf_models.hub.types import RepoDetails, RepoSummary
 from llm_hf_models.inference.options import extract_sampling
 from llm_hf_models.models import metadata_cache, scan_summary
 from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
-from llm_hf_models.models.types import Freshness
+from llm_hf_models.models.types import Freshness, UpdateState
+from llm_hf_models.models.update_state import compare_with_repo, decide_without_hub
 from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
@@ -121,6 +122,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts, memory)
+    variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
     scan = scan_summary.summarize_details(details)
     if freshness.stale and scan.state != "issues reported":
         scan = scan_summary.make_not_asked(freshness.problem)
@@ -169,8 +171,6 @@ def _assess_variants(
     facts: ModelFacts | None,
     memory: int,
 ) -> tuple[VariantInfo, ...]:
-    with context.open_database() as db:
-        local_models = {model.quant: model.model_id for model in db.list_models() if model.repo == details.id}
     parameters = (facts and facts.parameters) or details.parameters
     return tuple(
         VariantInfo(
@@ -178,10 +178,34 @@ def _assess_variants(
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
             fit=assess_fit(variant, facts, context, memory),
             chosen=variant == chosen,
-            local_model=local_models.get(variant.quant),
         )
         for variant in variants
     )
+
+
+def _add_local_models(
+    context: Context,
+    revision: str | None,
+    details: RepoDetails,
+    freshness: Freshness,
+    variants: Sequence[VariantInfo],
+) -> tuple[VariantInfo, ...]:
+    """Add the local model with each variant, and whether its files differ from those of the repo."""
+    with context.open_database() as db:
+        here = {model.quant: model for model in db.list_models() if model.repo == details.id}
+    found = []
+    for variant in variants:
+        if model := here.get(variant.quant):
+            state = decide_without_hub(model) or (
+                compare_with_repo(model, details, freshness)
+                if model.revision == revision
+                else UpdateState(None, "the local model is of another revision")
+            )
+            variant = replace(  # noqa: PLW2901
+                variant, local_model=model.model_id, update_available=state.available, update_note=state.note
+            )
+        found.append(variant)
+    return tuple(found)
 
 
 def _explain_access(details: RepoDetails) -> str | None:
