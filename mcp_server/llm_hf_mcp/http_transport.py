@@ -24,6 +24,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.responses import JSONResponse, Response
 
 from llm_hf_mcp.server import build_server
+from llm_hf_mcp.strict_json import StrictJsonMiddleware
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.servers.asgi_server import HttpServer
 from llm_hf_models.servers.http_errors import HttpResponseError
@@ -135,7 +136,7 @@ def build_app(options: HttpOptions) -> ASGIApp:
         security = RequestStateSecurity(keys=[key])
     server = build_server(request_state_security=security)
     hosts = [name for own in LOOPBACK for name in (own, f"{own}:*")]
-    app = server.streamable_http_app(
+    app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,
         transport_security=TransportSecuritySettings(
             allowed_hosts=[*hosts, *(name for one in options.allowed_hosts for name in (one, f"{one}:*"))],
@@ -143,6 +144,7 @@ def build_app(options: HttpOptions) -> ASGIApp:
         ),
         host=options.host,
     )
+    app = StrictJsonMiddleware(app)
     return app if options.token is None else BearerTokenMiddleware(app, options.token)
 
 
