@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import gc
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, GetPromptResult, InputRequiredResult, ToolAnnotations
 from mcp_types import Resource as ListedResource
+from pydantic import AnyUrl
 
 from llm_hf_mcp import hidden_tools, prompts, resources, results, subscriptions
 from llm_hf_mcp.answers import MAX_ERROR_CHARS
@@ -161,6 +163,14 @@ class HfModelsServer(MCPServer[Any]):
     async def list_resources(self) -> list[ListedResource]:
         """Return the SDK's list, then local models and unfinished downloads."""
         return [*await super().list_resources(), *await resources.list_local_resources()]
+
+    async def read_resource(
+        self,
+        uri: AnyUrl | str,
+        context: Context[Any, Any] | None = None,
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a resource, whether its URI is percent-encoded or not."""
+        return await super().read_resource(resources.normalize_uri(str(uri)), context)
 
     async def get_prompt(
         self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None

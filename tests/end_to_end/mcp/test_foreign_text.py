@@ -203,11 +203,11 @@ async def test_resources_about_a_hostile_repo_are_clean_and_limited() -> None:
 def list_text_fields(schema: Any, name: str = "") -> Iterator[str]:
     """Yield the names of the fields with free text."""
     if isinstance(schema, dict):
-        if schema.get("type") == "string" and schema.get("format") != "date-time":
+        if schema.get("type") == "string":
             yield name
         for key, one in schema.get("properties", {}).items():
             yield from list_text_fields(one, key)
-        for one in (*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *schema.get("$defs", {}).values()):
+        for one in (*schema.get("anyOf", ()), *schema.get("$defs", {}).values()):
             yield from list_text_fields(one, name)
         yield from list_text_fields(schema.get("items"), name)
         yield from list_text_fields(schema.get("additionalProperties"), name)
