@@ -49,10 +49,12 @@ class DownloadState:
 
 @dataclass(frozen=True)
 class LibrarySummary:
-    """The newest local models, and the number of all local models."""
+    """The newest local models, and the number and size of all local models."""
 
     models: tuple[dict[str, Any], ...]
     total: int
+    shown: int
+    bytes: int  # files that models share count once for each model
 
 
 def build_model_uri(name: str) -> str:
@@ -140,10 +142,10 @@ def _format_json(value: object) -> str:
 
 async def read_library() -> str:
     """Return a summary of the newest local models, and the number of all."""
-    brief = ("model_id", "aliases", "state", "kind", "quant", "size")
+    brief = ("model_id", "aliases", "state", "kind", "quant", "size", "added", "last_used")
     models = await _call(open_library().list)
     rows, _ = select_page([{name: getattr(model, name) for name in brief} for model in models], None, limit=MAX_LISTED)
-    return _format_json(LibrarySummary(rows, len(models)))
+    return _format_json(LibrarySummary(rows, len(models), len(rows), sum(model.size for model in models)))
 
 
 async def read_local_model(name: str) -> str:

@@ -122,7 +122,7 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited(era: Era) 
 async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
     async with connect_stdio() as client:
         for result in (
-            await client.call_tool("hf_search_models", {"query": "hostile"}),
+            await client.call_tool("hf_search_models", {"query": "hostile", "verbosity": "full"}),
             await client.call_tool("hf_get_model", {"repo": REPO}),
         ):
             found: Any = result.structured_content

@@ -62,6 +62,16 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_download_model", {"ref": REPO, "wait_seconds": 45}),
         ("hf_get_downloads", {"id": 1}),
         ("hf_list_models", {}),
+        *(
+            (name, {**arguments, "verbosity": level})
+            for level in ("short", "full")
+            for name, arguments in (
+                ("hf_search_models", {"query": "tiny"}),
+                ("hf_get_model", {"repo": REPO, "files": True}),
+                ("hf_get_downloads", {"finished": True}),
+                ("hf_list_models", {"sort": "unused"}),
+            )
+        ),
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
