@@ -250,13 +250,13 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
-    memory = variant_choice.get_memory_for_models(context)
+    tokens, memory = context.settings().context, variant_choice.get_memory_for_models(context)
     return replace(
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
         hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
-        fit=variant_choice.assess_fit(variant, facts, context, memory),
+        fit=variant_choice.assess_fit(variant, facts, tokens, memory),
         aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
 

@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import lru_cache
+from typing import Protocol, TypeAlias
 
 from llm_hf_models.errors import NoGgufError, QuantNotFoundError
 from llm_hf_models.gguf.filenames import (
@@ -155,11 +156,12 @@ def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
     splits = [parts for parts in splits if not is_draft(parts[0])] or splits
     projectors = [name for name in names if is_projector(name) and name.count <= 1]
     bases = {parts[0].base.casefold() for parts in splits}
+    projector_choice = _ProjectorChoice(projectors, bases)
     grouped = []
     for label, parts in _assign_labels(splits):
         size = sum(sizes[part.path] for part in parts)
         variant = Variant(label, tuple(part.path for part in parts), size)
-        if projector := _choose_projector(parts[0], projectors, bases):
+        if projector := projector_choice.choose(parts[0]):
             variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
         grouped.append((parts[0], variant))
     return [variant for _, variant in sorted(grouped, key=lambda pair: _make_quality_key(*pair))]
@@ -170,7 +172,7 @@ def find_incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
     paths = sorted({file.path for file in files})
     broken = [
         IncompleteSplit(parts[0].path.rpartition("-of-")[0][:-6], tuple(part.path for part in parts), reason)
-        for parts in _group_shards(_parse_names(paths))
+        for parts in _group_shards(_parse_names(path for path in paths if "-of-" in path))
         if (reason := _explain_incomplete_split(parts))
     ]
     cut: dict[str, list[str]] = {}
@@ -219,12 +221,13 @@ def _assign_labels(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[Ggu
             if counts[labels[levels[position]].casefold()] > 1:
                 levels[position] = longest
     taken: set[str] = set()
+    numbers: Counter[str] = Counter()  # used so far for each label
     labelled = []
     for parts, labels, level in zip(splits, choices, levels, strict=True):
-        label, number = labels[level], 1
+        label, key = labels[level], labels[level].casefold()
         while label.casefold() in taken:
-            number += 1
-            label = f"{labels[level]}-{number}"
+            numbers[key] += 1
+            label = f"{labels[level]}-{numbers[key] + 1}"
         taken.add(label.casefold())
         labelled.append((label, parts))
     return labelled
@@ -239,28 +242,49 @@ def _list_label_candidates(name: GgufName) -> tuple[str, str, str, str]:
     return _sanitize_label(quant), _sanitize_label(marked), _sanitize_label(clear), _sanitize_label(full)
 
 
+@lru_cache(maxsize=1024)
 def _sanitize_label(label: str) -> str:
     label = re.sub(r"[^A-Za-z0-9._-]+|\.(?=[A-Za-z])", "-", label)[-MAX_LABEL_CHARS:].strip("-._")
     return label if is_quant_name(label) else f"model-{label}".rstrip("-")
 
 
-def _choose_projector(name: GgufName, projectors: Sequence[GgufName], bases: set[str]) -> GgufName | None:
-    """Return a model's projector: the one in the nearest parent folder, as llama.cpp chooses it, then by type.
+class _ProjectorChoice:
+    """Chooses the projector of each model: the one in the nearest parent folder, as llama.cpp chooses it, then by type.
 
-    A projector whose name includes the base name of another model belongs to that model.
+    A projector whose name includes the base name of another model belongs to that model. The projectors are sorted
+    once, so that the time grows linearly with the number of files.
     """
 
-    def can_belong(projector: GgufName) -> bool:
-        matches = [base for base in bases if base not in _GENERIC_BASES and base in projector.stem.casefold()]
-        return not matches or max(matches, key=len) == name.base.casefold()
+    def __init__(self, projectors: Iterable[GgufName], bases: set[str]) -> None:
+        identifying = bases - _GENERIC_BASES
+        lengths = sorted({len(base) for base in identifying}, reverse=True)
+        # By the base name of the only model that it can belong to (None: any), and by folder (None: in all folders).
+        self._best: dict[tuple[str | None, str | None], GgufName] = {}
+        for projector in sorted(projectors, key=self._make_key):
+            owner = _find_longest_part(projector.stem.casefold(), identifying, lengths)
+            for folder in (projector.folder, None):
+                self._best.setdefault((owner, folder), projector)
 
-    def make_key(projector: GgufName) -> tuple[bool, int, int, str]:
-        is_above = not projector.folder or f"{name.folder}/".startswith(f"{projector.folder}/")
-        depth = projector.folder.count("/") + 1 if is_above and projector.folder else 0
-        order = (*_PROJECTOR_ORDER, projector.type).index(projector.type)
-        return (not is_above, -depth, order, projector.path)
+    @staticmethod
+    def _make_key(projector: GgufName) -> tuple[int, str]:
+        return (*_PROJECTOR_ORDER, projector.type).index(projector.type), projector.path
 
-    return min(filter(can_belong, projectors), key=make_key, default=None)
+    def choose(self, name: GgufName) -> GgufName | None:
+        """Return a model's projector, or None if there is none that can belong to it."""
+        if not self._best:
+            return None
+        parts = name.folder.split("/") if name.folder else []
+        for folder in (*("/".join(parts[:end]) for end in range(len(parts), -1, -1)), None):
+            owners = (None, name.base.casefold())
+            if found := [self._best[owner, folder] for owner in owners if (owner, folder) in self._best]:
+                return min(found, key=self._make_key)
+        return None
+
+
+def _find_longest_part(text: str, parts: set[str], lengths: Iterable[int]) -> str | None:
+    """Return the longest of `parts` that a text contains. `lengths` are their lengths, longest first."""
+    slices = (text[start : start + size] for size in lengths for start in range(len(text) - size + 1))
+    return next((part for part in slices if part in parts), None)
 
 
 def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None:
@@ -287,7 +311,7 @@ def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None
         and name.count <= 1
         and (is_only_model or (base not in _GENERIC_BASES and base in name.stem.casefold()))
     ]
-    projector = _choose_projector(model_name, projectors, bases)
+    projector = _ProjectorChoice(projectors, bases).choose(model_name)
     return projector.path if projector else None
 
 
@@ -299,14 +323,17 @@ def _make_quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int,
     return (_rank_type(_QUALITY_RANK, name.type), not name.dynamic, -variant.size, variant.quant)
 
 
-def _rank_preference(variant: Variant) -> tuple[int, bool, int]:
+_Rank: TypeAlias = tuple[int, bool, int]
+
+
+def _rank_preference(variant: Variant) -> _Rank:
     """Return the sort key for choosing: by type, then plain before unsloth's, then the larger of several models."""
     quant_type, dynamic = find_quant_type(variant.quant)
     return (_rank_type(_PREFERENCE_RANK, quant_type), dynamic, -variant.size)
 
 
-def _is_unsupported(variant: Variant) -> bool:
-    return _rank_preference(variant)[0] == len(_PREFERENCE)
+def _is_unsupported(rank: _Rank) -> bool:
+    return rank[0] == len(_PREFERENCE)
 
 
 def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> VariantChoice:
@@ -324,24 +351,25 @@ def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) ->
     """
     if not variants:
         raise NoGgufError("The files contain no GGUF model")
-    ordered = sorted(variants, key=_rank_preference)
-    candidates = [variant for variant in ordered if not _is_unsupported(variant)] or ordered
-    for variant in candidates:
+    ranked = sorted(((_rank_preference(variant), variant) for variant in variants), key=lambda pair: pair[0])
+    candidates = [pair for pair in ranked if not _is_unsupported(pair[0])] or ranked
+    for rank, variant in candidates:
         if fits(variant):
-            return VariantChoice(variant, f"{quote_label(variant.quant)}: {_explain_choice(variant, ordered)}")
-    smallest = min(candidates, key=lambda variant: variant.size)
+            return VariantChoice(variant, f"{quote_label(variant.quant)}: {_explain_choice(rank, variant, ranked)}")
+    smallest = min((variant for _, variant in candidates), key=lambda variant: variant.size)
     reason = f"{quote_label(smallest.quant)}: no variant fits this machine's memory; this is the smallest"
     return VariantChoice(smallest, reason)
 
 
-def _explain_choice(variant: Variant, ordered: Sequence[Variant]) -> str:
-    reason = _UNSUPPORTED_REASON if _is_unsupported(variant) else _PREFERENCE[_rank_preference(variant)[0]][1]
-    if len(ordered) == 1:
-        return reason if _is_unsupported(variant) else "the only variant"
-    first = ordered[0]
-    if variant != first and not _is_unsupported(first):
+def _explain_choice(rank: _Rank, variant: Variant, ranked: Sequence[tuple[_Rank, Variant]]) -> str:
+    reason = _UNSUPPORTED_REASON if _is_unsupported(rank) else _PREFERENCE[rank[0]][1]
+    if len(ranked) == 1:
+        return reason if _is_unsupported(rank) else "the only variant"
+    first_rank, first = ranked[0]
+    if variant != first and not _is_unsupported(first_rank):
         reason += f" ({quote_label(first.quant)} doesn't fit)"
-    same = sum(find_quant_type(other.quant) == find_quant_type(variant.quant) for other in ordered) - 1
+    found = find_quant_type(variant.quant)
+    same = sum(other[:2] == rank[:2] and find_quant_type(one.quant) == found for other, one in ranked) - 1
     return f"{reason}; {same} more of this type" if same else reason
 
 

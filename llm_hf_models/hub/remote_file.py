@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class RemoteFile:
         if size < 0:
             raise ValueError("size must not be negative")
         if self._location is None:
-            self._location = self._locate()
+            self._location = self._find_location()
         while len(self._buffer) < size and self.fetched_bytes < self._location.size:
             self._buffer += self._read_next_block(self._location)
         taken = bytes(self._buffer[:size])
@@ -97,8 +98,34 @@ class RemoteFile:
         self._block_bytes = min(self._block_bytes * 2, MAX_BLOCK_BYTES)
         return block
 
+    def _find_location(self) -> Location:
+        from llm_hf_models.network.time_limit import limit_time  # imports httpcore2
+
+        with self._check_time(), limit_time(self._count_seconds_left()):
+            return self._locate()
+
+    def _count_seconds_left(self) -> float:
+        """Return the rest of the total time.
+
+        Raises:
+            SlowHeaderError: the total time has passed.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise make_slow_header_error(self._total_seconds)
+        return left
+
+    @contextmanager
+    def _check_time(self) -> Iterator[None]:
+        """Raise SlowHeaderError instead of a timeout that the total time has caused."""
+        try:
+            yield
+        except TimedOutError:
+            self._count_seconds_left()
+            raise
+
     def _refresh_location(self, old: Location) -> Location:
-        new = self._locate()
+        new = self._find_location()
         if (new.size, new.etag) != (old.size, old.etag):
             raise FileChangedError("The file changed on the Hub during the read", hint="Try again.")
         self._location = new
@@ -113,14 +140,18 @@ class RemoteFile:
             connect_seconds=self._connect_timeout, stall_seconds=self._timeout
         )
         try:
-            response = self._connection.get(location.url, location.headers, {"Range": f"bytes={start}-{stop - 1}"})
-            is_whole = response.status == OK  # the server ignores Range and sends the file from its start
-            if is_whole:
-                check_whole(response, size=location.size, name=self._name)
-            else:
-                check_range(response, start, stop, size=location.size, name=self._name)
-            self._check_etag(response.get_header("ETag"))
-            return self._read_body(response, start if is_whole else 0, stop - start)
+            with self._check_time():
+                response = self._connection.get(
+                    location.url, location.headers, {"Range": f"bytes={start}-{stop - 1}"},
+                    stall_seconds=min(self._timeout, self._count_seconds_left()),
+                )  # fmt: skip
+                is_whole = response.status == OK  # the server ignores Range and sends the file from its start
+                if is_whole:
+                    check_whole(response, size=location.size, name=self._name)
+                else:
+                    check_range(response, start, stop, size=location.size, name=self._name)
+                self._check_etag(response.get_header("ETag"))
+                return self._read_body(response, start if is_whole else 0, stop - start)
         except LinkExpiredError:
             return None
         except TimedOutError as error:
@@ -136,8 +167,8 @@ class RemoteFile:
             if not received:
                 raise NetworkError(f"{format_host(response.url)} sent {max(0, filled - skip)} of {count} bytes")
             filled += received
-            if filled < len(body) and time.monotonic() > self._deadline:
-                raise make_slow_header_error(self._total_seconds)
+            if filled < len(body):
+                self._count_seconds_left()
         return bytes(body[skip:])
 
     def _check_etag(self, etag: str | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any, Literal
 
 from llm_hf_models.errors import FileNotFoundInRepoError
@@ -83,15 +84,18 @@ class RepoDetails(RepoSummary):
     scans_done: bool | None = None
     files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
 
+    @cached_property
+    def _files_by_path(self) -> dict[str, HubFile]:
+        return {file.path: file for file in self.files}
+
     def get_file(self, path: RepoFile) -> HubFile:
         """Return the file at `path`.
 
         Raises:
             FileNotFoundInRepoError: the repo has no such file. The hint names similar paths.
         """
-        for file in self.files:
-            if file.path == path.path:
-                return file
+        if file := self._files_by_path.get(path.path):
+            return file
         near = get_close_matches(path.path, [file.path for file in self.files], n=3, cutoff=0.5)
         raise FileNotFoundInRepoError(
             f"{self.id} has no file {clean_text(path.path, 120)!r} at {self.commit[:12]}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -19,8 +19,11 @@ from llm_hf_models.system.units import parse_duration
 
 MAX_SEED = 2**32 - 1
 
+# Options for reasoning: the general one, the variables of chat templates that switch it, and OpenAI's field.
+THINK, THINK_VARIABLES, REASONING_EFFORT = "think", ("enable_thinking", "thinking"), "reasoning_effort"
+
 # Options that configure the engine or are translated into another field, so they are not sent unchanged.
-_NOT_IN_REQUEST = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", "think"})
+_NOT_IN_REQUEST = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", THINK, *THINK_VARIABLES})
 
 # Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
 # generation_config.json (transformers' GenerationConfig).
@@ -53,6 +56,11 @@ def _parse_think(value: object) -> object:
     raise ValueError("Input should be on, off or a number of tokens")
 
 
+def _parse_effort(value: object) -> object:
+    """Convert text to lower case; return any other value unchanged."""
+    return value.strip().lower() if isinstance(value, str) else value
+
+
 def _parse_stop(value: object) -> object:
     """Convert a JSON list of strings to a list; return any other value unchanged."""
     if isinstance(value, str) and value.startswith("["):
@@ -77,6 +85,7 @@ def _parse_logit_bias(value: object) -> object:
     return biases
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -130,6 +139,15 @@ class ModelOptions(BaseModel):
     json_object: bool | None = Field(None, description="Respond with a valid JSON object.")
     think: Annotated[str | None, BeforeValidator(_parse_think)] = Field(
         None, description="Reasoning before the response: on, off, or a maximum number of tokens."
+    )
+    enable_thinking: bool | None = Field(
+        None, description="Value of this variable for the chat template: on or off. `think` sets it too."
+    )
+    thinking: bool | None = Field(
+        None, description="Value of this variable for the chat template: on or off. `think` sets it too."
+    )
+    reasoning_effort: Annotated[Effort | None, BeforeValidator(_parse_effort)] = Field(
+        None, description="How much to reason: none, minimal, low, medium, high, xhigh or max."
     )
     context: int | None = Field(None, ge=1, description="Context length in tokens; a change loads the model again.")
     threads: int | None = Field(None, ge=1, le=1024, description="Number of CPU threads.")
@@ -234,12 +252,26 @@ def convert_sampling(sampling: Mapping[str, float]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in _NOT_IN_REQUEST}
 
 
+def combine_layers(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of two layers, of which the upper one takes precedence.
+
+    An option that switches reasoning replaces all such options of the lower layer.
+    """
+    switches = {THINK, *THINK_VARIABLES}
+    replaced = switches if switches & upper.keys() else set()
+    return {key: value for key, value in lower.items() if key not in replaced} | dict(upper)
+
+
 def build_request_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request to llama.cpp's server for these options."""
     fields = {key: value for key, value in options.items() if key not in _NOT_IN_REQUEST}
-    think = options.get("think")
+    think, variables = options.get(THINK), {}
     if think is not None:
-        fields["chat_template_kwargs"] = {"enable_thinking": think not in ("off", "0")}
-        if think.isdigit():
-            fields["thinking_budget_tokens"] = int(think)
+        # Templates differ in the variable that they read. Most of them read the first.
+        variables = dict.fromkeys(THINK_VARIABLES, think not in ("off", "0"))
+        if think != "on":
+            fields["thinking_budget_tokens"] = int(think) if think.isdigit() else 0
+    variables |= {name: options[name] for name in THINK_VARIABLES if options.get(name) is not None}
+    if variables:
+        fields["chat_template_kwargs"] = variables
     return fields

@@ -52,9 +52,11 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
                 )
         if TEMPLATE in new_options:
             _refuse_invalid_template(new_options[TEMPLATE])
-        check_applicable(replace(model, facts=apply_template(model.facts, new_options.get(TEMPLATE))), new_options)
         remaining = {key: value for key, value in model.options.items() if key not in unset}
-        db.set_options(model.model_id, {**remaining, **new_options})
+        options = inference_options.combine_layers(remaining, new_options)
+        facts = apply_template(model.facts, new_options.get(TEMPLATE))
+        check_applicable(replace(model, facts=facts, options=options), new_options)
+        db.set_options(model.model_id, options)
         return db.get_model(model.model_id)
 
 

@@ -12,7 +12,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, InterruptedByUserError
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.openai_protocol import Finish, Turn
+from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
 from llm_hf_models.inference.options import build_request_fields, validate_options
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.types import PromptResult
@@ -61,7 +61,7 @@ def prompt(
                     raise InterruptedByUserError("The prompt was stopped")
                 if isinstance(item, Finish):
                     end = item
-                elif item.kind in output:
+                elif isinstance(item, Piece):
                     output[item.kind].append(item.text)
         record_use(model.model_id, endpoint, db, end.tokens_per_second)
     return PromptResult(

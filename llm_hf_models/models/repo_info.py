@@ -111,7 +111,6 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     hub, notes = context.hub(), []
     variants = gguf_variants.group_variants(details.files)
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
-    memory = get_memory_for_models(context)
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)
@@ -121,7 +120,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         except HfModelsError as error:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
-    variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts, memory)
+    variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts)
     variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
     scan = scan_summary.summarize_details(details)
     if freshness.stale and scan.state != "issues reported":
@@ -169,14 +168,14 @@ def _assess_variants(
     variants: Sequence[Variant],
     chosen: Variant | None,
     facts: ModelFacts | None,
-    memory: int,
 ) -> tuple[VariantInfo, ...]:
     parameters = (facts and facts.parameters) or details.parameters
+    tokens, memory = context.settings().context, get_memory_for_models(context)
     return tuple(
         VariantInfo(
             **vars(variant),
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
-            fit=assess_fit(variant, facts, context, memory),
+            fit=assess_fit(variant, facts, tokens, memory),
             chosen=variant == chosen,
         )
         for variant in variants

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 from pydantic import TypeAdapter
 
@@ -52,23 +53,29 @@ def get_memory_for_models(context: Context) -> int:
     return max(0, read_memory().total_memory - context.settings().memory_reserve)
 
 
-def assess_fit(variant: Variant, facts: ModelFacts | None, context: Context, memory: int) -> Fit:
-    """Estimate the memory fit of one variant at the context length from the settings."""
-    return fitting.assess_fit(
-        variant.size, facts, context=context.settings().context, available=memory, mmproj_bytes=variant.mmproj_size
-    )
+def assess_fit(variant: Variant, facts: ModelFacts | None, tokens: int, memory: int) -> Fit:
+    """Estimate the memory fit of one variant at a context length of `tokens`."""
+    return fitting.assess_fit(variant.size, facts, context=tokens, available=memory, mmproj_bytes=variant.mmproj_size)
 
 
 def choose_variant(
     context: Context, variants: Sequence[Variant], facts: ModelFacts | None
 ) -> gguf_variants.VariantChoice:
     """Choose the variant for a pull without a quantization: one that fits with the full context, if there is one."""
-    memory = get_memory_for_models(context)
-    fits = {variant: assess_fit(variant, facts, context, memory) for variant in variants}
-    any_with_full_context = any(fit.fits and not fit.reduced for fit in fits.values())
-    return gguf_variants.choose_best(
-        variants, lambda variant: fits[variant].fits and not (any_with_full_context and fits[variant].reduced)
-    )
+    now, available = context.settings(), get_memory_for_models(context)
+
+    @cache
+    def assess(variant: Variant) -> Fit:
+        return assess_fit(variant, facts, now.context, available)
+
+    def fits_fully(variant: Variant) -> bool:
+        return assess(variant).fits and not assess(variant).reduced
+
+    # The variants are assessed in the order of preference, and most repos need only the first one.
+    choice = gguf_variants.choose_best(variants, fits_fully)
+    if fits_fully(choice.variant):
+        return choice
+    return gguf_variants.choose_best(variants, lambda variant: assess(variant).fits)
 
 
 def read_remote_header(

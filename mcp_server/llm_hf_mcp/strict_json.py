@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from mcp_types import PARSE_ERROR
-from starlette.responses import JSONResponse
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class InvalidJsonError(ValueError):
@@ -53,33 +48,11 @@ def find_request_id(text: bytes) -> str | int | None:
     return request_id if type(request_id) in (str, int) else None
 
 
-class StrictJsonMiddleware:
-    """Answer requests whose body is not valid JSON by a JSON-RPC error. The size of bodies is limited elsewhere."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body of a POST request, and forward the request if it is valid JSON."""
-        if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
-            return
-        body, messages = b"", []
-        while True:
-            message = await receive()
-            messages.append(message)
-            body += message.get("body", b"")
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
-        try:
-            parse(body)
-        except InvalidJsonError as error:
-            reply = {"code": PARSE_ERROR, "message": f"The body is {error}"}
-            content = {"jsonrpc": "2.0", "id": find_request_id(body), "error": reply}
-            await JSONResponse(content, HTTPStatus.BAD_REQUEST)(scope, receive, send)
-            return
-
-        async def receive_again() -> Message:
-            return messages.pop(0) if messages else await receive()
-
-        await self._app(scope, receive_again, send)
+def find_error(text: bytes) -> dict[str, Any] | None:
+    """Return the JSON-RPC error for a message that is not valid JSON, or None if it is valid."""
+    try:
+        parse(text)
+    except InvalidJsonError as error:
+        reply = {"code": PARSE_ERROR, "message": f"The body is {error}"}
+        return {"jsonrpc": "2.0", "id": find_request_id(text), "error": reply}
+    return None

@@ -15,7 +15,7 @@ import pytest
 from llm_hf_models.downloads.plan_types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.remote_endpoints import HEALTH_SECONDS
+from llm_hf_models.models import remote_endpoints
 from llm_hf_models.service import Library
 from llm_hf_models.system import machine
 from tests.support import ggufs
@@ -375,14 +375,15 @@ def test_suggested_attach_command_repeats_the_given_options(
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 
-def test_silent_endpoint_delays_the_list_only_up_to_its_timeout() -> None:
+def test_silent_endpoint_delays_the_list_only_up_to_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_endpoints, "ATTACH_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         for name in ("one", "two", "three"):
             Library().attach(name, f"http://127.0.0.1:{port}", model="x")
         began = time.monotonic()
         found = Library().list(health=True)
-        assert time.monotonic() - began < HEALTH_SECONDS + 2
+        assert time.monotonic() - began < remote_endpoints.HEALTH_SECONDS + 2
         down = [model.health for model in found if model.endpoint]
         assert len(down) == 3
         assert all(health is not None and not health.up for health in down)

@@ -114,7 +114,7 @@ def test_prompt_options_precede_stored_ones_and_the_header(tiny_library: TinyLib
         0.3,
     )
     assert requested["messages"][0] == {"role": "system", "content": "kept"}
-    assert requested["chat_template_kwargs"] == {"enable_thinking": False}
+    assert requested["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert requested["stop"] == "END"
     # The header's top_p is out of range, and load options do not go to a remote endpoint.
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & requested.keys()
@@ -307,6 +307,46 @@ def test_sound_is_added_to_the_message(tiny_library: TinyLibrary) -> None:
     with register_remote_model(tiny_library, facts={"modalities": ("audio",)}) as far:
         llm.get_model("far").prompt("listen", attachments=[llm.Attachment(type="audio/mpeg", content=b"ID3")]).text()
     assert far.asked[0]["messages"][0]["content"][0]["input_audio"] == {"data": "SUQz", "format": "mp3"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/x-png", "image/png"),
+        ("image/jpeg; charset=binary", "image/jpeg"),
+        ("image/x-ms-bmp", "image/bmp"),
+        ("audio/x-wav", "wav"),
+        ("audio/vnd.wave", "wav"),
+        ("audio/wave", "wav"),
+        ("audio/mp3", "mp3"),
+        ("audio/x-mpeg-3", "mp3"),
+        ("AUDIO/MPEG;codecs=mp3", "mp3"),
+    ],
+)
+def test_synonyms_of_media_types_are_accepted(kind: str, sent: str, tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        llm.get_model("far").prompt("look", attachments=[llm.Attachment(type=kind, content=PNG)]).text()
+    part = far.asked[0]["messages"][0]["content"][0]
+    assert sent in (
+        part.get("input_audio", {}).get("format"),
+        part.get("image_url", {}).get("url", "")[5:].split(";")[0],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/tiff", "audio/ogg", "image", "jpg", "text/plain; type=image/png", "image/jpeg2"]
+)
+def test_other_media_types_are_refused(kind: str, tiny_library: TinyLibrary) -> None:
+    attachment = llm.Attachment(type=kind, content=PNG)
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        with pytest.raises(ValueError, match="does not support attachments of type"):
+            llm.get_model("far").prompt("look", attachments=[attachment]).text()
+        with pytest.raises(llm.ModelError, match="It accepts audio/mpeg, audio/wav, image/bmp"):
+            llm.get_model("far").prompt(messages=[llm.user("look", attachment)]).text()
+    assert far.asked == []
 
 
 def test_unsupported_attachment_is_refused_before_anything_is_sent(tiny_library: TinyLibrary) -> None:
