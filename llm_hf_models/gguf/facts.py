@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from llm_hf_models.gguf.types import FILE_TYPES, ArrayInfo, TensorInfo
 from llm_hf_models.system.text import clean_text
@@ -48,6 +48,7 @@ _RANK_POOLING = 4
 # set_swa_pattern).
 _WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
 _CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
+_EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity")
 _ENCODER_PREFIXES = ("v.", "t.", "a.")  # names of tensors of an mmproj's encoders
 _TOOLS = re.compile(r"\btools?\b|\btool_calls?\b")
 _REASONING = re.compile(r"<think|enable_thinking|reasoning_content|<\|channel\|>|\bthinking\b|\[THINK\]")
@@ -144,6 +145,21 @@ def apply_template(facts: ModelFacts, template: str | None) -> ModelFacts:
         tools=bool(_TOOLS.search(template)),
         reasoning=bool(_REASONING.search(template)),
     )
+
+
+def apply_kind(facts: ModelFacts, kind: str | None) -> ModelFacts:
+    """Return the facts with a kind that the user set; None returns them unchanged."""
+    return replace(facts, kind=cast("Kind", kind)) if kind in get_args(Kind) else facts
+
+
+def apply_task(facts: ModelFacts, task: object) -> ModelFacts:
+    """Return the facts with the Hub's task as a second witness for the kind.
+
+    Many embedding models are language models without a pooling type in the header, which then looks like that of a
+    base or chat model.
+    """
+    embeds = task in _EMBEDDING_TASKS and facts.kind in ("base", "chat")
+    return replace(facts, kind="embedding") if embeds else facts
 
 
 def get_count(metadata: Metadata, key: str) -> int | None:

@@ -38,6 +38,11 @@ def infer_cache_dir(location: str, path: str) -> Path:
     return Path(location).parents[path.count("/") + 3]
 
 
+def infer_repo_folder(location: str, path: str) -> Path:
+    """Return the folder of the repo of a cached file, given its location and its path in the repo."""
+    return Path(location).parents[path.count("/") + 2]
+
+
 def cache_work_folder(cache_dir: Path) -> Path:
     """Return the work folder in the cache, for partial files, their journals and locks."""
     return cache_dir / ".locks" / "llm-hf"
@@ -137,10 +142,13 @@ def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None)
         sync_folder(path.parent)
 
 
-def remove_own_ref(cache_dir: Path, repo: RepoId, commit: str) -> None:
-    """Delete the ref `llm-hf/<commit>`, so that other tools may prune the commit unless another ref names it."""
+def remove_own_ref(folder: Path, commit: str) -> None:
+    """Delete the ref `llm-hf/<commit>` of a repo's folder.
+
+    Other tools may then prune the commit, unless another ref names it.
+    """
     with contextlib.suppress(OSError):
-        (repo_folder(cache_dir, repo) / "refs" / REF_NAMESPACE / commit).unlink()
+        (folder / "refs" / REF_NAMESPACE / commit).unlink()
 
 
 def _write_atomically(path: Path, text: str, folder: Path) -> None:

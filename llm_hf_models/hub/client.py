@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -381,35 +381,43 @@ class Hub:
 
         httpx2 drops the token on a redirect to another origin.
         """
+        import httpx2
+
+        from llm_hf_models.network.time_limit import limit_time
+
         limit = MAX_CARD_BYTES if truncate else MAX_RESPONSE_BYTES
         deadline = time.monotonic() + self._timeout * RESPONSE_TIMEOUT_FACTOR
-        session = self._open_session()
-        with self._translate_errors(request):
-            exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
-                                      headers={**self._build_headers(), **(extra or {})},
-                                      timeout=self._timeout, follow_redirects=True)  # fmt: skip
-            with exchange as response:
-                if response.status_code == _NOT_MODIFIED and extra:
-                    raise NotModifiedError("The Hub's response has not changed")
-                if not response.is_success:
-                    raise _make_response_error(request, response)
-                body = bytearray()
+        session, body = self._open_session(), bytearray()
+        with self._translate_errors(request), limit_time(self._timeout * RESPONSE_TIMEOUT_FACTOR), ExitStack() as stack:
+            with limit_time(self._timeout):
+                exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
+                                          headers={**self._build_headers(), **(extra or {})},
+                                          timeout=self._timeout, follow_redirects=True)  # fmt: skip
+                response = stack.enter_context(exchange)
+            if response.status_code == _NOT_MODIFIED and extra:
+                raise NotModifiedError("The Hub's response has not changed")
+            if not response.is_success:
+                raise _make_response_error(request, response)
+            try:
                 for block in response.iter_bytes():
                     body += block
                     if len(body) > limit:
                         break
-                    if time.monotonic() > deadline:
-                        raise TimedOutError(
-                            f"{request.host} responds too slowly", hint=suggest_longer_timeout(self._timeout)
-                        )
+            except httpx2.ReadTimeout:
+                if time.monotonic() < deadline:
+                    raise
+                hint = suggest_longer_timeout(self._timeout)
+                raise TimedOutError(f"{request.host} responds too slowly", hint=hint) from None
         if len(body) > limit and not truncate:
             raise HubUnavailableError(f"{request.host} returned more than {limit} bytes")
         return response.headers, bytes(body[:limit])
 
     def _send(self, method: str, url: str, request: HubRequest, *, headers: Mapping[str, str]) -> httpx2.Response:
         """Send a request whose response body is not needed, and don't follow redirects."""
+        from llm_hf_models.network.time_limit import limit_time
+
         session = self._open_session()
-        with self._translate_errors(request):
+        with self._translate_errors(request), limit_time(self._timeout):
             response = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if response.is_error or response.status_code == _NOT_MODIFIED:
             raise _make_response_error(request, response)
@@ -421,6 +429,7 @@ class Hub:
         import httpx2
         from huggingface_hub import get_session
 
+        from llm_hf_models.network.time_limit import watch_client
         from llm_hf_models.network.tls import export_bundle, make_unreadable_bundle_error
 
         export_bundle()
@@ -430,6 +439,7 @@ class Hub:
             raise make_unreadable_bundle_error(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
+        watch_client(session)
         hooks = session.event_hooks
         if _check_redirect not in hooks["response"]:
             session.event_hooks = {**hooks, "response": [*hooks["response"], _check_redirect]}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ class RemoteFile:
         if size < 0:
             raise ValueError("size must not be negative")
         if self._location is None:
-            self._location = self._locate()
+            self._location = self._find_location()
         end = self._find_size(self._location)
         while len(self._buffer) < size and self.fetched_bytes < end:
             self._buffer += self._read_next_block(self._location, end)
@@ -122,8 +123,34 @@ class RemoteFile:
             raise make_link_error(format_host(location.url), self._name)
         return block
 
+    def _find_location(self) -> Location:
+        from llm_hf_models.network.time_limit import limit_time  # imports httpcore2
+
+        with self._check_time(), limit_time(self._count_seconds_left()):
+            return self._locate()
+
+    def _count_seconds_left(self) -> float:
+        """Return the rest of the total time.
+
+        Raises:
+            SlowHeaderError: the total time has passed.
+        """
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise make_slow_header_error(self._total_seconds)
+        return left
+
+    @contextmanager
+    def _check_time(self) -> Iterator[None]:
+        """Raise SlowHeaderError instead of a timeout that the total time has caused."""
+        try:
+            yield
+        except TimedOutError:
+            self._count_seconds_left()
+            raise
+
     def _refresh_location(self, old: Location) -> Location:
-        new = self._locate()
+        new = self._find_location()
         if any(None not in pair and pair[0] != pair[1] for pair in ((new.size, old.size), (new.etag, old.etag))):
             raise FileChangedError("The file changed on the Hub during the read", hint="Try again.")
         self._location = new
@@ -134,8 +161,9 @@ class RemoteFile:
         from llm_hf_models.network.range_checks import LinkExpiredError
 
         try:
-            block, etag = self._request(location, start, stop)
-            self._check_etag(location, etag, start)
+            with self._check_time():
+                block, etag = self._request(location, start, stop)
+                self._check_etag(location, etag, start)
         except LinkExpiredError:
             return None
         except TimedOutError as error:
@@ -160,7 +188,8 @@ class RemoteFile:
             connect_seconds=self._connect_timeout, stall_seconds=self._timeout
         )
         size = self._find_size(location)
-        response = self._connection.get(location.url, location.headers, headers)
+        stall_seconds = min(self._timeout, self._count_seconds_left())
+        response = self._connection.get(location.url, location.headers, headers, stall_seconds=stall_seconds)
         is_whole = not headers or response.status == OK  # the server ignores Range and sends the file from its start
         if is_whole:
             check_whole(response, size=size, name=self._name)
@@ -177,8 +206,8 @@ class RemoteFile:
             if not received:
                 raise NetworkError(f"{format_host(response.url)} sent {max(0, filled - skip)} of {count} bytes")
             filled += received
-            if filled < len(body) and time.monotonic() > self._deadline:
-                raise make_slow_header_error(self._total_seconds)
+            if filled < len(body):
+                self._count_seconds_left()
         return bytes(body[skip:])
 
     def _check_etag(self, location: Location, etag: str | None, start: int) -> None:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
-from llm_hf_models.gguf.facts import ModelFacts, apply_template
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_template
 from llm_hf_models.gguf.spellings import find_named, list_file_names
-from llm_hf_models.library.records import TEMPLATE, Check, LocalFile, LocalModel
+from llm_hf_models.library.records import KIND, TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
 from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.system.text import suggest_word
@@ -105,7 +105,7 @@ class ModelTables(SQLiteFile):
         rules: tuple[Callable[[LocalModel], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
-            lambda m: m.repo is not None and wanted in (m.repo.casefold(), f"hf/{m.repo.casefold()}"),
+            lambda m: wanted.removeprefix("hf/") in (name.casefold() for name in _list_repo_names(m)),
             lambda m: _extract_name(m.model_id).casefold() == wanted,
         )
         for found in (*([model for model in every if rule(model)] for rule in rules), _find_by_spelling(every, text)):
@@ -171,6 +171,10 @@ class ModelTables(SQLiteFile):
         """Replace the options that the user set for a model."""
         self.write("update models set options = ? where id = ?", encode_json(dict(options)), self._find_key(model_id))
 
+    def set_repo(self, model_id: str, repo: str) -> None:
+        """Record the current name of the repo that a model is from."""
+        self.write("update models set repo = ? where id = ?", repo, self._find_key(model_id))
+
     def touch_model(self, model_id: str) -> None:
         """Record that a model is used now."""
         self.write("update models set last_used = ? where model_id = ?", time.time(), model_id)
@@ -212,6 +216,13 @@ class ModelTables(SQLiteFile):
         return {row["location"] for row in rows}
 
 
+def _list_repo_names(model: LocalModel) -> Iterable[str]:
+    """Return the name of a model's repo, and the name that it had when the model was pulled."""
+    if model.repo is None:
+        return ()
+    return model.repo, model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
+
+
 @dataclass(frozen=True)
 class _Entry:
     quant: str
@@ -240,7 +251,12 @@ def _find_by_spelling(models: Iterable[LocalModel], text: str) -> list[LocalMode
 
 def _list_heads(model: LocalModel) -> set[str]:
     """Return what a name of the model can have before the colon, in lower case."""
-    heads = (model.repo or "", model.model_id.removeprefix("hf/"), _extract_name(model.model_id), *model.aliases)
+    heads = (
+        *_list_repo_names(model),
+        model.model_id.removeprefix("hf/"),
+        _extract_name(model.model_id),
+        *model.aliases,
+    )
     return {head.partition(":")[0].casefold() for head in heads if head}
 
 
@@ -263,7 +279,7 @@ def _parse_model_row(row: Row, files: Iterable[Row], aliases: Iterable[Row], che
             )
             for f in files
         ),
-        facts=apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)),
+        facts=apply_kind(apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)), options.get(KIND)),
         aliases=tuple(alias["alias"] for alias in aliases),
         options=options,
         checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),

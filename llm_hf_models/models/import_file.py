@@ -8,7 +8,7 @@ import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,22 +28,24 @@ from llm_hf_models.errors import (
     UnknownModelError,
 )
 from llm_hf_models.gguf import variants as gguf_variants
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.filenames import parse_name
 from llm_hf_models.gguf.shards import find_shards, is_only_model
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.hub.types import RepoDetails
-from llm_hf_models.inference.options import extract_sampling
+from llm_hf_models.inference.options import extract_sampling, validate_for_model
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
+from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.identity import find_model_of_variant
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import make_short_names
-from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_details
+from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
 from llm_hf_models.system.disk import require_space, translate_disk_error
@@ -91,6 +93,7 @@ def import_file(
     mmproj: Path | None,
     with_mmproj: bool,
     aliases: Sequence[str],
+    options: Mapping[str, str],
     progress: Progress,
 ) -> ImportResult:
     """Register a GGUF on this machine, with all its shards and its projector.
@@ -104,6 +107,7 @@ def import_file(
             another model.
         with_mmproj: False registers the model without a projector.
         aliases: The aliases of the model.
+        options: Options to store for the model, as `llm hf set` does: `kind`, `pooling`.
         progress: Called with the progress of hashing.
 
     Raises:
@@ -121,18 +125,22 @@ def import_file(
     seconds = context.settings().header_seconds
     try:
         given = _find_files(path, mmproj, seconds, with_mmproj=with_mmproj)
-        models_names.refuse_taken_names(names, _check_files(given, seconds)[0].kind)
+        models_names.refuse_taken_names(names, options.get("kind") or _check_files(given, seconds)[0].kind)
         with _prepare_locations(given.all, copy=copy) as locations:
             facts, checks = _check_files(given.replace_paths(locations), seconds)
             digests = [hash_with_progress(location, location.name, progress) for location in locations]
             origin = _look_up_origin(context, ref)
             model = _build_model(given, locations, digests, origin, facts, copy=copy)
             model = replace(model, checks=(*_make_digest_check(origin.details), *checks))
+            kind = options.get("kind") or model.facts.kind
+            validate_for_model(options, model.model_id, embedding=kind == "embedding")
             may_have_known_projector = with_mmproj and given.projector is None
             with context.open_database() as db, db.transaction():
                 if may_have_known_projector:
                     model = _add_known_projector(db, model, seconds)
                 registered = _register_model(db, model, names)
+            if options:
+                registered = set_options(context, registered.model_id, options)
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
     digest_result = (
@@ -230,7 +238,8 @@ def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
     if ref is None:
         return _ClaimedOrigin(None, None, "no repo was named (--repo owner/name)")
     try:
-        details = fetch_details(context, ref)[0]
+        ref, details, _, note = fetch_repo(context, ref)
+        notify_of_name(context, note)
         return _ClaimedOrigin(settle_ref(ref, details), details, "")
     except NetworkError as error:
         return _ClaimedOrigin(ref, None, error.message)
@@ -246,6 +255,7 @@ def _build_model(
     copy: bool,
 ) -> LocalModel:
     ref, details = origin.ref, origin.details
+    facts = apply_task(facts, details.task) if details else facts
     names = _find_repo_paths(details, given, digests) if details else [path.name for path in given.all]
     quant = _determine_quant(names, facts, origin)
     revision = f"@{ref.revision}" if ref and ref.revision else ""
@@ -414,6 +424,9 @@ def _choose_entry(db: Database, imported: LocalModel) -> LocalModel:
     Raises:
         NameTakenError: Another model has the id, which the repo determines.
     """
+    if imported.repo and (same := find_model_of_variant(
+        db.list_models(), imported.repo, imported.quant, imported.revision)):  # fmt: skip
+        imported = replace(imported, model_id=same.model_id, repo=imported.repo if imported.commit else same.repo)
     base, _, quant = imported.model_id.rpartition(":")
     number = 1
     while (existing := _find_model(db, imported.model_id)) is not None:

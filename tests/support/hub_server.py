@@ -56,6 +56,7 @@ from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
 from tests.support.hub_faults import (
     Compress,
     Delay,
+    EditJson,
     Fault,
     FlipBit,
     Headers,
@@ -78,6 +79,7 @@ __all__ = [
     "Account",
     "Compress",
     "Delay",
+    "EditJson",
     "Fault",
     "FlipBit",
     "Headers",
@@ -153,6 +155,7 @@ class HubServer:
         self._faults: list[_PlannedFault] = []
         self._stalls: list[Stall] = []
         self._changed = threading.Condition()
+        self._other_names: dict[str, tuple[str, bool]] = {}
         self._links_from, self._secret, self._tls = 0, os.urandom(16), tls
         context = write_certificate(self.ca_file) if tls else None
         self._hub = _listen(self, _HubSide, context)
@@ -257,6 +260,27 @@ class HubServer:
         """Remove a repo."""
         with self._changed:
             self._repos = [repo for repo in self._repos if repo.id != repo_id]
+
+    def add_other_name(self, other: str, repo_id: str, *, redirect: bool) -> None:
+        """Serve a repo under another name too: an earlier one, or one in other capitals.
+
+        Args:
+            other: The other name.
+            repo_id: The repo's name in the responses.
+            redirect: Redirect with 307, instead of responding at once.
+        """
+        self._other_names[other] = repo_id, redirect
+
+    def find_other_name(self, name: str) -> tuple[str, bool] | None:
+        """Return the name of the repo with another name, and whether requests for it are redirected."""
+        return self._other_names.get(name)
+
+    def rename_repo(self, old: str, new: str) -> None:
+        """Rename a repo. The old name redirects to the new one."""
+        with self._changed:
+            self._repos = [replace(repo, id=new) if repo.id == old else repo for repo in self._repos]
+        self._other_names.pop(new, None)
+        self.add_other_name(old, new, redirect=True)
 
     def add_token(self, token: str = "hf_test_token", **account: Any) -> str:
         """Add a token that the Hub accepts. `account` are fields of Account; `access` any collection of repo ids."""
@@ -461,6 +485,13 @@ class _FaultHandler(_HubHandler):
             body = gzip.compress(path.read_bytes(), 1)
             self.send_bytes(200, body, {**headers, "Content-Encoding": "gzip", "ETag": f'W/"{etag}"'})
 
+    def send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+        edits = [fault.edit for fault in self.faults if isinstance(fault, EditJson)]
+        if edits:
+            self.send_bytes(200, edits[-1](value), {"Content-Type": "application/json", **(headers or {})})
+        else:
+            super().send_json(value, headers)
+
     def send_bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.hub.moved(self.request_record, 0 if self.command == "HEAD" else len(body))
         super().send_bytes(status, body, headers)
@@ -511,6 +542,15 @@ class _HubSide(_FaultHandler, HubHandler):
 
     def dispatch(self, parts: list[str]) -> None:
         self.hub.account_of(self.headers.get("Authorization"))
+        position = 2 if parts[:2] == ["api", "models"] else 0
+        name = "/".join(parts[position : position + 2])
+        if other := self.hub.find_other_name(name):
+            if other[1]:
+                location = self.path.replace(f"/{name}", f"/{other[0]}", 1)
+                self.send_bytes(307, b"Temporary Redirect", {"Location": location, "Connection": "close"})
+                self.close_connection = True
+                return
+            parts = [*parts[:position], *other[0].split("/"), *parts[position + 2 :]]
         match parts:
             case ["api", "resolve-cache", "models", owner, name, commit, *path]:
                 repo = self.find_repo(owner, name, commit)

@@ -52,7 +52,7 @@ def _make_search_row(row: SearchResult) -> list[str]:
         cli_format.format_number(row.downloads),
         cli_format.format_number(row.likes),
         cli_format.format_age(row.updated),
-        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
+        ", ".join(_shorten_id(id_, row.id) for id_ in row.local_models),  # with its revision
         cli_format.format_yes_no(row.fits),
         _describe_gating(row),
         row.license or "",
@@ -60,6 +60,13 @@ def _make_search_row(row: SearchResult) -> list[str]:
         row.author,
         ", ".join(tags),
     ]
+
+
+def _shorten_id(model_id: str, repo: str) -> str:
+    """Return a model's id without its repo, which it may have in other capitals."""
+    start = f"hf/{repo}"
+    is_of_repo = model_id[: len(start)].casefold() == start.casefold()
+    return model_id[len(start) :].removeprefix(":") if is_of_repo else model_id
 
 
 def _describe_gating(repo: RepoSummary) -> str:
@@ -242,6 +249,8 @@ def render_pull_result(result: PullResult) -> str:
     if not (result.fetched_bytes or result.other_process_bytes or result.plan.already_complete):
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing to download." if copied else "Nothing to download.")
+    if result.is_copy:
+        lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
     if result.model_id:
         facts = result.plan.facts
         lines.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -65,7 +65,11 @@ def test_odd_field_changes_only_what_it_determines(server: HubServer, field: str
     determined = DETERMINED.get(top, {top})
     for value in ODD_VALUES:
         found = fetch_details(server, change_field(reply, field, value))
-        kept = {name: old for name, old in vars(usual).items() if name not in {*determined, "files", "left_out"}}
+        kept = {
+            one.name: getattr(usual, one.name)
+            for one in fields(usual)
+            if one.name not in {*determined, "files", "left_out"}
+        }
         assert {name: getattr(found, name) for name in kept} == kept, value
         if top != "siblings" or value is None:
             assert [file.path for file in found.files] == [file.path for file in usual.files], value
