@@ -12,6 +12,7 @@ from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.hub.types import RepoSummary, SearchFilters
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, updates
+from llm_hf_models.models.identity import find_models_of_repo
 from llm_hf_models.models.repo_types import SearchPage, SearchResult
 from llm_hf_models.models.types import UpdateState
 from llm_hf_models.models.update_state import combine
@@ -54,11 +55,10 @@ def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
 def _add_local_models(context: Context, results: Sequence[SearchResult]) -> tuple[SearchResult, ...]:
     """Add the local models from each repo, and whether one of them has an update."""
     with context.open_database() as db:
-        every = db.list_models()
-    shown = {row.id for row in results}
-    here = [model for model in every if model.repo in shown and model.state != "missing"]
-    states = updates.find_updates(context, here)
-    return tuple(_add_update(row, [model for model in here if model.repo == row.id], states) for row in results)
+        every = [model for model in db.list_models() if model.state != "missing"]
+    of_repo = {row.id: find_models_of_repo(every, row.id) for row in results}
+    states = updates.find_updates(context, [model for models in of_repo.values() for model in models])
+    return tuple(_add_update(row, of_repo[row.id], states) for row in results)
 
 
 def _add_update(row: SearchResult, here: Sequence[LocalModel], states: Mapping[str, UpdateState]) -> SearchResult:

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ _EVENT_TEXTS = {
 }  # fmt: skip
 _USUAL_RESULTS = ("matches", "valid", "no findings", "loads", "no issue reported", "not reported", "not scanned")
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
+_FINISH_TEXTS = {"length": "cut off at max_tokens", "loop": "stopped because it repeated the same text"}
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
 
 
@@ -242,13 +244,19 @@ def is_file_note(note: DownloadNote) -> bool:
 
 def format_pull(now: DownloadModelResult) -> Report:
     """Return the state of a download, and the next step."""
+    report = _format_pull_state(now)
+    return replace(report, warnings=(*report.warnings, now.note)) if now.note else report
+
+
+def _format_pull_state(now: DownloadModelResult) -> Report:
     if now.model is not None:
         how = "was on this machine already" if now.download is None else "was downloaded"
         names = _join_parts(now.model.aliases) or now.model.model_id
         checks = _join_parts(_format_checks(now.model))
         name = (now.model.aliases or (now.model.model_id,))[0]
         text = f"{now.model.model_id} {how}. Checks: {checks}. Names: {names}."
-        return Report(text, f"hf_run_prompt(name={name!r}).")
+        left_out = tuple(f"Left out: {_quote(line)}" for line in now.model.left_out)
+        return Report(text, f"hf_run_prompt(name={name!r}).", left_out)
     if now.download is None:
         return Report("The files were on this machine already.")
     return format_download_details(now.download)
@@ -305,6 +313,7 @@ def _format_local_model(found: LocalModelView, level: Level) -> str:
             format_update(found),
             *_format_checks(found, every=level == "full"),
             f"to fix: {replace_commands(found.fix)}" if found.fix else None,
+            f"left out: {'; '.join(map(_quote, found.left_out))}" if found.left_out else None,
         ]
     )
 
@@ -372,7 +381,7 @@ def format_response(done: PromptResult) -> Report:
             f"{done.output_tokens} tokens" if done.output_tokens is not None else None,
             f"{done.tokens_per_second:.1f} tokens/s" if done.tokens_per_second else None,
             f"loaded in {done.load_seconds:.1f} s" if done.load_seconds else None,
-            "cut off at max_tokens" if done.finish_reason == "length" else None,
+            _FINISH_TEXTS.get(done.finish_reason or ""),
         ]
     )
     return Report(f"Response of {done.model_id} ({figures}):", foreign=(("the local model", done.text),))
@@ -385,7 +394,11 @@ def format_removal(removed: Removal) -> Report:
         if removed.kept
         else ""
     )
-    return Report(f"Deleted {removed.model_id} and freed {format_size(removed.freed_bytes)}.{kept}")
+    default = f"It was llm's default model. The user chooses another one: {removed.llm_default}"
+    return Report(
+        f"Deleted {removed.model_id} and freed {format_size(removed.freed_bytes)}.{kept}",
+        warnings=(default,) if removed.llm_default else (),
+    )
 
 
 def format_names(now: EditAliasesResult) -> Report:
