@@ -313,9 +313,10 @@ def _add_local_models(
     found = []
     for variant in variants:
         if model := identity.find_local_variant(models, details.id, variant, digests):
+            is_same = model.revision == revision or model.commit == details.commit
             state = decide_without_hub(model) or (
                 compare_with_repo(model, details, freshness)
-                if model.revision == revision
+                if is_same
                 else UpdateState(None, "the local model is of another revision")
             )
             variant = replace(  # noqa: PLW2901
