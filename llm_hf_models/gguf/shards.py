@@ -80,10 +80,10 @@ def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
     return BadInputError(f"{name} is {kind}, not a file")
 
 
-def find_projector(path: Path) -> Path | None:
-    """Return the projector in a model's folder if it can only belong to this model, otherwise None."""
-    found = variants.find_certain_projector(_list_gguf_files(path.parent), path.name)
-    return path.parent / found if found else None
+def find_projectors(path: Path) -> list[Path]:
+    """Return the projectors in a model's folder that can only belong to this model, the likeliest first."""
+    found = variants.list_certain_projectors(_list_gguf_files(path.parent), path.name)
+    return [path.parent / name for name in found]
 
 
 def is_only_model(path: Path) -> bool:

@@ -78,7 +78,7 @@ def try_hard_link(existing: Path, target: Path) -> bool:
         OSError: the target folder accepts no files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    temporary = _make_temporary_path(target)
     try:
         os.link(existing.resolve(), temporary)
     except OSError:
@@ -97,7 +97,7 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
         OSError: neither was possible. The blob stays in place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    temporary = _make_temporary_path(path)
     try:
         temporary.symlink_to(os.path.relpath(blob, path.parent))
     except OSError as error:
@@ -109,6 +109,11 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_temporary_path(path: Path) -> Path:
+    """Return a path in the same folder. Its name does not contain the file's, which may have the maximum length."""
+    return path.with_name(f"{secrets.token_hex(8)}.tmp")
 
 
 def _is_symlink_unsupported(error: OSError) -> bool:

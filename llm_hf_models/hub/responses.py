@@ -43,6 +43,7 @@ from llm_hf_models.hub.types import (
 from llm_hf_models.system.text import clean_text
 
 MAX_STATUS_CHARS, MAX_MESSAGE_CHARS = 40, 200
+MAX_NAME_CHARS = 1000  # of a file that is left out
 MAX_SCANNERS = 20
 FIRST_YEAR, LAST_YEAR = 1970, 2999  # other dates can't be converted to the local time zone everywhere
 UNKNOWN_LEVEL = "issue"  # of a scanner's warning without a level
@@ -148,6 +149,7 @@ def parse_details(body: bytes, host: str, repo: RepoId, revision: str | None = N
         library=found.library_name,
         scans_done=scans_done,
         files_with_issues=issues,
+        left_out=tuple(_find_unsafe_names(found.siblings or ())),
     )
     return details, found.siblings is not None and all(one is not None and one.path for one in found.siblings)
 
@@ -247,6 +249,16 @@ def _parse_files(siblings: Iterable[_Sibling | None], issues: Mapping[str, str])
         # The git blob of an LFS file is its pointer, so its id is not the digest of the content.
         sha256, git_sha1 = (lfs.sha256, None) if lfs else (None, sibling.git_sha1)
         yield HubFile(path, UNKNOWN_SIZE if size is None else size, sha256, git_sha1, issues.get(path))
+
+
+def _find_unsafe_names(siblings: Iterable[_Sibling | None]) -> Iterable[tuple[str, str]]:
+    """Yield the files that can't be stored everywhere because of their names, each with the reason."""
+    for sibling in siblings:
+        if sibling is not None and sibling.path and sibling.type in (None, "file"):
+            try:
+                RepoFile(sibling.path)
+            except BadRefError as error:
+                yield clean_text(sibling.path, MAX_NAME_CHARS), error.cause or error.message
 
 
 class _Scanner(BaseModel):

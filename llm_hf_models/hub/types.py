@@ -8,8 +8,10 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
-from llm_hf_models.errors import FileNotFoundInRepoError
+from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
 from llm_hf_models.hub.refs import RepoFile
+from llm_hf_models.system.arguments import check_fields
+from llm_hf_models.system.json_values import Result
 from llm_hf_models.system.text import clean_text, quote_label
 
 # Whether the Hub's scanners reported issues in some files. `not asked`: the Hub was not asked, or did not answer.
@@ -55,7 +57,7 @@ class FileScan:
 
 
 @dataclass(frozen=True)
-class RepoSummary:
+class RepoSummary(Result):
     """One result of a search."""
 
     id: str
@@ -131,6 +133,11 @@ class SearchFilters:
     base_model: str | None = None
     sort: Sort = "trending"
     limit: int = 20
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.limit < 1:
+            raise BadInputError(f"limit must be at least 1, not {self.limit}")
 
 
 @dataclass(frozen=True)

@@ -22,17 +22,32 @@ Message = Mapping[str, Any]
 _ID_LETTERS = string.ascii_letters + string.digits
 _ID_LENGTH = 9
 _FITTING_ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
+_SYSTEM_REFUSAL = re.compile(r"\bsystem\b|roles are supported", re.IGNORECASE)
 _MERGED_ROLES = ("user", "assistant")
 
 
-def fit_turn(turn: Turn) -> Turn:
-    """Return the turn in the form that the strictest templates accept. A fitted turn stays the same.
+def fit_turn(turn: Turn, refusal: str) -> Turn:
+    """Return the turn in a form that stricter templates accept. If there is none, it stays the same.
 
     Media between the results of tools and the answer move into the last result, empty answers are left out, neighboring
-    messages of one role are merged, and the ids of tool calls get nine letters or digits.
+    messages of one role are merged, and the ids of tool calls get nine letters or digits. If the template refuses this
+    form because of the system prompt, that becomes the start of the first message.
+
+    Args:
+        turn: The turn that the template refused.
+        refusal: The template's message.
     """
     messages = [_fit_ids(message) for message in turn.messages if not _is_empty_answer(message)]
-    return replace(turn, messages=list(_merge_neighbors(_move_media_into_results(messages))))
+    fitted = _merge_neighbors(_move_media_into_results(messages))
+    if fitted == list(turn.messages) and _SYSTEM_REFUSAL.search(refusal):
+        fitted = _move_system_into_prompt(fitted)
+    return replace(turn, messages=fitted)
+
+
+def _move_system_into_prompt(messages: list[Message]) -> list[Message]:
+    if len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user":
+        return [{**_merge(messages[0], messages[1]), "role": "user"}, *messages[2:]]
+    return messages
 
 
 def _is_empty_answer(message: Message) -> bool:

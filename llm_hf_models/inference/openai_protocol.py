@@ -19,6 +19,7 @@ from llm_hf_models.system.text import clean_text
 MAX_ERROR_CHARS = 500
 MODALITIES = ("image", "audio")  # input other than text that this package can send
 NOT_FOUND = 404
+LOOP = "loop"  # the finish reason of a response that repeated the same text
 
 # The error of a chat template in llama.cpp, vLLM, TGI and LM Studio. vLLM returns only the template's own text.
 _TEMPLATE_ERROR = re.compile(
@@ -40,6 +41,7 @@ class Turn:
     stream: bool = True
     raw: bool = False  # complete `prompt` without a chat template, for a base model
     prompt: str = ""
+    loop_limit: int = 0  # stop after this many repeated tokens; 0 never stops
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Piece:
 class Finish:
     """The end of a completion: its finish reason, token counts and speeds."""
 
-    reason: str | None  # stop, length, tool_calls
+    reason: str | None  # stop, length, tool_calls; LOOP if this package stopped it
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -136,7 +138,7 @@ def build_request_body(turn: Turn, *, model: str | None, local_engine: bool) -> 
     return body
 
 
-def build_embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
+def build_embeddings_body(texts: Sequence[str | list[int]], *, model: str | None) -> dict[str, Any]:
     """Return the JSON body of a request for embeddings."""
     return {"input": list(texts), "encoding_format": "float"} | ({"model": model} if model else {})
 

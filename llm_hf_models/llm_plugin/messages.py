@@ -11,7 +11,7 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.inference.openai_protocol import Turn
-from llm_hf_models.inference.options import build_request_fields
+from llm_hf_models.inference.options import DEFAULT_LOOP_LIMIT, build_request_fields
 from llm_hf_models.llm_plugin.attachments import build_message_part
 
 Json = dict[str, Any]
@@ -44,7 +44,7 @@ def build_turn(
         BadInputError: The prompt is empty, an attachment has another type or can't be read, or two options exclude
             each other.
     """
-    fields = build_request_fields(options)
+    fields, loop_limit = build_request_fields(options), options.get("loop_limit", DEFAULT_LOOP_LIMIT)
     response_format = _build_response_format(prompt.schema, options)
     if response_format is not None and "grammar" in fields:
         raise BadInputError(
@@ -56,7 +56,7 @@ def build_turn(
         text = _build_plain_prompt(prompt.messages, system)
         if not text.strip():
             raise BadInputError(_EMPTY, hint=_EMPTY_HINT)
-        return Turn((), fields, stream=stream, raw=True, prompt=text)
+        return Turn((), fields, stream=stream, raw=True, prompt=text, loop_limit=loop_limit)
     if not _can_be_answered(prompt.messages, is_continued=is_continued):
         raise BadInputError(_EMPTY, hint=_EMPTY_HINT)
     return Turn(
@@ -65,6 +65,7 @@ def build_turn(
         tools=[_convert_tool(tool) for tool in prompt.tools if isinstance(tool, llm.Tool)],
         response_format=response_format,
         stream=stream,
+        loop_limit=loop_limit,
     )
 
 

@@ -7,7 +7,8 @@ and inference/client.py sends the request.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -19,9 +20,10 @@ from llm.parts import StreamEvent
 
 from llm_hf_models import paths
 from llm_hf_models.errors import EngineRequestError
+from llm_hf_models.inference import json_schema
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
+from llm_hf_models.inference.openai_protocol import LOOP, Finish, Piece, Turn
 from llm_hf_models.inference.tool_calls import ToolCall, parse_arguments
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
@@ -29,6 +31,7 @@ from llm_hf_models.llm_plugin.attachments import list_accepted_types
 from llm_hf_models.llm_plugin.messages import build_turn
 
 _SHOWN_CHARS = 60
+_LOOP_REASON = "the model repeats the same text"
 _shown_notices: set[str] = set()
 
 
@@ -49,7 +52,7 @@ class PromptRun:
     endpoint: Endpoint
     turn: Turn
     max_tokens: int | None
-    expects_json: bool
+    schema: Mapping[str, Any] | None  # that the response must match
     text: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     end: Finish | None = None
@@ -73,7 +76,8 @@ class PromptRun:
             call until the response ends.
 
         Raises:
-            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON.
+            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON, or the
+                response does not match the schema.
         """
         end = self.end or Finish(None)
         record_use(self.model.model_id, self.endpoint, db, end.tokens_per_second)
@@ -81,19 +85,35 @@ class PromptRun:
         response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
         response.set_resolved_model(_describe_resolved_model(self.model, end))
         response.response_json = self._build_response_json(end)
-        if self.expects_json and not self.calls:
-            self._parse_json("".join(self.text), "The response", json.loads)
+        if self.schema is not None and not self.calls:
+            self._check_schema(self.schema, self._parse_json("".join(self.text), "The response", json.loads))
         elif not self.calls:
             self._report_early_end(end)
         return list(self._add_tool_calls(response))
 
+    def _check_schema(self, schema: Mapping[str, Any], value: object) -> None:
+        if mismatch := json_schema.find_mismatch(schema, value):
+            raise EngineRequestError(
+                "The response does not match the schema",
+                cause=mismatch,
+                hint="Run the prompt again, or replace that part of the schema.",
+            )
+
     def _report_early_end(self, end: Finish) -> None:
-        """Show a notice if the response ended before the model or max_tokens ended it."""
+        """Show a notice if the response was ended by something other than the model or max_tokens."""
         if end.reason == "length" and self._is_below_max_tokens(end):
             more = " Allow more with -o context N." if self.endpoint.can_grow_context else ""
-            _show_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
+            self._show_end_notice(f"The response was cut off: {self._describe_limit(end)}.{more}")
+        elif end.reason == LOOP:
+            self._show_end_notice(f"The response was stopped: {_LOOP_REASON}. To let it continue: -o loop_limit 0")
         elif end.reason == "content_filter":
-            _show_notice("The response was cut off: the server's content filter ended it.")
+            self._show_end_notice("The response was cut off: the server's content filter ended it.")
+
+    def _show_end_notice(self, text: str) -> None:
+        """Show a notice below the response, which may have left the terminal's cursor within a line."""
+        if self.turn.stream and sys.stdout.isatty() and self.text and not self.text[-1].endswith("\n"):
+            click.echo(err=True)
+        _show_notice(text)
 
     def _add_tool_calls(self, response: Response | AsyncResponse) -> Iterator[StreamEvent]:
         """Add the tool calls to llm's response, and yield their events."""
@@ -133,6 +153,12 @@ class PromptRun:
                     cause=f"It has {self.end.output_tokens} tokens: {self._describe_limit(self.end)}.",
                     hint="Allow more with -o max_tokens N"
                     + (" or -o context N." if self.endpoint.can_grow_context else "."),
+                ) from None
+            if self.end is not None and self.end.reason == LOOP:
+                raise EngineRequestError(
+                    f"{subject} was stopped before its JSON was complete",
+                    cause=f"The reason is that {_LOOP_REASON}.",
+                    hint="To let it continue: -o loop_limit 0",
                 ) from None
             problem = "has invalid arguments" if parse is parse_arguments else "is not valid JSON"
             raise EngineRequestError(
@@ -182,17 +208,37 @@ def prepare_prompt(
         EngineError: The engine can't be started.
     """
     model = db.get_model(model_id)
-    options, system = resolve_options(model, prompt.options)
+    fields = [name for name, value in (("json_schema", prompt.schema), ("tools", prompt.tools)) if value]
+    options, system = resolve_options(model, prompt.options, fields)
     raw = model.facts.kind == "base"
     types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
     turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types, is_continued=is_continued)
-    expects_json = bool(prompt.schema or options.get("json_object"))
+    schema = prompt.schema if isinstance(prompt.schema, Mapping) else None  # llm has converted a pydantic class
+    if schema:
+        _check_schema(schema, remote=model.endpoint is not None)
+    elif options.get("json_object"):
+        schema = {"type": "object"}
     endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
-    return PromptRun(model, endpoint, turn, options.get("max_tokens"), expects_json)
+    return PromptRun(model, endpoint, turn, options.get("max_tokens"), schema)
 
 
-def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:
+def _check_schema(schema: object, *, remote: bool) -> None:
+    """Refuse an invalid schema, and show the parts that only the check of the response enforces.
+
+    Raises:
+        BadInputError: The schema is not valid.
+    """
+    unenforced = json_schema.find_unenforced(schema)
+    if unenforced and not remote:
+        _show_notice(
+            f"The engine can't enforce these parts of the schema: {', '.join(unenforced)}. The response is checked."
+        )
+
+
+def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> tuple[Endpoint, bool]:
     """Return the endpoint of an embedding model, starting its engine if it is not running.
+
+    The second value is whether to cut texts that are too long.
 
     `key` has the same meaning as for `prepare`.
 
@@ -200,7 +246,8 @@ def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = N
         MissingFileError, FileChangedError, EngineError: As for `prepare`.
     """
     model = db.get_model(model_id)
-    return ensure_endpoint(model, resolve_options(model, ())[0], db, _show_notice, key=key)
+    options, _ = resolve_options(model, ())
+    return ensure_endpoint(model, options, db, _show_notice, key=key), bool(options.get("truncate"))
 
 
 def _describe_resolved_model(model: LocalModel, end: Finish) -> str:

@@ -41,6 +41,12 @@ class GgufSource:
     ref: ModelRef | None = None
     model: LocalModel | None = None  # the local model with these files
 
+    @property
+    def mmproj(self) -> Path | None:
+        """The projector of the local model, if it has one."""
+        files = self.model.files if self.model else ()
+        return next((Path(file.location) for file in files if file.role == "mmproj"), None)
+
 
 _INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
 
@@ -215,7 +221,7 @@ def _find_remote_file(context: Context, ref: ModelRef) -> tuple[ModelRef, RepoDe
     """
     ref, details, _, note = repo_info.fetch_repo(context, ref)
     repo_info.notify_of_name(context, note)
-    hub = context.hub()
+    ref, hub = variant_choice.settle_ref(ref, details), context.hub()
     variant, _ = variant_choice.pick_variant(context, hub, ref, details)
     if variant is not None and (ref.file is None or ref.file.path not in variant.files):
         return ref, details, hub, variant.files[0]

@@ -22,7 +22,6 @@ from llm_hf_models.errors import (
     RepoNotFoundError,
     UnknownModelError,
 )
-from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
@@ -33,13 +32,17 @@ from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
 from llm_hf_models.models.local_models import format_pull_ref, suggest_fix
 from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
-from llm_hf_models.models.types import Freshness
+from llm_hf_models.models.types import Freshness, UpdateState
+from llm_hf_models.models.update_state import compare_with_repo, decide_without_hub
 from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
     fetch_facts,
     get_memory_for_models,
+    group_variants,
+    list_companions,
     list_incomplete,
+    list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.text import clean_text
@@ -221,8 +224,10 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         context, add_revision(parse_ref(context, text), revision), refresh=refresh
     )
     hub, notes = context.hub(), [note] if note else []
-    variants = gguf_variants.group_variants(details.files)
+    variants = group_variants(details)
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
+    notes += [f"Left out {line}" for line in list_left_out(details)]
+    notes += [f"Not a variant: {line}" for line in list_companions(details)]
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)
@@ -233,6 +238,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts)
+    variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
     scan = scan_summary.summarize_details(details)
     if freshness.stale and scan.state != "issues reported":
         scan = scan_summary.make_not_asked(freshness.problem)
@@ -280,9 +286,6 @@ def _assess_variants(
     chosen: Variant | None,
     facts: ModelFacts | None,
 ) -> tuple[VariantInfo, ...]:
-    with context.open_database() as db:
-        models = db.list_models()
-    local = {variant: identity.find_local_variant(models, details, variant) for variant in variants}
     parameters = (facts and facts.parameters) or details.parameters
     tokens, memory = context.settings().context, get_memory_for_models(context)
     return tuple(
@@ -291,10 +294,35 @@ def _assess_variants(
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
             fit=assess_fit(variant, facts, tokens, memory),
             chosen=variant == chosen,
-            local_model=here.model_id if (here := local[variant]) else None,
         )
         for variant in variants
     )
+
+
+def _add_local_models(
+    context: Context,
+    revision: str | None,
+    details: RepoDetails,
+    freshness: Freshness,
+    variants: Sequence[VariantInfo],
+) -> tuple[VariantInfo, ...]:
+    """Add the local model with each variant, and whether its files differ from those of the repo."""
+    with context.open_database() as db:
+        models = db.list_models()
+    digests = {file.path: file.sha256 for file in details.files}
+    found = []
+    for variant in variants:
+        if model := identity.find_local_variant(models, details.id, variant, digests):
+            state = decide_without_hub(model) or (
+                compare_with_repo(model, details, freshness)
+                if model.revision == revision
+                else UpdateState(None, "the local model is of another revision")
+            )
+            variant = replace(  # noqa: PLW2901
+                variant, local_model=model.model_id, update_available=state.available, update_note=state.note
+            )
+        found.append(variant)
+    return tuple(found)
 
 
 def _explain_access(details: RepoDetails) -> str | None:

@@ -188,6 +188,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Repo", planned.repo),
             ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
             ("Quantization", _format_reason(planned.quant, planned.reason)),
+            ("Left out", "\n".join((*planned.left_out, *planned.unusable))),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
@@ -221,6 +222,7 @@ def render_choice(planned: PullPlan) -> str:
     lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
+    lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
     lines += [f"Warning: Hub scan not asked: {planned.scan_problem}"] if planned.scan_problem else []
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings

@@ -13,13 +13,13 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
+    from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Removal, Verification
     from llm_hf_models.types import (
         EngineView,
         SandboxStatus,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], max_width: int | None) -> str:
-    """Return a table of local models."""
+def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
+    """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
     columns = [
         Column("ID", min_width=24),
         Column("ALIASES", 3, min_width=12),
@@ -38,6 +38,7 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None)
         Column("USED", 4, right=True),
         Column("STATE", 1),
         Column("KIND", 7),
+        *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
     ]
     rows = [
         [
@@ -49,10 +50,26 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None)
             cli_format.format_age(model.last_used) or "never",
             running_views.format_state(model),
             model.kind,
+            *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
         ]
         for model in models
     ]
     return format_table(columns, rows, max_width=max_width)
+
+
+def _format_update(model: LocalModelView) -> str:
+    words = {True: "available", False: "up to date"}
+    return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
+
+
+def render_totals(survey: LibrarySurvey) -> str:
+    """Return the number and size of the models of a survey, and the space that removing all of them frees."""
+    count = len(survey.models)
+    return (
+        f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size)} on the disk, "
+        f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
+        f"{survey.outdated} with an update, {survey.unknown} unknown."
+    )
 
 
 def _format_revision(model: LocalModelView) -> str:
@@ -94,6 +111,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("Context", cli_format.format_tokens(facts.context_length)),
             ("Chat template", _describe_template(model)),
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
+            ("Left out", "\n".join(model.left_out)),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
             ("Added", cli_format.format_date(model.added)),
@@ -112,6 +130,8 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     parts = [format_table(columns, rows, max_width=max_width)] if rows else []
     if model.defaults:
         parts.append(running_views.render_defaults(model.defaults, max_width))
+    if model.sampling:
+        parts.append(running_views.render_sampling(model.sampling, max_width))
     return "\n\n".join([summary, *parts])
 
 
@@ -189,7 +209,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
+    left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
+    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
 
 
 def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
@@ -358,7 +379,7 @@ def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *,
     return "\n".join(lines)
 
 
-def render_stored_files(files: Sequence[StoredFile], max_width: int | None) -> str:
+def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> str:
     """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
     if not files:
         return "Nothing is stored."

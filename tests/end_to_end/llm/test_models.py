@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import llm
 import pytest
+from click.testing import Result
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_hf_models import paths
@@ -173,6 +174,34 @@ def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
     )
 
 
+@pytest.mark.parametrize("how", [(), ("--async",), ("--no-stream",)])
+def test_answer_that_repeats_itself_is_stopped(how: tuple[str, ...]) -> None:
+    command = ("-m", "endless", "go", "-o", "context", "2048", *how)
+    done = subprocess.run([sys.executable, "-m", "llm", *command], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "The response was stopped: the model repeats the same text. To let it continue: -o loop_limit 0\n"
+    )
+    assert done.stdout.startswith(ggufs.ANSWER * 100)
+    log = read_last_log()
+    assert 1000 <= log["output_tokens"] < 1100
+    assert log["response_json"]["finish_reason"] == "loop"
+    run("set", "endless", "loop_limit", "100")
+    get_output(*command)
+    assert 100 <= read_last_log()["output_tokens"] < 200
+
+
+def test_answer_may_repeat_itself_until_the_context_is_full() -> None:
+    result = run_llm("-m", "endless", "go", "-o", "context", "2048", "-o", "loop_limit", "0")
+    assert "the context of 2048 tokens is full" in result.stderr
+
+
+def test_json_that_repeats_itself_is_an_error(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, format_delta(content='{"name": "') + format_delta(content="na") * 1200):
+        result = run_llm("-m", "far", "--schema", "name,", "a dog")
+    assert "The response was stopped before its JSON was complete" in result.stderr
+    assert "-o loop_limit 0" in result.stderr
+
+
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
 def test_larger_context_is_suggested_if_the_model_has_one(
     context: str, may_grow: bool, tiny_library: TinyLibrary
@@ -209,6 +238,33 @@ def test_json_cut_by_max_tokens_is_an_error() -> None:
     assert result.exit_code == 1
     assert "cut off before its JSON was complete" in result.stderr
     assert "max_tokens is 1" in result.stderr
+
+
+@pytest.mark.parametrize("model", ["dog", "base"])
+def test_schema_that_the_engine_can_not_enforce_is_refused_or_checked(model: str) -> None:
+    def prompt(pattern: str, code: int) -> Result:
+        schema = json.dumps({"type": "object", "properties": {"name": {"type": "string", "pattern": pattern}}})
+        return run_llm("-m", model, "--schema", schema, "a dog", "-o", "max_tokens", "40", code=code)
+
+    for pattern in ("[", "^(?=R).*$"):
+        assert (
+            f"The schema's pattern {pattern} can't be enforced\n#/properties/name/pattern: "
+            in prompt(pattern, 1).stderr
+        )
+    if model == "dog":
+        failed = prompt(r"^\d{3}$", 1)
+        assert "The engine can't enforce these parts of the schema: #/properties/name/pattern." in failed.stderr
+        assert r"$.name: 'Rex' does not match the pattern ^\d{3}$" in failed.stderr
+        assert json.loads(prompt(r"^\w+$", 0).stdout) == {"name": "Rex"}
+
+
+@pytest.mark.parametrize("kept", [("grammar", 'root ::= "no"'), ("json_object", "on")])
+def test_option_of_a_prompt_replaces_a_stored_one_with_its_effect(kept: tuple[str, str]) -> None:
+    run("set", "dog", *kept)
+    run("set", "tiny", *kept)
+    assert json.loads(get_output("-m", "dog", "--schema", "name,", "a dog")) == {"name": "Rex"}
+    assert get_output("-m", "dog", "-o", "grammar", 'root ::= "yes"', "a dog") == "yes"
+    assert get_output("-m", "tiny", "--functions", FUNCTION, "the weather?") == ggufs.TOOL_ANSWER
 
 
 def test_endpoint_that_ignores_the_schema_is_reported(tiny_library: TinyLibrary) -> None:

@@ -221,6 +221,26 @@ def test_turn_is_fitted_if_the_template_of_a_server_refuses_it(
     assert len(asked) == 3  # a turn that can't be fitted is not sent again
 
 
+@pytest.mark.parametrize(
+    "refusal", ["System role not supported", "Only user, assistant and tool roles are supported, got system."]
+)
+def test_system_prompt_moves_into_the_message_if_refused(refusal: str, tiny_library: TinyLibrary) -> None:
+    def respond(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        is_refused = body["messages"][0]["role"] == "system"
+        answer = (
+            json.dumps({"error": {"message": refusal}}).encode() if is_refused else format_delta(content="yes") + END
+        )
+        asked.append(body)
+        respond_with(answer, status=400 if is_refused else 200)(handler, body)
+
+    asked: list[dict[str, Any]] = []
+    with register_remote_model(tiny_library), run_server(respond) as url:
+        with tiny_library.open_db() as db:
+            db.register(replace(db.find_model("far"), endpoint=url))
+        assert get_output("-m", "far", "-s", "be brief", "hello") == "yes"
+    assert asked[1]["messages"] == [{"role": "user", "content": "be brief\n\nhello"}]
+
+
 @pytest.mark.parametrize("how", [(), ("--async",), ("--no-stream",)])
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_empty_prompt_is_refused_before_the_engine_starts(
