@@ -143,9 +143,10 @@ class AgentLibrary(Library):
         """The settings in force, which are read once."""
         return self._context.settings()
 
-    def is_allowed(self, action: str) -> bool:
-        """Return False if the settings forbid an action, such as `delete`, in all cases."""
-        return policy.find_prohibition(self._limits, action) is None
+    def explain_prohibition(self, action: str) -> str | None:
+        """Return why the settings forbid an action, such as `delete`, in all cases. None if they allow it."""
+        error = policy.find_prohibition(self._limits, action)
+        return (error.cause or error.message) if error else None
 
     # Changes with a plan
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
+from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
     from llm_hf_models.models.types import (
         ImportResult,
+        LibrarySurvey,
         LoadTestReport,
         LocalModelView,
         PromptResult,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
         EngineView,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -49,6 +51,7 @@ def _ignore_message(message: str) -> None:
     """Ignore a message."""
 
 
+@check_arguments
 class Library:
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
@@ -289,6 +292,18 @@ class Library:
             states = remote_endpoints.check_health(remote)
         return tuple(local_models.make_view(model, states.get(model.model_id)) for model in models)
 
+    def survey(self, text: str = "") -> LibrarySurvey:
+        """Return the local models, newest first, with the updates on the Hub and the space that removing them frees.
+
+        The Hub is asked for at most 3 seconds. A model whose repo did not answer is unknown.
+
+        Args:
+            text: Return only models with this text in their id or in an alias.
+        """
+        from llm_hf_models.models import survey
+
+        return survey.survey(self._context, text)
+
     def show(self, name: str) -> LocalModelView:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
         from llm_hf_models.models import local_models
@@ -356,7 +371,7 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
         progress: Progress = ignore_event,
     ) -> ImportResult:
         """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.
@@ -424,7 +439,7 @@ class Library:
 
         return cleanup.clean_up(self._context)
 
-    def list_stored_files(self) -> tuple[StoredFile, ...]:
+    def list_stored_files(self) -> tuple[StoredItem, ...]:
         """List the files and folders that this package has stored on this machine."""
         from llm_hf_models import stored_files
 

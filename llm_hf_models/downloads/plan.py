@@ -26,17 +26,18 @@ from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.inference.options import validate_for_model
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
+from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models import projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.paths import make_absolute
-from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
+from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
 from llm_hf_models.system.units import format_size
 
@@ -53,10 +54,13 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
+        NotWritableError: A file's name is too long for the file system.
         DiskFullError: There is not enough disk space.
     """
-    ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
-    details, freshness = repo_info.fetch_details(context, ref, refresh=True)
+    requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)
+    ref, details, freshness, note = repo_info.fetch_repo(context, requested, refresh=True)
+    repo_info.notify_of_name(context, note)
+    ref = variant_choice.settle_ref(ref, details)
     hub = context.hub()
     # The scan reports are requested for the variant that will probably be chosen, while its header is read.
     guessed: tuple[Variant | None, str] = (
@@ -74,8 +78,8 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
             context, hub, ref.repo, details, variant, allow_invalid=options.allow_invalid
         )
     paths = _list_paths(ref, variant)
-    chosen = [details.get_file(RepoFile(path)) for path in paths]
-    model_id = _build_model_id(ref, variant) if variant else None
+    chosen = [_get_complete_file(context, hub, ref.repo, details, path) for path in paths]
+    model_id = _choose_model_id(context, ref, requested.repo, variant) if variant else None
     _refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
     planned = _plan_files(context, ref.repo, details.commit, chosen, options)
@@ -100,11 +104,14 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         already_complete=_is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
+        note=note,
         left_out=left_out,
+        unusable=tuple(variant_choice.list_left_out(details)),
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
     plan = _add_scans(plan, details, scan_request)
+    refuse_long_names(Path(plan.folder) / file.path for file in plan.files)
     _refuse_full_disk(context, plan)
     return plan
 
@@ -115,6 +122,16 @@ def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     if ref.file is None:
         raise FileNotFoundInRepoError(f"{ref} does not name a file")
     return (ref.file.path,)
+
+
+def _get_complete_file(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> HubFile:
+    """Return a file with its digest, which is requested if the list of files lacks it.
+
+    Raises:
+        HubUnavailableError: The Hub reports no digest, so that the file could not be verified.
+    """
+    file = details.get_file(RepoFile(path))
+    return metadata_cache.request_with_retry(context, lambda: complete_file(hub, repo, file, details.commit))
 
 
 def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest | None) -> PullPlan:
@@ -141,7 +158,16 @@ def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequ
     )
 
 
-def _build_model_id(ref: ModelRef, variant: Variant) -> str:
+def _choose_model_id(context: Context, ref: ModelRef, requested: RepoId, variant: Variant) -> str:
+    """Return the id of the model: that of the local model of the same variant, if there is one.
+
+    That id may have other capitals, or the name that the repo had before.
+    """
+    with context.open_database() as db:
+        models = db.list_models()
+    for repo in (ref.repo, requested):
+        if existing := identity.find_model_of_variant(models, str(repo), variant.quant, ref.revision):
+            return existing.model_id
     revision = f"@{ref.revision}" if ref.revision else ""
     return f"hf/{ref.repo}{revision}:{variant.quant}"
 

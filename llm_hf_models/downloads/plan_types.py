@@ -12,10 +12,12 @@ from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.types import FileScan, HubFile, ScanState
 from llm_hf_models.models.types import Freshness
+from llm_hf_models.system.arguments import check_fields
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
-class PullResult:
+class PullResult(Result):
     """The outcome of a pull."""
 
     plan: PullPlan
@@ -55,6 +57,9 @@ class PullOptions:
         given = {"kind": self.kind, "pooling": self.pooling}
         return {key: value for key, value in given.items() if value is not None}
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
 
 @dataclass(frozen=True)
 class PlannedFile(HubFile):
@@ -66,7 +71,7 @@ class PlannedFile(HubFile):
 
 
 @dataclass(frozen=True)
-class PullPlan:
+class PullPlan(Result):
     """Everything that a pull would do. Only metadata and a header have been downloaded for it."""
 
     ref: str
@@ -101,4 +106,6 @@ class PullPlan:
     # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None
+    note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
+    unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names

@@ -200,14 +200,15 @@ def _release_old_files(context: Context, before: LocalModel, model: LocalModel) 
     if not old or before.place == "in place":
         return []
     size = format_size(sum(file.size for file in old))
-    if before.place != "cache" or before.repo is None or before.commit is None:
+    if before.place != "cache" or before.commit is None:
         return [f"the model's previous files ({size}) are not removed: {old[0].location}"]
     with context.open_database() as db:
-        others = {(other.repo, other.commit) for other in db.list_models() if other.place == "cache"}
-    if (before.repo, before.commit) not in others:
-        cache_layout.remove_own_ref(
-            cache_layout.infer_cache_dir(old[0].location, old[0].path), RepoId.parse(before.repo), before.commit
-        )
+        models = [other for other in db.list_models() if other.place == "cache" and other.files]
+    # The name of the folder is that of the repo when the files were downloaded.
+    folder = cache_layout.infer_repo_folder(old[0].location, old[0].path)
+    others = {(cache_layout.infer_repo_folder(m.files[0].location, m.files[0].path), m.commit) for m in models}
+    if (folder, before.commit) not in others:
+        cache_layout.remove_own_ref(folder, before.commit)
     return [f"the model's previous files ({size}) remain in the cache: `hf cache ls` lists them"]
 
 

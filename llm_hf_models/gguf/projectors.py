@@ -6,79 +6,82 @@ llm_hf_models.gguf.variants finds the projectors among the files of a repo or fo
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Iterator
 
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.filenames import GgufName
 
 _TYPE_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
 _GENERIC_BASES = {"", "model", "ggml-model"}  # base names that don't identify a model
-_Words: TypeAlias = tuple[str, ...]
 
 
-class ProjectorChoice:
-    """Chooses the projector of each model in a repo or folder by names.
+class ProjectorIndex:
+    """The projectors in a repo or folder, by the models that they can belong to.
 
-    A model's projector is the one that names it, then the one in the nearest parent folder, as llama.cpp chooses it,
-    then by type. A projector whose name includes the base name of another model belongs to that model. The projectors
-    are sorted once, so that the time grows linearly with the number of files.
+    A projector whose name includes the base name of a model belongs to that model. The time to find the projectors of
+    all models grows linearly with the number of files.
     """
 
-    def __init__(self, projectors: Iterable[GgufName], bases: Iterable[str]) -> None:
+    def __init__(self, projectors: Iterable[GgufName], bases: Collection[str]) -> None:
         """Sort the projectors.
 
         Args:
             projectors: the projectors in the repo or folder.
             bases: the base names of all models there.
         """
-        identifying = {_split_words(base) for base in bases if base.casefold() not in _GENERIC_BASES}
-        lengths = sorted({len(words) for words in identifying}, reverse=True)
-        self._sorted = [
-            (projector, _find_longest_part(_split_words(projector.stem), identifying, lengths))
-            for projector in sorted(projectors, key=_make_type_key)
-        ]
-        # By the only model that it can belong to (None: any), and by folder (None: in all folders).
-        self._best: dict[tuple[_Words | None, str | None], GgufName] = {}
-        for projector, owner in self._sorted:
-            for folder in (projector.folder, None):
-                self._best.setdefault((owner, folder), projector)
-
-    def choose(self, name: GgufName) -> GgufName | None:
-        """Return a model's projector, or None if there is none that can belong to it."""
-        if not self._best:
-            return None
-        parts = name.folder.split("/") if name.folder else []
-        folders = [*("/".join(parts[:end]) for end in range(len(parts), -1, -1)), None]
-        keys = ((owner, folder) for owner in (_split_words(name.base), None) for folder in folders)
-        return next((self._best[key] for key in keys if key in self._best), None)
+        owners = {_split_words(base) for base in bases if base.casefold() not in _GENERIC_BASES}
+        most = max(map(len, owners), default=0)
+        self._of_owner: dict[tuple[str, ...] | None, list[GgufName]] = {}  # None: those that name no model
+        self._in_folder: dict[tuple[tuple[str, ...] | None, str], list[GgufName]] = {}
+        for projector in sorted(projectors, key=_make_key):
+            owner = _find_longest_run(_split_words(projector.stem), owners, most)
+            self._of_owner.setdefault(owner, []).append(projector)
+            self._in_folder.setdefault((owner, projector.folder), []).append(projector)
 
     def rank(self, name: GgufName) -> list[GgufName]:
-        """Return all projectors that can belong to a model. The first one is that of `choose`."""
-        possible = [one for one, owner in self._sorted if owner in (_split_words(name.base), None)]
-        first = self.choose(name)
-        return sorted(possible, key=lambda one: one != first)
+        """Return the projectors that a model can have, the likeliest first.
+
+        The likeliest is the one that names the model, then the one in the nearest parent folder, as llama.cpp chooses
+        it, then by type.
+        """
+        return list(self._list_by_rank(name))
+
+    def choose(self, name: GgufName) -> GgufName | None:
+        """Return the likeliest projector of a model, or None if it can have none."""
+        return next(self._list_by_rank(name), None)
+
+    def _list_by_rank(self, name: GgufName) -> Iterator[GgufName]:
+        parts = name.folder.split("/") if name.folder else []
+        above = ["/".join(parts[:end]) for end in range(len(parts), -1, -1)]
+        for owner in (_split_words(name.base), None):
+            for folder in above:
+                yield from self._in_folder.get((owner, folder), ())
+            yield from (projector for projector in self._of_owner.get(owner, ()) if projector.folder not in above)
 
 
-def _make_type_key(projector: GgufName) -> tuple[int, str]:
+def _make_key(projector: GgufName) -> tuple[int, str]:
     return (*_TYPE_ORDER, projector.type).index(projector.type), projector.path
 
 
-def _find_longest_part(words: _Words, parts: Collection[_Words], lengths: Iterable[int]) -> _Words | None:
-    """Return the longest of `parts` that is a part of `words`. `lengths` are their lengths, longest first."""
-    slices = (words[start : start + size] for size in lengths for start in range(len(words) - size + 1))
-    return next((part for part in slices if part in parts), None)
+def _find_longest_run(words: tuple[str, ...], owners: Collection[tuple[str, ...]], most: int) -> tuple[str, ...] | None:
+    """Return the longest run of words that is the name of a model."""
+    runs = (
+        words[start : start + size]
+        for size in range(min(most, len(words)), 0, -1)
+        for start in range(len(words) - size + 1)
+    )
+    return next((run for run in runs if run in owners), None)
 
 
 def names_model(projector: GgufName, base: str) -> bool:
     """Return whether a projector's name includes a model's base name, with any separators (`gemma_3-4b`)."""
     words = _split_words(base)
-    if base.casefold() in _GENERIC_BASES:
+    if base.casefold() in _GENERIC_BASES or not words:
         return False
-    return _find_longest_part(_split_words(projector.stem), {words}, [len(words)]) is not None
+    return _find_longest_run(_split_words(projector.stem), {words}, len(words)) is not None
 
 
-def _split_words(text: str) -> _Words:
+def _split_words(text: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[^\W_]+", text.casefold()))
 
 

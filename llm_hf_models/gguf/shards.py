@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, MissingFileError
 from llm_hf_models.gguf import variants
+from llm_hf_models.gguf.filenames import parse_name
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.text import clean_text
 
@@ -41,6 +42,22 @@ def find_shards(path: Path) -> list[Path]:
             f"{path.name} is one shard of a split model, but its folder lacks other shards", code="split-incomplete"
         )
     return [path]
+
+
+def describe_shard(name: str, present: int) -> str | None:
+    """Describe a file as one shard of a model; None for a file that is not a shard.
+
+    Args:
+        name: the file's name.
+        present: the number of shards that were found.
+    """
+    parsed = parse_name(name)
+    if parsed is None or parsed.count < 2:  # noqa: PLR2004 - a single shard is the whole model
+        return None
+    shard = f"shard {parsed.index} of {parsed.count}"
+    if present == parsed.count:
+        return f"{shard}; all {parsed.count} shards were checked"
+    return f"{shard}; other shards are missing, so only this one was checked"
 
 
 def make_not_a_file_error(path: Path, name: str) -> HfModelsError:

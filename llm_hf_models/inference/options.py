@@ -7,7 +7,6 @@ names are those of llama.cpp's server (tools/server/README.md), so they are sent
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
@@ -58,6 +57,7 @@ _NOT_IN_REQUEST = frozenset(
 # Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
 # generation_config.json (transformers' GenerationConfig).
 _SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "repetition_penalty": "repeat_penalty"}
+MAX_SAMPLING_VALUE = 1e9  # of a repo; a larger number is a mistake, and may not fit into a float
 _GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _ONLY_FOR_EMBEDDING = frozenset({"pooling", "truncate"})
 _EMBEDDING_OPTIONS = _ONLY_FOR_EMBEDDING | {"context", "threads", "gpu_layers", "keep_alive", "kind"}
@@ -316,7 +316,7 @@ def extract_sampling(generation_config: object) -> dict[str, float]:
     return {
         key: value
         for key, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_SAMPLING_VALUE
     }
 
 

@@ -41,12 +41,13 @@ from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.identity import find_model_of_variant
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import make_short_names
-from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_details
+from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
-from llm_hf_models.models.variant_choice import refuse_invalid
+from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
 from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
 from llm_hf_models.system.private_files import create_private_file, make_private_folder
@@ -237,7 +238,9 @@ def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
     if ref is None:
         return _ClaimedOrigin(None, None, "no repo was named (--repo owner/name)")
     try:
-        return _ClaimedOrigin(ref, fetch_details(context, ref)[0], "")
+        ref, details, _, note = fetch_repo(context, ref)
+        notify_of_name(context, note)
+        return _ClaimedOrigin(settle_ref(ref, details), details, "")
     except NetworkError as error:
         return _ClaimedOrigin(ref, None, error.message)
 
@@ -337,7 +340,7 @@ def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOr
     ref, details = origin.ref, origin.details
     parsed = parse_name(names[0])
     if details is not None:
-        variants = gguf_variants.group_variants(details.files)
+        variants = group_variants(details)
     elif parsed is not None and parsed.type:
         variants = gguf_variants.group_variants([Sized(name, 1) for name in names])
     else:
@@ -421,6 +424,9 @@ def _choose_entry(db: Database, imported: LocalModel) -> LocalModel:
     Raises:
         NameTakenError: Another model has the id, which the repo determines.
     """
+    if imported.repo and (same := find_model_of_variant(
+        db.list_models(), imported.repo, imported.quant, imported.revision)):  # fmt: skip
+        imported = replace(imported, model_id=same.model_id, repo=imported.repo if imported.commit else same.repo)
     base, _, quant = imported.model_id.rpartition(":")
     number = 1
     while (existing := _find_model(db, imported.model_id)) is not None:

@@ -11,6 +11,8 @@ from pathlib import Path, PurePath
 from types import UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+MAX_SHOWN_CHARS = 60
+
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
 
@@ -46,6 +48,34 @@ def _convert_leaf(value: object) -> JsonValue:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
+class Result:
+    """The base of the dataclasses that the service returns: a short repr, and a form for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and public properties as JSON values, as `--json` prints them."""
+        return {name: to_json(getattr(self, name)) for name in list_public_names(type(self))}
+
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign] # a dataclass keeps the one of its own class
+
+    def __repr__(self) -> str:
+        """Return the class and the values that fit on a line: no empty ones, no texts in full, no collections."""
+        members = ((name, _shorten(getattr(self, name))) for name in list_public_names(type(self)))
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in members if text)})"
+
+
+def _shorten(value: object) -> str:
+    if value is None or value in ("", (), {}):
+        return ""
+    if is_dataclass(value):
+        return f"{type(value).__name__}(...)"
+    if isinstance(value, str):
+        return repr(value if len(value) <= MAX_SHOWN_CHARS else value[: MAX_SHOWN_CHARS - 1] + "…")
+    if isinstance(value, Mapping | Sequence | AbstractSet):
+        return f"<{len(value)} items>"
+    return repr(value)
+
+
 def list_public_names(kind: type) -> list[str]:
     """Return the names of a dataclass's public properties and of its fields that are not secret."""
     names = [field.name for field in fields(kind) if field.repr and not field.name.startswith("_")]
@@ -58,7 +88,7 @@ def list_public_names(kind: type) -> list[str]:
 
 
 def build_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON schema (2020-12) of the values that `to_json` returns for a dataclass.
+    """Return the JSON schema of the values that `to_json` returns for a dataclass, for drafts 7 and 2020-12 alike.
 
     Raises:
         KeyError: a member's annotation has no JSON form, which is a bug in this package.
@@ -86,11 +116,10 @@ def _describe_container(origin: type, arguments: tuple[Any, ...], shared: dict[s
     if issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _describe_type(arguments[1], shared)}
     if origin is tuple and arguments[1:] != (Ellipsis,):
-        return {
-            "type": "array",
-            "prefixItems": [_describe_type(member, shared) for member in arguments],
-            "minItems": len(arguments),
-        }
+        # Drafts 7 and 2020-12 spell the types of single positions in different ways, so any position may have any type.
+        members = [_describe_type(member, shared) for member in dict.fromkeys(arguments)]
+        items = members[0] if len(members) == 1 else {"anyOf": members}
+        return {"type": "array", "items": items, "minItems": len(arguments), "maxItems": len(arguments)}
     return {"type": "array", "items": _describe_type(arguments[0], shared)}
 
 
@@ -113,6 +142,6 @@ _LEAF_SCHEMAS: dict[object, dict[str, Any]] = {
     int: {"type": "integer"},
     float: {"type": "number"},
     str: {"type": "string"},
-    datetime: {"type": "string", "format": "date-time"},
+    datetime: {"type": "string", "description": "ISO 8601"},  # strict validators refuse unknown values of `format`
     Path: {"type": "string"},
 }

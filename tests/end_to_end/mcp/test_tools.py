@@ -96,7 +96,7 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert "tiny" in names["aliases"]
         assert "small" not in names["aliases"]
         (local,) = (await call_tool(client, "hf_list_models", name="tiny"))["models"]
-        assert (local["state"], local["quant"]) == ("ready", "Q4_K_M")
+        assert (local["state"], local["model_id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
         again = await call_tool(client, "hf_download_model", ref=REPO)
         assert again["download"] is None
         assert again["model"]["model_id"] == local["model_id"]
