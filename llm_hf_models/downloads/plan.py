@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_hf_models import settings
@@ -18,10 +18,13 @@ from llm_hf_models.errors import (
     FileNotFoundInRepoError,
     InvalidGgufError,
     NameTakenError,
+    NetworkError,
     PolicyError,
+    SlowHeaderError,
     UnknownModelError,
 )
 from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
@@ -33,21 +36,31 @@ from llm_hf_models.models import names as models_names
 from llm_hf_models.models import repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
+from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
+from llm_hf_models.network.errors import is_transient
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
 from llm_hf_models.system.units import format_size
 
 
-def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
+def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after: float | None = None) -> PullPlan:
     """Plan a pull of the model ref `text`. Raise an error now if the pull is known to fail later.
+
+    Args:
+        context: The context with the settings, the token and the library.
+        text: The model ref.
+        options: The options of the pull.
+        draft_after: Return a draft (see `PullPlan.is_draft`) if reading the header and the scan reports takes longer
+            than these seconds. With None, they are requested as patiently as a transfer requests its bytes.
 
     Raises:
         BadRefError: The model ref is malformed.
         NotFoundError: The repo, revision, file or quantization does not exist.
         AccessError: The Hub refused access.
         NetworkError: The Hub could not be reached.
+        SlowHeaderError: The header took longer than `header_seconds`.
         PolicyError: A setting forbids this pull.
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
@@ -56,24 +69,64 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
     """
     ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
     details, freshness = repo_info.fetch_details(context, ref, refresh=True)
-    hub = context.hub()
-    # The scan reports are requested for the variant that will probably be chosen, while its header is read.
+    listing = _Listing(ref, options, details, freshness)
+    context = replace(context, is_patient=not freshness.stale)
+    timed = context.limit_time(draft_after)
+    hub = timed.hub()
     guessed: tuple[Variant | None, str] = (
-        (None, "") if options.file_only else variant_choice.guess_variant(context, hub, ref, details)
+        (None, "") if options.file_only else variant_choice.guess_variant(timed, hub, ref, details)
     )
-    scan_request = (
+    # The scan reports are requested for the variant that will probably be chosen, while its header is read.
+    scans = (
         None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
     )
-    variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
+    try:
+        variant, reason = variant_choice.settle_variant(timed, hub, ref, details, guessed)
+        plan = _complete(timed, hub, _plan_listed_files(context, listing, variant, reason), details, scans)
+        if draft_after is None or plan.scan_problem is None or timed.count_seconds_left():
+            return plan
+    except (NetworkError, SlowHeaderError) as error:
+        can_wait = is_transient(error) or isinstance(error, SlowHeaderError)
+        if draft_after is None or guessed[0] is None or not can_wait:
+            raise
+    return _make_draft(context, _plan_listed_files(context, listing, *guessed))
+
+
+def complete_draft(context: Context, draft: PullPlan) -> PullPlan:
+    """Read the header and the scan reports for a draft, and return the complete plan. The files stay the same.
+
+    Raises:
+        HfModelsError: An error of `plan_pull`.
+        InterruptedByUserError: The context's stop event was set.
+    """
+    context, ref = replace(context, is_patient=True), ModelRef.parse(draft.ref)
+    details, _ = repo_info.fetch_details(context, replace(ref, revision=draft.commit))
+    hub = context.hub()
+    scans = hub_scans.ScanRequest(hub, ref.repo, draft.commit, [file.path for file in draft.files])
+    return _complete(context, hub, replace(draft, is_draft=False), details, scans)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A request for a pull, and the repo's files that the Hub listed for it."""
+
+    ref: ModelRef
+    options: PullOptions
+    details: RepoDetails
+    freshness: Freshness
+
+
+def _plan_listed_files(context: Context, listing: _Listing, variant: Variant | None, reason: str) -> PullPlan:
+    """Return the plan for a variant, or for a single file, as far as the list of the repo's files tells."""
+    ref, options, details = listing.ref, listing.options, listing.details
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
-    paths = _list_paths(ref, variant)
-    chosen = [details.get_file(RepoFile(path)) for path in paths]
+    chosen = [details.get_file(RepoFile(path)) for path in _list_paths(ref, variant)]
     model_id = _build_model_id(ref, variant) if variant else None
     _refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
     planned = _plan_files(context, ref.repo, details.commit, chosen, options)
-    plan = PullPlan(
+    return PullPlan(
         ref=str(ref),
         repo=str(ref.repo),
         revision=ref.revision,
@@ -90,16 +143,28 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         options=options,
         replaces=_find_replaced(planned, options),
         hub=collect_repo_facts(details),
-        freshness=freshness,
+        freshness=listing.freshness,
         already_complete=_is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
     )
-    if variant is not None:
-        plan = _add_model(context, hub, plan, details, variant)
-    plan = _add_scans(plan, details, scan_request)
+
+
+def _complete(
+    context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, scans: hub_scans.ScanRequest | None
+) -> PullPlan:
+    """Return the plan with the facts from the header, and the scan reports."""
+    if plan.model_id is not None:
+        plan = _add_model(context, hub, plan, details)
+    plan = _add_scans(plan, details, scans)
     _refuse_full_disk(context, plan)
     return plan
+
+
+def _make_draft(context: Context, plan: PullPlan) -> PullPlan:
+    """Return a plan without the header, after the checks that don't need it."""
+    _refuse_full_disk(context, plan)
+    return replace(plan, is_draft=True, aliases=_choose_aliases(context, plan, "chat"), fit=_assess_fit(context, plan))
 
 
 def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
@@ -231,7 +296,18 @@ def _is_complete(
     )
 
 
-def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
+def _rebuild_variant(plan: PullPlan) -> Variant:
+    sizes = {file.path: file.size for file in plan.files}
+    size, mmproj_size = sum(sizes[path] for path in plan.weights), sizes[plan.mmproj] if plan.mmproj else 0
+    return Variant(str(plan.quant), plan.weights, size, plan.mmproj, mmproj_size)
+
+
+def _assess_fit(context: Context, plan: PullPlan, facts: ModelFacts | None = None) -> Fit:
+    tokens, memory = context.settings().context, variant_choice.get_memory_for_models(context)
+    return variant_choice.assess_fit(_rebuild_variant(plan), facts, tokens, memory)
+
+
+def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails) -> PullPlan:
     """Return the plan with the model's facts, findings, memory fit and aliases.
 
     Raises:
@@ -242,7 +318,7 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
-        preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
+        preview = variant_choice.fetch_preview(context, hub, repo, details, _rebuild_variant(plan))
         facts, findings = preview.facts, preview.findings
     except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
@@ -250,18 +326,17 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
-    tokens, memory = context.settings().context, variant_choice.get_memory_for_models(context)
     return replace(
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
         hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
-        fit=variant_choice.assess_fit(variant, facts, tokens, memory),
-        aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
+        fit=_assess_fit(context, plan, facts),
+        aliases=_choose_aliases(context, plan, facts.kind if facts else "chat"),
     )
 
 
-def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:
+def _choose_aliases(context: Context, plan: PullPlan, kind: str) -> tuple[str, ...]:
     """Return the requested aliases, then the short names that no other model has.
 
     Raises:
@@ -275,7 +350,7 @@ def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: st
             raise NameTakenError(
                 f"{alias!r} is already an alias of {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
             )
-    short = make_short_names(plan.repo, variant.quant) if plan.revision is None else ()
+    short = make_short_names(plan.repo, str(plan.quant)) if plan.revision is None else ()
     free = [name for name in short if taken.get(name.casefold(), plan.model_id) == plan.model_id]
     return tuple(dict.fromkeys((*plan.options.aliases, *free)))
 

@@ -47,6 +47,7 @@ class DownloadView:
     background: bool
     created: float
     updated: float
+    needs_worker: bool = False  # it waits in the queue, and no worker is running
 
 
 @dataclass(frozen=True)

@@ -90,14 +90,15 @@ def read_remote_header(
     now = context.settings()
 
     def read() -> tuple[GgufHeader, int]:
+        seconds = min(now.header_seconds, round(context.count_seconds_left(), 1))
         with RemoteFile(
             lambda: hub.locate(repo, name, details.commit),
             name=path,
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
-            total_seconds=now.header_seconds,
+            total_seconds=seconds,
         ) as remote:
-            header = read_header(remote, file_bytes=file.size, seconds=now.header_seconds)
+            header = read_header(remote, file_bytes=file.size, seconds=seconds)
             return header, remote.fetched_bytes
 
     with name_file_in_errors(f"{path} of {repo}"):

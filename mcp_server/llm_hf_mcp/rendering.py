@@ -39,6 +39,7 @@ _EVENT_TEXTS = {
     "cancelled": "was cancelled", "stalled": "stalled", "retrying": "was retried", "waiting": "had to wait",
     "verifying": "is being verified",
 }  # fmt: skip
+_RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
 
@@ -178,6 +179,7 @@ def format_download(row: DownloadView) -> str:
             f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else None,
             f"about {format_duration(row.seconds_left)} left" if row.seconds_left else None,
             f"reported error {_quote(row.error)}" if row.error else None,
+            "no worker is running" if row.needs_worker else None,
         )
         if part
     )
@@ -198,6 +200,8 @@ def _format_note(note: DownloadNote) -> str:
 
 
 def _suggest_next_step(row: DownloadView) -> str:
+    if row.needs_worker:
+        return f"hf_control_download(id={row.id}, action='resume') continues it. {_RESTART_COMMAND}"
     if row.requested_action in ("pause", "cancel"):
         return f"hf_get_downloads(id={row.id}, wait_seconds=10). It stops within seconds."
     return {
@@ -241,7 +245,9 @@ def format_downloads(page: GetDownloadsResult) -> Report:
         return format_download_details(page.downloads[0], page.log)
     if not page.downloads:
         return Report("There are no unfinished downloads.", "hf_get_downloads(finished=true) also lists finished ones.")
-    return Report(_join_lines(*map(format_download, page.downloads)), _suggest_next_page(page.next_cursor))
+    waiting = next((row for row in page.downloads if row.needs_worker), None)
+    next_step = _suggest_next_page(page.next_cursor) or (_suggest_next_step(waiting) if waiting else None)
+    return Report(_join_lines(*map(format_download, page.downloads)), next_step)
 
 
 def format_local_models(page: ListModelsResult, total: int) -> Report:
