@@ -34,6 +34,7 @@ class Context:
         notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
         planned_cache: The cache of a download that was planned in another environment; None for this environment's.
         planned_endpoint: The Hub of such a download.
+        show_activity: Shows the user what a long request is doing, such as the bytes of a header so far.
         stop: Ends a wait for a retry when set.
         is_patient: Whether requests are retried as long as those of a transfer, even if no user can be notified.
         deadline: The time by which requests must end, of time.monotonic(); None for no limit.
@@ -44,6 +45,7 @@ class Context:
     requested_by: str = "python"
     ask_passphrase: Callable[[], str | None] | None = None
     notify: Callable[[str], None] | None = None
+    show_activity: Callable[[str], None] | None = None
     stop: threading.Event | None = None
     is_patient: bool = False
     deadline: float | None = None

@@ -51,7 +51,9 @@ class Library:
         requested_by: The interface of the caller, stored with each download: `cli`, `mcp` or `python`.
         ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
             None instead of a callable, that file is not used.
-        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
+        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait,
+            except for those that plan a pull.
+        show_activity: Shows the user what a long request is doing; each text replaces the previous one.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class Library:
         requested_by: str = "python",
         ask_passphrase: Callable[[], str | None] | None = None,
         notify: Callable[[str], None] | None = None,
+        show_activity: Callable[[str], None] | None = None,
     ) -> None:
-        self._context = Context(requested_by, ask_passphrase, notify)
+        self._context = Context(requested_by, ask_passphrase, notify, show_activity)
 
     @property
     def _reading_context(self) -> Context:

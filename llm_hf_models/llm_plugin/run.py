@@ -7,7 +7,7 @@ and inference/client.py sends the request.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -26,8 +26,11 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.llm_plugin.attachments import list_accepted_types
 from llm_hf_models.llm_plugin.messages import build_turn
+from llm_hf_models.system.status_line import StatusLine
 
+LOADING_NOTE_SECONDS = 1.0  # a model that is loaded within this time needs no note
 _SHOWN_CHARS = 60
+_status_line = StatusLine()
 _shown_notices: set[str] = set()
 
 
@@ -168,7 +171,7 @@ def prepare_prompt(
     types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
     turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types)
     expects_json = bool(prompt.schema or options.get("json_object"))
-    endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
+    endpoint = _ensure_endpoint(model, options, db, key)
     return PromptRun(model, endpoint, turn, options.get("max_tokens"), expects_json)
 
 
@@ -181,7 +184,13 @@ def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = N
         MissingFileError, FileChangedError, EngineError: As for `prepare`.
     """
     model = db.get_model(model_id)
-    return ensure_endpoint(model, resolve_options(model, ())[0], db, _show_notice, key=key)
+    return _ensure_endpoint(model, resolve_options(model, ())[0], db, key)
+
+
+def _ensure_endpoint(model: LocalModel, options: Mapping[str, Any], db: Database, key: str | None) -> Endpoint:
+    """Return the endpoint of a model. While its engine loads it, a line on the terminal has the elapsed time."""
+    with _status_line.show_elapsed(f"Loading {model.model_id}…", after=LOADING_NOTE_SECONDS):
+        return ensure_endpoint(model, options, db, _show_notice, key=key)
 
 
 def _describe_resolved_model(model: LocalModel, end: Finish) -> str:
@@ -200,4 +209,5 @@ def _show_notice(text: str) -> None:
     """Print a notice to stderr, once per process."""
     if text not in _shown_notices:
         _shown_notices.add(text)
+        _status_line.clear()
         click.echo(text, err=True)
