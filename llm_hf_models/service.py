@@ -30,7 +30,15 @@ if TYPE_CHECKING:
     from llm_hf_models.servers.hub_mirror import MirrorServer
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.transfer.types import Event, Progress
-    from llm_hf_models.types import Cleanup, EngineView, SettingView, Status, TokenStatus
+    from llm_hf_models.types import (
+        Cleanup,
+        EngineView,
+        SettingView,
+        Status,
+        StoredFile,
+        TokenStatus,
+        Uninstallation,
+    )
 
 
 def ignore_event(event: Event) -> None:
@@ -429,6 +437,24 @@ class Library:
         from llm_hf_models import cleanup
 
         return cleanup.clean_up(self._context)
+
+    def list_stored_files(self) -> tuple[StoredFile, ...]:
+        """List the files and folders that this package has stored on this machine."""
+        from llm_hf_models import stored_files
+
+        return stored_files.list_stored_files(self._context)
+
+    def plan_uninstallation(self, *, keep_models: bool = False) -> Uninstallation:
+        """Return what `uninstall` would remove."""
+        from llm_hf_models import stored_files
+
+        return stored_files.plan_uninstallation(self._context, keep_models=keep_models)
+
+    def uninstall(self, *, keep_models: bool = False) -> Uninstallation:
+        """Stop the engines and downloads, and remove everything that this package has stored on this machine."""
+        from llm_hf_models import stored_files
+
+        return stored_files.uninstall(self._context, keep_models=keep_models)
 
     # How models run
 

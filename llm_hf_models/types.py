@@ -97,6 +97,29 @@ class Cleanup:
     done: bool = False
 
 
+StoredKind = Literal["model", "data", "partial", "ref", "token"]
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file or folder that this package has stored. Its size on disk is in bytes."""
+
+    kind: StoredKind
+    path: str  # "keychain" for a token that is stored there
+    size: int
+    description: str  # the model's id, or the purpose
+
+
+@dataclass(frozen=True)
+class Uninstallation:
+    """The files that `uninstall` removes or has removed."""
+
+    files: tuple[StoredFile, ...]
+    kept: tuple[StoredFile, ...]
+    freed_bytes: int
+    done: bool = False
+
+
 DownloadVerb = Literal["pause", "resume", "cancel", "retry"]
 
 

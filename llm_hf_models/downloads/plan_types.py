@@ -27,6 +27,7 @@ class PullResult:
     seconds: float
     other_process_bytes: int = 0  # downloaded by other processes during this pull
     warnings: tuple[str, ...] = ()
+    is_copy: bool = False  # the files are an additional copy: the registered model keeps its own
 
 
 @dataclass(frozen=True)

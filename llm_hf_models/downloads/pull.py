@@ -143,7 +143,7 @@ def _fetch_and_register(
     if plan.already_complete and before is not None and before.state == "ready":
         # Nothing to download, but a queued pull has a row that callers follow, and maybe a command to run.
         result = _add_aliases_only(context, plan)
-        running.finish(replace(before, checks=before.checks[::-1]))  # oldest first, as they were recorded
+        running.finish(_build_unchanged(before))
         return replace(result, download_id=row.id)
     started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
     to_download = {file.path for file in plan.files if not file.local and not file.copy}
@@ -151,7 +151,8 @@ def _fetch_and_register(
     running.mark_verifying()
     model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
     before = _find_registered(context, plan)
-    model = running.finish(model)
+    is_copy = before is not None and _is_registered_elsewhere(before, plan)
+    model = running.finish(_build_unchanged(before) if before and is_copy else model)
     if before is not None and model is not None:
         warnings += _release_old_files(context, before, model)
     return PullResult(
@@ -164,6 +165,21 @@ def _fetch_and_register(
         other_process_bytes=sum(counter.other_bytes.get(file.path, 0) for file in stored if file.path in to_download),
         seconds=time.monotonic() - started,
         warnings=tuple(warnings),
+        is_copy=is_copy,
+    )
+
+
+def _build_unchanged(model: LocalModel) -> LocalModel:
+    """Return a registered model so that registering it again changes nothing but its aliases."""
+    return replace(model, checks=model.checks[::-1])  # oldest first, as they were recorded
+
+
+def _is_registered_elsewhere(model: LocalModel, plan: PullPlan) -> bool:
+    """Return True if `--to DIR` stores an additional copy of a model whose own files are complete in another folder."""
+    folder = Path(plan.folder).resolve()
+    own = [Path(file.location).parent.resolve() for file in model.files]
+    return (
+        plan.options.to is not None and model.state == "ready" and not any(path.is_relative_to(folder) for path in own)
     )
 
 

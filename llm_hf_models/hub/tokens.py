@@ -145,10 +145,20 @@ def remove_stored_token() -> list[TokenSource]:
     if _remove_encrypted_file():
         removed.append("encrypted file")
     keychain = _find_keychain()
-    if keychain is not None and _call_keychain(lambda: keychain.get_password(SERVICE, USER)) is not None:
+    if keychain is not None and is_in_keychain():
         _call_keychain(lambda: keychain.delete_password(SERVICE, USER))
         removed.insert(0, "keychain")
     return removed
+
+
+def is_in_keychain() -> bool:
+    """Return whether the keychain contains a token of `store_token`.
+
+    Raises:
+        KeychainError: the keychain can't be read.
+    """
+    keychain = _find_keychain()
+    return keychain is not None and _call_keychain(lambda: keychain.get_password(SERVICE, USER)) is not None
 
 
 # The keychain

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from llm_hf_models.errors import EngineLostError, EngineRequestError
-from llm_hf_models.inference import openai_protocol
+from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
+from llm_hf_models.inference import chat_template, openai_protocol
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.loop_detection import LoopDetector
 from llm_hf_models.inference.openai_protocol import (
     Finish,
     Piece,
-    ResponseParser,
     ServedModel,
     Turn,
     build_embeddings_body,
@@ -22,7 +22,9 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
+from llm_hf_models.inference.response_parser import ResponseParser
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
+from llm_hf_models.inference.tool_calls import ToolCall
 
 if TYPE_CHECKING:
     import httpx2
@@ -48,8 +50,11 @@ def stream_completion(
     *,
     reconnect: Reconnect | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-) -> Generator[Piece | Finish, None, None]:
-    """Stream one completion; the last item is the Finish. Closing the iterator cancels the request.
+) -> Generator[Piece | ToolCall | Finish, None, None]:
+    """Stream one completion; its tool calls and the Finish are the last items. Closing the iterator cancels it.
+
+    If the model's chat template refuses the turn, it is sent again in the form that strict templates accept. If the
+    response repeats the same text for `turn.loop_limit` tokens, the request is cancelled.
 
     Args:
         endpoint: The server to send the request to.
@@ -59,24 +64,56 @@ def stream_completion(
             local engine does not count.
 
     Raises:
-        EngineRequestError: The server returned an error, such as an invalid option or a prompt larger than the
+        TemplateRefusedError: The chat template refused the turn in both forms.
+        EngineRequestError: The server returned another error, such as an invalid option or a prompt larger than the
             context.
         EngineLostError: The connection failed, broke or timed out, or the response is not in OpenAI's protocol.
         EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
+    while True:
+        has_begun = False
+        try:
+            with closing(_stream_turn(endpoint, turn, reconnect, read_timeout_seconds)) as items:
+                for item in items:
+                    has_begun = True
+                    yield item
+        except TemplateRefusedError as error:
+            turn = _fit_refused_turn(turn, error, endpoint, has_begun=has_begun)
+        else:
+            return
+
+
+def _stream_turn(
+    endpoint: Endpoint, turn: Turn, reconnect: Reconnect | None, read_timeout: float
+) -> Generator[Piece | ToolCall | Finish, None, None]:
     import httpx2
 
     with ExitStack() as stack:
-        endpoint, response = _open_response(
-            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
-        )
-        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
+        endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
+        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        detector = LoopDetector(turn.loop_limit)
         try:
             for data in response.iter_bytes():
-                yield from parser.feed(data)
+                for piece in parser.feed(data):
+                    yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
         yield from parser.end()
+
+
+def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoint, *, has_begun: bool) -> Turn:
+    """Return the turn in a form that a strict chat template accepts.
+
+    Raises:
+        TemplateRefusedError: The turn has this form already, or a part of the response has arrived.
+    """
+    fitted = chat_template.fit_turn(turn, error.cause or error.message)
+    if has_begun or list(fitted.messages) == list(turn.messages):
+        raise chat_template.explain_refusal(error, endpoint) from None
+    return fitted
 
 
 async def stream_completion_async(
@@ -85,19 +122,38 @@ async def stream_completion_async(
     *,
     reconnect: Reconnect | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-) -> AsyncGenerator[Piece | Finish, None]:
+) -> AsyncGenerator[Piece | ToolCall | Finish, None]:
     """Stream one completion with asyncio, as `stream_completion` does. Call `aclose` to cancel the request."""
+    while True:
+        has_begun = False
+        try:
+            async with aclosing(_stream_turn_async(endpoint, turn, reconnect, read_timeout_seconds)) as items:
+                async for item in items:
+                    has_begun = True
+                    yield item
+        except TemplateRefusedError as error:
+            turn = _fit_refused_turn(turn, error, endpoint, has_begun=has_begun)
+        else:
+            return
+
+
+async def _stream_turn_async(
+    endpoint: Endpoint, turn: Turn, reconnect: Reconnect | None, read_timeout: float
+) -> AsyncGenerator[Piece | ToolCall | Finish, None]:
     import httpx2
 
+    path = get_request_path(turn)
     async with AsyncExitStack() as stack:
-        endpoint, response = await _open_response_async(
-            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
-        )
-        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
+        endpoint, response = await _open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
+        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        detector = LoopDetector(turn.loop_limit)
         try:
             async for data in response.aiter_bytes():
                 for piece in parser.feed(data):
                     yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
         for last in parser.end():
@@ -341,20 +397,16 @@ def _build_headers(endpoint: Endpoint) -> dict[str, str]:
     return headers
 
 
-def _is_stream(response: Response) -> bool:
-    """Return whether the response is a stream. Some servers respond in one piece even if a stream was requested."""
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
-
-
 def _build_request_error(
     endpoint: Endpoint, content: RequestContent, response: Response, body: bytes
 ) -> EngineRequestError:
     """Return the error for an error response. It includes the URL if the server is remote."""
     url = str(response.url) if endpoint.fingerprint is None else None
     has_options = not isinstance(content, Mapping)  # the sender of a complete request body can't use `-o context`
-    return build_response_error(
+    error = build_response_error(
         response.status_code, body, url, can_grow_context=has_options and endpoint.can_grow_context
     )
+    return chat_template.explain_refusal(error, endpoint) if isinstance(error, TemplateRefusedError) else error
 
 
 def _handle_lost_connection(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:

@@ -111,6 +111,7 @@ class Endpoint:
     context: int | None = None  # tokens
     load_seconds: float | None = None  # None if the engine was running already
     can_grow_context: bool = False  # whether a local engine can be restarted with a larger context
+    has_custom_template: bool = False  # whether a local engine uses the user's chat template
     row: EngineRow | None = field(default=None, repr=False, compare=False)  # of a local engine
 
 
@@ -174,6 +175,7 @@ def _build_endpoint(row: EngineRow, spec: EngineSpec) -> Endpoint:
         fingerprint=row.fingerprint,
         context=row.context,
         can_grow_context=_can_grow_context(row.context, spec),
+        has_custom_template=spec.chat_template is not None,
         row=row,
     )
 

@@ -210,8 +210,10 @@ def update_timer(server: Any, timer: IdleTimer, task: dict[str, Any], listeners:
     """Record the lease and the server's counters in the timer.
 
     Returns:
-        False if the lease file can't be read. It was probably removed, and then no client can find this engine.
+        False if nobody can find or stop this engine: its lease file can't be read, or this package was uninstalled.
     """
+    if not Path(__file__).exists():
+        return False
     try:
         lease = Path(task["lease"])
         mtime_ns, text = lease.stat().st_mtime_ns, lease.read_text(encoding="ascii")

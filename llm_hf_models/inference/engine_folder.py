@@ -96,20 +96,22 @@ def _strip_timestamp(line: str) -> str:
     return rest[2:] if rest[1:2] == " " and head.replace(".", "").isdigit() else line
 
 
+def find_base_folder() -> Path:
+    """Return the path of this user's folder of engines: in XDG_RUNTIME_DIR, or in the temporary folder without it."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and os.access(runtime, os.W_OK | os.X_OK):
+        return Path(runtime) / "llm-hf"
+    return Path(tempfile.gettempdir()) / f"llm-hf-{os.getuid() if sys.platform != 'win32' else os.getlogin()}"
+
+
 def make_base_folder() -> Path:
     """Return the private folder of this user's engines, creating it if needed.
-
-    It is in XDG_RUNTIME_DIR, or in the temporary folder if that is not set.
 
     Raises:
         NotWritableError: The folder can't be created.
         EngineStartError: The folder belongs to another user.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        path = Path(runtime) / "llm-hf"
-    else:
-        path = Path(tempfile.gettempdir()) / f"llm-hf-{os.getuid() if sys.platform != 'win32' else os.getlogin()}"
+    path = find_base_folder()
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         _ensure_private(path)

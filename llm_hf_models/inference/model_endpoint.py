@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError
 from llm_hf_models.inference import engine
 from llm_hf_models.inference import options as inference_options
+from llm_hf_models.inference.chat_template import describe_template_commands
 from llm_hf_models.inference.engine import Endpoint, EngineSpec, Notify
 from llm_hf_models.inference.model_files import check_files_unchanged
+from llm_hf_models.inference.thinking import check_thinking_options
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
@@ -24,6 +27,8 @@ from llm_hf_models.library.records import (
     LocalModel,
 )
 from llm_hf_models.paths import user_dir
+
+_TEMPLATE_PROBLEM = re.compile(r"chat[ _]template")  # in the errors of llama.cpp's log
 
 
 def record_use(model_id: str, endpoint: Endpoint, db: Database, tokens_per_second: float | None = None) -> None:
@@ -58,12 +63,12 @@ def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> t
     """
     options: dict[str, Any] = {}
     for _, layer in list_defaults(model):
-        options |= layer
+        options = inference_options.combine_layers(options, layer)
     system = options.pop(SYSTEM, None)
     options.pop(TEMPLATE, None)
     given = {key: value for key, value in explicit if value is not None}
     check_applicable(model, given)
-    return {**options, **given}, system
+    return inference_options.combine_layers(options, given), system
 
 
 def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
@@ -72,8 +77,7 @@ def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
     Raises:
         BadInputError: An option is not supported by this model.
     """
-    if options.get("think") not in (None, "off") and not (model.facts.reasoning or model.endpoint):
-        raise BadInputError("Option 'think': this model's chat template does not support reasoning")
+    check_thinking_options(model, options)
     maximum = model.facts.context_length
     if maximum and options.get("context", 0) > maximum:
         raise BadInputError(f"Option 'context': {model.model_id} supports at most {maximum} tokens")
@@ -111,9 +115,18 @@ def ensure_endpoint(
             spec, db, current, keep_alive=options.get("keep_alive", current.keep_alive), notify=notify
         )
     except EngineStartError as error:
-        if spec.chat_template and error.hint is None:
-            error.hint = f"It uses a custom template. To remove it: llm hf set {model.model_id} --unset template"
+        _explain_template_error(error, model)
         raise
+
+
+def _explain_template_error(error: EngineStartError, model: LocalModel) -> None:
+    """Name the model's chat template in an error if it prevented the start, and the command that replaces it."""
+    is_custom = model.user_template is not None
+    if _TEMPLATE_PROBLEM.search(error.cause or ""):
+        error.message = f"llama.cpp can't use the chat template of {model.model_id}"
+        error.hint = describe_template_commands(model.model_id, is_custom)
+    elif is_custom and error.hint is None:
+        error.hint = f"It uses a custom template. To remove it: llm hf set {model.model_id} --unset template"
 
 
 def build_remote_endpoint(model: LocalModel, key: str | None = None) -> Endpoint:

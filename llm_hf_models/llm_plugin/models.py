@@ -177,12 +177,15 @@ def _stream_response(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     with _translate_errors(), prompt_run.open_database() as db:
-        prepare = functools.partial(prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, key=key)
+        continued = response.conversation is not None
+        prepare = functools.partial(
+            prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, is_continued=continued, key=key
+        )
         run = prepare()
         with closing(client.stream_completion(run.endpoint, run.turn, reconnect=lambda: prepare().endpoint)) as items:
             for item in items:
                 yield from run.process_item(item)
-        run.finish(response, db)
+        yield from run.finish(response, db)
 
 
 async def _stream_response_async(
@@ -194,12 +197,13 @@ async def _stream_response_async(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     def prepare() -> PromptRun:
+        continued = response.conversation is not None
         with prompt_run.open_database() as db:
-            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
+            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, is_continued=continued, key=key)
 
-    def finish() -> None:
+    def finish() -> list[StreamEvent]:
         with prompt_run.open_database() as db:
-            run.finish(response, db)
+            return run.finish(response, db)
 
     with _translate_errors():
         run = await asyncio.to_thread(prepare)
@@ -209,7 +213,8 @@ async def _stream_response_async(
             async for item in items:
                 for event in run.process_item(item):
                     yield event
-        await asyncio.to_thread(finish)
+        for event in await asyncio.to_thread(finish):
+            yield event
 
 
 class HfEmbeddingModel(_KeyMixin, EmbeddingModel):

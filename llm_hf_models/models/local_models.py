@@ -22,9 +22,10 @@ from llm_hf_models.models.types import LocalModelView
 def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
     """Build the view of a local model, including every default that applies to it."""
     # Imported late: a list of models does not need the modules for engines.
-    from llm_hf_models.models.default_options import list_effective_defaults
+    from llm_hf_models.models.default_options import list_effective_defaults, list_sampling
 
-    return replace(make_view(model, health), defaults=list_effective_defaults(model))
+    view = make_view(model, health)
+    return replace(view, defaults=list_effective_defaults(model), sampling=list_sampling(model))
 
 
 def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:

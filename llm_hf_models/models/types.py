@@ -26,6 +26,20 @@ class ImportResult:
 
 
 @dataclass(frozen=True)
+class SamplingValue:
+    """The value of a sampling option for a prompt that does not set it, and the values that it may have.
+
+    None is no limit. `source` is a layer of `ModelDefault`, or "default" for the value that applies to all models.
+    """
+
+    key: str
+    value: float | None
+    source: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
 class LocalModelView:
     """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
 
@@ -52,6 +66,7 @@ class LocalModelView:
     key_in_the_clear: bool = False  # True if the API key is sent over a network without TLS
     health: EndpointHealth | None = None  # of a remote model, if requested
     defaults: tuple[ModelDefault, ...] = ()  # empty in lists of models
+    sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
 
 
@@ -102,7 +117,7 @@ class PromptResult:
     model_id: str
     text: str
     reasoning: str
-    finish_reason: str | None  # "stop", or "length" if the text was cut at max_tokens
+    finish_reason: str | None  # "stop", "length" if it was cut at max_tokens, "loop" if it repeated the same text
     input_tokens: int | None
     output_tokens: int | None
     tokens_per_second: float | None

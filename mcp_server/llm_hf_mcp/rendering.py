@@ -41,6 +41,7 @@ _EVENT_TEXTS = {
 }  # fmt: skip
 _RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
+_FINISH_TEXTS = {"length": "cut off at max_tokens", "loop": "stopped because it repeated the same text"}
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
 
 
@@ -334,7 +335,7 @@ def format_response(done: PromptResult) -> Report:
             f"{done.output_tokens} tokens" if done.output_tokens is not None else None,
             f"{done.tokens_per_second:.1f} tokens/s" if done.tokens_per_second else None,
             f"loaded in {done.load_seconds:.1f} s" if done.load_seconds else None,
-            "cut off at max_tokens" if done.finish_reason == "length" else None,
+            _FINISH_TEXTS.get(done.finish_reason or ""),
         ]
     )
     return Report(f"Response of {done.model_id} ({figures}):", foreign=(("the local model", done.text),))

@@ -506,6 +506,20 @@ def test_cached_files_are_copied_into_a_folder(repo: HubServer, tmp_path: Path) 
     assert repo.sent(Q4, side="storage") == sent
 
 
+def test_registered_model_keeps_its_files_when_a_folder_gets_a_copy(repo: HubServer, tmp_path: Path) -> None:
+    run("pull", REPO, "-q")
+    cached = run("path", "tiny").stdout
+    done = run("pull", REPO, "--to", tmp_path / "there", "-a", "small")
+    assert f"This is an additional copy: hf/{REPO}:Q4_K_M keeps its own files." in done.stderr
+    assert run("path", "small").stdout == cached
+    repo.add_repo(REPO, {Q4: tiny_chat(tmp_path / Q4, answer="Something new.")})
+    assert run_json("pull", REPO, "--to", tmp_path / "newer")["is_copy"]
+    assert run("path", "tiny").stdout == cached
+    Path(cached.strip()).unlink()
+    assert not run_json("pull", REPO, "--to", tmp_path / "there", "-y")["is_copy"]
+    assert run("path", "tiny").stdout == f"{tmp_path / 'there' / Q4}\n"
+
+
 def test_pull_to_a_folder_is_complete_and_removed_by_rm(repo: HubServer, home: Home, tmp_path: Path) -> None:
     there = tmp_path / "there"
     run("pull", REPO, "--to", there, "-q")

@@ -6,7 +6,7 @@ Offsets named `after` count body bytes of one response; `at` counts from the sta
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -90,4 +90,14 @@ class Headers:
     values: Mapping[str, str]
 
 
-Fault = Status | Page | Reset | Truncate | Stall | Delay | Throttle | FlipBit | LieAboutRange | IgnoreRange | Headers
+@dataclass(frozen=True)
+class EditJson:
+    """Send the bytes that a function makes of the response's JSON value."""
+
+    edit: Callable[[object], bytes]
+
+
+Fault = (
+    Status | Page | Reset | Truncate | Stall | Delay | Throttle | FlipBit | LieAboutRange | IgnoreRange | Headers
+    | EditJson
+)  # fmt: skip

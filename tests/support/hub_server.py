@@ -54,6 +54,7 @@ from llm_hf_models.system.hashing import compute_digests
 from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
 from tests.support.hub_faults import (
     Delay,
+    EditJson,
     Fault,
     FlipBit,
     Headers,
@@ -75,6 +76,7 @@ __all__ = [
     "BLOCK_BYTES",
     "Account",
     "Delay",
+    "EditJson",
     "Fault",
     "FlipBit",
     "Headers",
@@ -444,6 +446,13 @@ class _FaultHandler(_HubHandler):
                 value = f"bytes {first}-{last}/{total}"
         if value:
             super().send_header(keyword, value)
+
+    def send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+        edits = [fault.edit for fault in self.faults if isinstance(fault, EditJson)]
+        if edits:
+            self.send_bytes(200, edits[-1](value), {"Content-Type": "application/json", **(headers or {})})
+        else:
+            super().send_json(value, headers)
 
     def send_bytes(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.hub.moved(self.request_record, 0 if self.command == "HEAD" else len(body))

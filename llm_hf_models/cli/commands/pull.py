@@ -65,7 +65,7 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
     "--to",
     metavar="DIR",
     type=Folder(file_okay=False, path_type=Path),
-    help="Store the files in this folder instead of the cache.",
+    help="Store the files in this folder instead of the cache. A model that is already registered keeps its own files.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan without downloading anything.")
 @click.option("--background", is_flag=True, help="Download in the background and print the download's id.")

@@ -240,6 +240,8 @@ def render_pull_result(result: PullResult) -> str:
     if not (result.fetched_bytes or result.other_process_bytes or result.plan.already_complete):
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing to download." if copied else "Nothing to download.")
+    if result.is_copy:
+        lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
     if result.model_id:
         facts = result.plan.facts
         lines.append(

@@ -14,7 +14,15 @@ from llm_hf_models.system.units import format_size
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
     from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
-    from llm_hf_models.types import EngineView, SandboxStatus, SettingView, Status, TokenStatus
+    from llm_hf_models.types import (
+        EngineView,
+        SandboxStatus,
+        SettingView,
+        Status,
+        StoredFile,
+        TokenStatus,
+        Uninstallation,
+    )
 
 MAX_LINE_CHARS = 400
 
@@ -104,6 +112,8 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     parts = [format_table(columns, rows, max_width=max_width)] if rows else []
     if model.defaults:
         parts.append(running_views.render_defaults(model.defaults, max_width))
+    if model.sampling:
+        parts.append(running_views.render_sampling(model.sampling, max_width))
     return "\n\n".join([summary, *parts])
 
 
@@ -345,3 +355,23 @@ def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *,
         "Press Ctrl-C to stop.",
     ]
     return "\n".join(lines)
+
+
+def render_stored_files(files: Sequence[StoredFile], max_width: int | None) -> str:
+    """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
+    if not files:
+        return "Nothing is stored."
+    columns = [Column("SIZE", right=True), Column("PURPOSE", 1), Column("PATH", min_width=24)]
+    rows = [[format_size(file.size), file.description, file.path] for file in files]
+    total = format_size(sum(file.size for file in files))
+    return f"{format_table(columns, rows, max_width=max_width)}\n{len(files)} files and folders, {total} in all."
+
+
+def render_uninstallation(found: Uninstallation, max_width: int | None) -> str:
+    """Return the removed files, the kept ones, and the space that removing them frees."""
+    lines = [f"{'Removed' if found.done else 'Would remove'} {len(found.files)} files and folders."]
+    if not found.done:
+        lines.insert(0, render_stored_files(found.files, max_width))
+    if found.kept:
+        lines.append("Kept:\n" + render_stored_files(found.kept, max_width))
+    return "\n".join([*lines, f"{'Freed' if found.done else 'Would free'} {format_size(found.freed_bytes)}."])

@@ -161,6 +161,7 @@ def test_missing_file_and_projector_are_refused_before_a_start(tmp_path: Path) -
         load_test.run_load_test(ggufs.tiny_mmproj(tmp_path / "mmproj.gguf"), ModelFacts(kind="mmproj"))
 
 
+@pytest.mark.new_machine
 def test_broken_bindings_are_not_blamed_on_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: no such file')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

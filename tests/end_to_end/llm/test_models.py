@@ -114,7 +114,7 @@ def test_prompt_options_precede_stored_ones_and_the_header(tiny_library: TinyLib
         0.3,
     )
     assert requested["messages"][0] == {"role": "system", "content": "kept"}
-    assert requested["chat_template_kwargs"] == {"enable_thinking": False}
+    assert requested["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert requested["stop"] == "END"
     # The header's top_p is out of range, and load options do not go to a remote endpoint.
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & requested.keys()
@@ -171,6 +171,34 @@ def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
     assert (
         "The response was cut off: the context of 256 tokens is full. Allow more with -o context N.\n" in result.stderr
     )
+
+
+@pytest.mark.parametrize("how", [(), ("--async",), ("--no-stream",)])
+def test_answer_that_repeats_itself_is_stopped(how: tuple[str, ...]) -> None:
+    command = ("-m", "endless", "go", "-o", "context", "2048", *how)
+    done = subprocess.run([sys.executable, "-m", "llm", *command], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "The response was stopped: the model repeats the same text. To let it continue: -o loop_limit 0\n"
+    )
+    assert done.stdout.startswith(ggufs.ANSWER * 100)
+    log = read_last_log()
+    assert 1000 <= log["output_tokens"] < 1100
+    assert log["response_json"]["finish_reason"] == "loop"
+    run("set", "endless", "loop_limit", "100")
+    get_output(*command)
+    assert 100 <= read_last_log()["output_tokens"] < 200
+
+
+def test_answer_may_repeat_itself_until_the_context_is_full() -> None:
+    result = run_llm("-m", "endless", "go", "-o", "context", "2048", "-o", "loop_limit", "0")
+    assert "the context of 2048 tokens is full" in result.stderr
+
+
+def test_json_that_repeats_itself_is_an_error(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, format_delta(content='{"name": "') + format_delta(content="na") * 1200):
+        result = run_llm("-m", "far", "--schema", "name,", "a dog")
+    assert "The response was stopped before its JSON was complete" in result.stderr
+    assert "-o loop_limit 0" in result.stderr
 
 
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
@@ -307,6 +335,46 @@ def test_sound_is_added_to_the_message(tiny_library: TinyLibrary) -> None:
     with register_remote_model(tiny_library, facts={"modalities": ("audio",)}) as far:
         llm.get_model("far").prompt("listen", attachments=[llm.Attachment(type="audio/mpeg", content=b"ID3")]).text()
     assert far.asked[0]["messages"][0]["content"][0]["input_audio"] == {"data": "SUQz", "format": "mp3"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/x-png", "image/png"),
+        ("image/jpeg; charset=binary", "image/jpeg"),
+        ("image/x-ms-bmp", "image/bmp"),
+        ("audio/x-wav", "wav"),
+        ("audio/vnd.wave", "wav"),
+        ("audio/wave", "wav"),
+        ("audio/mp3", "mp3"),
+        ("audio/x-mpeg-3", "mp3"),
+        ("AUDIO/MPEG;codecs=mp3", "mp3"),
+    ],
+)
+def test_synonyms_of_media_types_are_accepted(kind: str, sent: str, tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        llm.get_model("far").prompt("look", attachments=[llm.Attachment(type=kind, content=PNG)]).text()
+    part = far.asked[0]["messages"][0]["content"][0]
+    assert sent in (
+        part.get("input_audio", {}).get("format"),
+        part.get("image_url", {}).get("url", "")[5:].split(";")[0],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/tiff", "audio/ogg", "image", "jpg", "text/plain; type=image/png", "image/jpeg2"]
+)
+def test_other_media_types_are_refused(kind: str, tiny_library: TinyLibrary) -> None:
+    attachment = llm.Attachment(type=kind, content=PNG)
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        with pytest.raises(ValueError, match="does not support attachments of type"):
+            llm.get_model("far").prompt("look", attachments=[attachment]).text()
+        with pytest.raises(llm.ModelError, match="It accepts audio/mpeg, audio/wav, image/bmp"):
+            llm.get_model("far").prompt(messages=[llm.user("look", attachment)]).text()
+    assert far.asked == []
 
 
 def test_unsupported_attachment_is_refused_before_anything_is_sent(tiny_library: TinyLibrary) -> None:
