@@ -70,6 +70,8 @@ def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after:
     ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
     details, freshness = repo_info.fetch_details(context, ref, refresh=True)
     listing = _Listing(ref, options, details, freshness)
+    if freshness.stale:  # the Hub can't be reached, so there is nothing to wait for
+        draft_after = None
     context = replace(context, is_patient=not freshness.stale)
     timed = context.limit_time(draft_after)
     hub = timed.hub()

@@ -113,6 +113,16 @@ async def test_tools_answer_in_time_if_the_hub_stalls(hub: HubServer) -> None:
     assert not Library().downloads()
 
 
+@pytest.mark.usefixtures("_short_times", "hub")
+@run_async
+async def test_nothing_is_queued_in_offline_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Client(server.build_server()) as client:
+        assert (await call_tool(client, "hf_get_model", repo=REPO))["facts"]
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert "Offline mode is on" in await call_refused(client, "hf_download_model", ref=f"{REPO}:Q8_0")
+    assert not Library().downloads()
+
+
 @run_async
 async def test_answer_that_takes_too_long_says_so(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm_hf_mcp.time_limit.CALL_SECONDS", 1.0)
