@@ -51,7 +51,9 @@ def store_completed_plan(db: DownloadTables, download_id: int, plan: PullPlan) -
         stored = load_plan_if_readable(now) if now else None
         aliases = tuple(dict.fromkeys((*plan.aliases, *(stored.aliases if stored else ()))))
         plan = replace(plan, aliases=aliases)
-        db.update_download(download_id, plan=_serialize_plan(plan), state="running", error=None)
+        db.update_download(
+            download_id, plan=_serialize_plan(plan), total_bytes=plan.total_bytes, state="running", error=None
+        )
     return plan
 
 

@@ -15,9 +15,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from llm_hf_models.errors import (
+    AccessError,
     BadInputError,
     FileNotFoundInRepoError,
     HfModelsError,
@@ -34,6 +35,7 @@ from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import (
     Account,
     FileScan,
+    HubFile,
     Location,
     RepoDetails,
     RepoSummary,
@@ -56,6 +58,8 @@ MAX_REDIRECTS = 5
 PATHS_PER_REQUEST = 50  # the API's page size if `expand` is set (huggingface_hub, hf_api.py)
 MAX_REVISIONS_IN_HINT = 12
 RESPONSE_TIMEOUT_FACTOR = 3  # a whole response may take this many times the timeout
+MAX_TREE_PAGES = 100
+_NEXT_PAGE = re.compile(r"<([^<>]+)>\s*;\s*rel=\"?next\b")
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _NOT_MODIFIED = 304
 _MISSING_TOKEN_STATUSES = (401, 403, 404)
@@ -141,7 +145,7 @@ class Hub:
             TokenMissingError, TokenInvalidError: the Hub requires a token, or rejected it.
             NetworkError: the request failed.
         """
-        from llm_hf_models.hub import responses
+        from llm_hf_models.hub import listing, responses
 
         request = self._describe_request(repo, revision)
         suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
@@ -152,7 +156,32 @@ class Hub:
             with suppress(HfModelsError):
                 error.hint = self._suggest_revisions(repo, revision or "")
             raise
-        return responses.parse_details(body, request.host)
+        details, is_whole = responses.parse_details(body, request.host, repo, revision)
+        return listing.complete_details(self, details, is_whole=is_whole)
+
+    def fetch_tree(self, repo: RepoId, commit: str) -> list[HubFile]:
+        """Return all files of a repo with the sizes and digests that the Hub reports. Unsafe names are left out.
+
+        Raises:
+            RepoNotFoundError, RevisionNotFoundError, AccessError: the Hub has no such repo or
+                commit, or denied access.
+            NetworkError: the request failed.
+        """
+        from llm_hf_models.hub import responses
+
+        request = self._describe_request(repo, commit)
+        url = f"{self._endpoint}/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true"
+        files: list[HubFile] = []
+        for _ in range(MAX_TREE_PAGES):
+            headers, body = self._request_body(url, request)
+            files += responses.parse_tree(body, request.host)
+            following = _NEXT_PAGE.search(headers.get("Link", ""))
+            if following is None:
+                break
+            url = urljoin(url, following[1])
+            if not is_same_origin(url, self._endpoint):  # it would receive the token
+                break
+        return files
 
     def _suggest_revisions(self, repo: RepoId, revision: str) -> str:
         """Return a hint that lists the repo's branches and tags."""
@@ -214,22 +243,28 @@ class Hub:
             AccessError: the Hub denied access.
             NetworkError: a request failed.
         """
-        from llm_hf_models.hub import responses
+        from llm_hf_models.hub.location import parse_location
 
         request = self._describe_request(repo, commit, file)
         url = home = self._build_resolve_url(repo, file, commit)
         hub_headers: dict[str, str] = {}
         for _ in range(MAX_REDIRECTS):
-            headers = self._build_headers(with_token=is_same_origin(url, home))
-            response = self._send("HEAD", url, request, headers={**headers, "Accept-Encoding": "identity"})
+            is_home = is_same_origin(url, home)
+            headers = self._build_headers(with_token=is_home)
+            try:
+                response = self._send("HEAD", url, request, headers={**headers, "Accept-Encoding": "identity"})
+            except (AccessError, HubUnavailableError) as error:
+                if is_home or type(error) not in (AccessError, HubUnavailableError):
+                    raise
+                return parse_location(request, url, headers, hub_headers, {})  # a signed link, valid only for GET
             hub_headers.update(
                 {name.lower(): value for name, value in response.headers.items() if name.lower().startswith("x-")}
             )
             if not response.has_redirect_location:
-                return responses.parse_location(request, url, headers, hub_headers, response.headers)
+                return parse_location(request, url, headers, hub_headers, response.headers)
             url = response.headers["Location"]  # which _check_redirect has resolved
             if not is_same_origin(url, home) and "x-linked-etag" in hub_headers:
-                return responses.parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
+                return parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
         raise HubUnavailableError(f"Too many redirects from {request.host}")
 
     def download(self, repo: RepoId, file: RepoFile, commit: str, cache_dir: Path) -> Path:
@@ -246,7 +281,7 @@ class Hub:
         """
         import httpx2
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
 
         request = self._describe_request(repo, commit, file)
         self._open_session()  # raises OfflineError in offline mode
@@ -267,6 +302,12 @@ class Hub:
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
             if isinstance(cause, HfHubHTTPError) and cause.response is not None:
                 raise make_hub_error(request, cause.response.status_code, cause.response.headers) from None
+            if isinstance(cause, FileMetadataError):
+                raise HubUnavailableError(
+                    f"huggingface_hub can't download {file.path} from {request.host}",
+                    cause="Headers that it needs are missing: X-Repo-Commit, ETag or Content-Length.",
+                    hint="Use the transfer that needs only the digest: llm hf settings transport http",
+                ) from None
             if cause is error and not isinstance(error, HfHubHTTPError):
                 raise translate_disk_error(error, cache_dir, 0, 0) from None
             failure = cause if isinstance(cause, Exception) else error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -38,7 +39,7 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 
 # A turn, a list of texts to embed, or the complete JSON body of a request.
-RequestContent: TypeAlias = Turn | list[str] | Mapping[str, Any]
+RequestContent: TypeAlias = Turn | list[str | list[int]] | Mapping[str, Any]
 Reconnect: TypeAlias = Callable[[], Endpoint]  # finds the model's engine again, or starts a new one
 C = TypeVar("C")
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -160,8 +161,12 @@ async def _stream_turn_async(
             yield last
 
 
-def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | None = None) -> list[list[float]]:
-    """Return one embedding vector for each text. `reconnect` has the same meaning as for `stream_completion`.
+def embed(
+    endpoint: Endpoint, texts: Sequence[str | list[int]], *, reconnect: Reconnect | None = None
+) -> list[list[float]]:
+    """Return one embedding vector for each text, which may be given as tokens.
+
+    `reconnect` has the same meaning as for `stream_completion`.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -180,6 +185,23 @@ def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | No
             return parse_embeddings(response.read(), len(texts))
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
+
+
+def request_json(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Send a request to a local engine and return its response.
+
+    Raises:
+        EngineRequestError: The engine returned an error.
+        EngineLostError: The connection failed, broke or timed out, or the response is not JSON.
+    """
+    import httpx2
+
+    with ExitStack() as stack:
+        endpoint, response = _open_response(stack, endpoint, path, body, READ_TIMEOUT_SECONDS, None)
+        try:
+            return json.loads(response.read())
+        except (httpx2.HTTPError, ValueError) as error:
+            raise _build_lost_error(endpoint, error) from None
 
 
 async def send_request(
@@ -402,7 +424,7 @@ def _build_request_error(
 ) -> EngineRequestError:
     """Return the error for an error response. It includes the URL if the server is remote."""
     url = str(response.url) if endpoint.fingerprint is None else None
-    has_options = not isinstance(content, Mapping)  # the sender of a complete request body can't use `-o context`
+    has_options = isinstance(content, Turn)  # other requests, such as those for embeddings, have no `-o context`
     error = build_response_error(
         response.status_code, body, url, can_grow_context=has_options and endpoint.can_grow_context
     )

@@ -557,6 +557,27 @@ def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_pat
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
 
 
+@pytest.mark.parametrize("others", [(), ("mmproj-F32.gguf",)])
+def test_projector_of_another_model_is_left_out_and_reported(
+    hub: HubServer, tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    files = {
+        "see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"),
+        "mmproj-F16.gguf": tiny_mmproj(tmp_path / "m.gguf", width=128),
+        **{name: tiny_mmproj(tmp_path / name) for name in others},
+    }
+    hub.add_repo("owner/see-GGUF", files)
+    left_out = ["mmproj-F16.gguf: made for a model of width 128, and this model has width 64"]
+    plan = run_json("pull", "owner/see-GGUF", "--dry-run")
+    assert (plan["left_out"], plan["mmproj"]) == (left_out, others[0] if others else None)
+    assert left_out[0] in run("pull", "owner/see-GGUF", "--dry-run").stdout
+    assert f"Left out {left_out[0]}." in run("pull", "owner/see-GGUF").stderr
+    assert left_out[0] in run("show", "see").stdout
+    assert run_json("show", "see")["left_out"] == left_out
+    assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == ["see-Q8_0.gguf", *others]
+    assert run_json("pull", "owner/see-GGUF", "--dry-run")["already_complete"]
+
+
 def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
     assert len(run_json("import", shards[1], "-q")["model"]["files"]) == 3

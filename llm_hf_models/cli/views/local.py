@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         SandboxStatus,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -94,6 +94,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("Context", cli_format.format_tokens(facts.context_length)),
             ("Chat template", _describe_template(model)),
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
+            ("Left out", "\n".join(model.left_out)),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
             ("Added", cli_format.format_date(model.added)),
@@ -179,6 +180,9 @@ def render_removal(removed: Removal) -> str:
     lines += [f"  {path}" for path in removed.files]
     lines += [f"  kept: {path}" for path in removed.kept]
     lines.append(f"{'Freed' if removed.done else 'Would free'} {format_size(removed.freed_bytes)}.")
+    if removed.llm_default:
+        verb = "was" if removed.done else "is"
+        lines.append(f"It {verb} llm's default model. Choose another one: {removed.llm_default}")
     return "\n".join(lines)
 
 
@@ -188,7 +192,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
+    left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
+    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
 
 
 def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
@@ -357,7 +362,7 @@ def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *,
     return "\n".join(lines)
 
 
-def render_stored_files(files: Sequence[StoredFile], max_width: int | None) -> str:
+def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> str:
     """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
     if not files:
         return "Nothing is stored."
