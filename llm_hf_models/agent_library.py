@@ -38,6 +38,7 @@ from llm_hf_models.types import (
 )
 
 if TYPE_CHECKING:
+    from llm_hf_models.context import Context
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.models.types import PromptResult
@@ -131,17 +132,23 @@ class AgentLibrary(Library):
     Args:
         agent: The name of the agent in the log.
         requested_by: As for `Library`.
+        seconds: The time for all requests to the Hub together, from now on; None for no limit.
     """
 
-    def __init__(self, agent: str, *, requested_by: str = "mcp") -> None:
+    def __init__(self, agent: str, *, requested_by: str = "mcp", seconds: float | None = None) -> None:
         super().__init__(requested_by=requested_by)
-        self._context = replace(self._context, is_agent=True)
+        self._context = replace(self._context, is_agent=True).limit_time(seconds)
         self._agent = agent
 
     @cached_property
     def _limits(self) -> Settings:
         """The settings in force, which are read once."""
         return self._context.settings()
+
+    @property
+    def _reading_context(self) -> Context:
+        """The context for reading downloads, which changes nothing: a lost worker is restarted by `resume`."""
+        return replace(self._context, reads_only=True)
 
     def explain_prohibition(self, action: str) -> str | None:
         """Return why the settings forbid an action, such as `delete`, in all cases. None if they allow it."""
@@ -150,9 +157,15 @@ class AgentLibrary(Library):
 
     # Changes with a plan
 
-    def prepare_download(self, ref: str | PullPlan, options: PullOptions | None = None) -> PreparedChange[PullPlan]:
-        """Plan a pull of `ref`, and return it with the requests that need consent first."""
-        return self._prepare_pull("download", ref, options)
+    def prepare_download(
+        self, ref: str, options: PullOptions | None = None, *, draft_after: float | None = None
+    ) -> PreparedChange[PullPlan]:
+        """Plan a pull of `ref`, and return it with the requests that need consent first.
+
+        The consent depends on the sizes in the repo's list of files, which a draft (`draft_after`, see `Library.plan`)
+        has too. The worker that completes a draft downloads exactly these files.
+        """
+        return self._prepare("download", ref, partial(self.plan, ref, options, draft_after=draft_after))
 
     def prepare_removal(self, name: str) -> PreparedChange[Removal]:
         """Plan the removal of a model, and return it with the requests that need consent first."""

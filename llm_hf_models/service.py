@@ -62,7 +62,9 @@ class Library:
         requested_by: The interface of the caller, stored with each download: `cli`, `mcp` or `python`.
         ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
             None instead of a callable, that file is not used.
-        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
+        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait,
+            except for those that plan a pull.
+        show_activity: Shows the user what a long request is doing; each text replaces the previous one.
     """
 
     def __init__(
@@ -71,8 +73,14 @@ class Library:
         requested_by: str = "python",
         ask_passphrase: Callable[[], str | None] | None = None,
         notify: Callable[[str], None] | None = None,
+        show_activity: Callable[[str], None] | None = None,
     ) -> None:
-        self._context = Context(requested_by, ask_passphrase, notify)
+        self._context = Context(requested_by, ask_passphrase, notify, show_activity)
+
+    @property
+    def _reading_context(self) -> Context:
+        """The context for reading downloads, which also corrects their states and restarts a lost worker."""
+        return self._context
 
     # The Hub
 
@@ -123,12 +131,21 @@ class Library:
 
     # Pulling
 
-    def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
-        """Plan a pull of `ref`. Raise an error if a policy, the disk space or an invalid header prevents it."""
+    def plan(self, ref: str, options: PullOptions | None = None, *, draft_after: float | None = None) -> PullPlan:
+        """Plan a pull of `ref`. Raise an error if a policy, the disk space or an invalid header prevents it.
+
+        Args:
+            ref: The model ref.
+            options: The options of the pull.
+            draft_after: The seconds after which the plan is returned without the header and the scan reports, if they
+                are slow. The process that carries out the plan then reads and checks them first.
+        """
         from llm_hf_models.downloads import plan as downloads_plan
         from llm_hf_models.downloads import plan_types
 
-        return downloads_plan.plan_pull(self._context, ref, options or plan_types.PullOptions())
+        return downloads_plan.plan_pull(
+            self._context, ref, options or plan_types.PullOptions(), draft_after=draft_after
+        )
 
     def pull(
         self,
@@ -218,19 +235,19 @@ class Library:
         """List at most `limit` downloads (-1: all), newest first; finished ones only with `include_finished`."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.list_downloads(self._context, include_finished=include_finished, limit=limit)
+        return downloads_queue.list_downloads(self._reading_context, include_finished=include_finished, limit=limit)
 
     def get_download(self, download_id: int) -> DownloadView:
         """Return one download by its id."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.get_download(self._context, download_id)
+        return downloads_queue.get_download(self._reading_context, download_id)
 
     def get_download_log(self, download_id: int) -> tuple[DownloadNote, ...]:
         """Return the log of a download, oldest entry first."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.read_log(self._context, download_id)
+        return downloads_queue.read_log(self._reading_context, download_id)
 
     def pause(self, download_id: int) -> DownloadView:
         """Pause a download and keep the downloaded bytes."""
@@ -275,7 +292,7 @@ class Library:
         """Yield the events of a download until it has finished or is paused, whichever process carries it out."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.follow(self._context, download_id, stop=stop)
+        return downloads_queue.follow(self._reading_context, download_id, stop=stop)
 
     # The library
 

@@ -102,6 +102,9 @@ class PullPlan(Result):
     hub: Mapping[str, Any] | None = None  # the Hub's metadata about the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched
     already_complete: bool = False  # registered and complete, so that the pull has nothing to download
+    # Whether the header and the scan reports are missing, because they could not be read in time. The process that
+    # carries out the plan reads them first. The files stay the same: consent was given for their sizes.
+    is_draft: bool = False
     # The cache and the Hub that the plan was made for. They take precedence over the environment of the process that
     # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None

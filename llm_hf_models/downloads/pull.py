@@ -14,6 +14,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
+from llm_hf_models.downloads.plan import complete_draft
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
@@ -136,6 +137,10 @@ class ByteCounter:
 def _fetch_and_register(
     context: Context, row: Download, plan: PullPlan, running: RunningDownload, progress: Progress, stop: threading.Event
 ) -> PullResult:
+    if plan.is_draft:
+        plan = running.complete_plan(
+            lambda notify, draft=plan: complete_draft(replace(context, notify=notify, stop=stop), draft)  # type: ignore[misc]
+        )
     before = _find_registered(context, plan)
     if plan.already_complete and before is not None and before.state == "ready":
         # Nothing to download, but a queued pull has a row that callers follow, and maybe a command to run.

@@ -48,6 +48,7 @@ class DownloadView(Result):
     background: bool
     created: float
     updated: float
+    needs_worker: bool = False  # it waits in the queue, and no worker is running
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ hide the ETags that make repeated requests cheap.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ from llm_hf_models.hub.types import (
     SearchFilters,
     build_search_params,
 )
-from llm_hf_models.network.errors import PROXY_HINT, make_connection_error, suggest_longer_timeout
+from llm_hf_models.network.errors import PROXY_HINT, RETRY_HINT, make_connection_error, suggest_longer_timeout
 from llm_hf_models.network.urls import is_same_origin, validate_endpoint
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
@@ -88,6 +89,7 @@ class Hub:
         token: str | None = None,
         token_hint: str = LOGIN_HINT,
         timeout: float = 20,
+        deadline: float | None = None,
         offline: bool = False,
     ) -> None:
         """Create a client. This sends no request.
@@ -97,6 +99,7 @@ class Hub:
             token: access token, if any.
             token_hint: hint for errors caused by a missing or rejected token.
             timeout: timeout of each request, in seconds.
+            deadline: the time by which all requests must end, of time.monotonic().
             offline: raise OfflineError on every call.
 
         Raises:
@@ -106,6 +109,7 @@ class Hub:
         self._token = token
         self._token_hint = token_hint
         self._timeout = timeout
+        self._deadline = deadline
         self._offline = offline
         self.last_etag: str | None = None  # of the last response to `search` or `fetch_details`
 
@@ -384,13 +388,11 @@ class Hub:
         """
         import httpx2
 
-        from llm_hf_models.network.time_limit import limit_time
-
         limit = MAX_CARD_BYTES if truncate else MAX_RESPONSE_BYTES
         deadline = time.monotonic() + self._timeout * RESPONSE_TIMEOUT_FACTOR
         session, body = self._open_session(), bytearray()
-        with self._translate_errors(request), limit_time(self._timeout * RESPONSE_TIMEOUT_FACTOR), ExitStack() as stack:
-            with limit_time(self._timeout):
+        with self._translate_errors(request), self._limit_time(RESPONSE_TIMEOUT_FACTOR), ExitStack() as stack:
+            with self._limit_time():
                 exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
                                           headers={**self._build_headers(), **(extra or {})},
                                           timeout=self._timeout, follow_redirects=True)  # fmt: skip
@@ -405,7 +407,7 @@ class Hub:
                     if len(body) > limit:
                         break
             except httpx2.ReadTimeout:
-                if time.monotonic() < deadline:
+                if time.monotonic() < deadline or (self._deadline and deadline > self._deadline):
                     raise
                 hint = suggest_longer_timeout(self._timeout)
                 raise TimedOutError(f"{request.host} responds too slowly", hint=hint) from None
@@ -415,14 +417,21 @@ class Hub:
 
     def _send(self, method: str, url: str, request: HubRequest, *, headers: Mapping[str, str]) -> httpx2.Response:
         """Send a request whose response body is not needed, and don't follow redirects."""
-        from llm_hf_models.network.time_limit import limit_time
-
         session = self._open_session()
-        with self._translate_errors(request), limit_time(self._timeout):
+        with self._translate_errors(request), self._limit_time():
             response = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if response.is_error or response.status_code == _NOT_MODIFIED:
             raise _make_response_error(request, response)
         return response
+
+    @contextmanager
+    def _limit_time(self, factor: float = 1) -> Iterator[None]:
+        """Limit the time for requests to the timeout times `factor`, and to the deadline."""
+        from llm_hf_models.network.time_limit import limit_time
+
+        left = math.inf if self._deadline is None else self._deadline - time.monotonic()
+        with limit_time(min(self._timeout * factor, left)):
+            yield
 
     def _open_session(self) -> httpx2.Client:
         if self._offline:
@@ -456,6 +465,8 @@ class Hub:
         except OfflineModeIsEnabled:  # huggingface_hub read the variable at its import, before it was unset
             raise OfflineError("Offline mode is on (HF_HUB_OFFLINE)", hint="Unset HF_HUB_OFFLINE.") from None
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
+            if isinstance(error, httpx2.TimeoutException) and self._deadline and time.monotonic() >= self._deadline:
+                raise TimedOutError(f"{request.host} did not respond in time", hint=RETRY_HINT) from None
             raise make_connection_error(request.host, error, self._timeout) from None
 
 

@@ -40,6 +40,7 @@ class RemoteFile:
         connect_timeout: seconds to wait for a connection.
         total_seconds: seconds for all reads together, counted from now. A host that sends a byte
             now and then never exceeds `timeout`, but it exceeds this limit.
+        progress: called with the number of bytes received so far.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class RemoteFile:
         timeout: float = 20,
         connect_timeout: float = 10,
         total_seconds: float = DEFAULT_HEADER_SECONDS,
+        progress: Callable[[int], None] | None = None,
     ) -> None:
         self._locate, self._name = locate, name
         self._timeout, self._connect_timeout = timeout, connect_timeout
         self._total_seconds, self._deadline = total_seconds, time.monotonic() + total_seconds
+        self._progress = progress
         self._location: Location | None = None
         self._size = size
         self._connection: RangeConnection | None = None
@@ -206,6 +209,8 @@ class RemoteFile:
             if not received:
                 raise NetworkError(f"{format_host(response.url)} sent {max(0, filled - skip)} of {count} bytes")
             filled += received
+            if self._progress is not None:
+                self._progress(self.fetched_bytes + max(0, filled - skip))
             if filled < len(body):
                 self._count_seconds_left()
         return bytes(body[skip:])

@@ -29,9 +29,12 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.llm_plugin.attachments import list_accepted_types
 from llm_hf_models.llm_plugin.messages import build_turn
+from llm_hf_models.system.status_line import StatusLine
 
+LOADING_NOTE_SECONDS = 1.0  # a model that is loaded within this time needs no note
 _SHOWN_CHARS = 60
 _LOOP_REASON = "the model repeats the same text"
+_status_line = StatusLine()
 _shown_notices: set[str] = set()
 
 
@@ -218,7 +221,7 @@ def prepare_prompt(
         _check_schema(schema, remote=model.endpoint is not None)
     elif options.get("json_object"):
         schema = {"type": "object"}
-    endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
+    endpoint = _ensure_endpoint(model, options, db, key)
     return PromptRun(model, endpoint, turn, options.get("max_tokens"), schema)
 
 
@@ -247,7 +250,13 @@ def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = N
     """
     model = db.get_model(model_id)
     options, _ = resolve_options(model, ())
-    return ensure_endpoint(model, options, db, _show_notice, key=key), bool(options.get("truncate"))
+    return _ensure_endpoint(model, options, db, key), bool(options.get("truncate"))
+
+
+def _ensure_endpoint(model: LocalModel, options: Mapping[str, Any], db: Database, key: str | None) -> Endpoint:
+    """Return the endpoint of a model. While its engine loads it, a line on the terminal has the elapsed time."""
+    with _status_line.show_elapsed(f"Loading {model.model_id}…", after=LOADING_NOTE_SECONDS):
+        return ensure_endpoint(model, options, db, _show_notice, key=key)
 
 
 def _describe_resolved_model(model: LocalModel, end: Finish) -> str:
@@ -266,4 +275,5 @@ def _show_notice(text: str) -> None:
     """Print a notice to stderr, once per process."""
     if text not in _shown_notices:
         _shown_notices.add(text)
+        _status_line.clear()
         click.echo(text, err=True)

@@ -64,12 +64,13 @@ def add_sampling(
     file = next((file for file in details.files if file.path == GENERATION_CONFIG), None)
     if file is None:
         return repo_facts
+
+    def fetch() -> str:
+        return hub.fetch_small_file(repo, RepoFile(GENERATION_CONFIG), details.commit).decode("utf-8", "replace")
+
+    key = f"generation:{file.etag}" if file.etag else None
     text = metadata_cache.cache_by_digest(
-        context,
-        f"generation:{file.etag}" if file.etag else None,
-        lambda: hub.fetch_small_file(repo, RepoFile(GENERATION_CONFIG), details.commit).decode("utf-8", "replace"),
-        str,
-        str,
+        context, key, lambda: metadata_cache.request_with_retry(context, fetch), str, str
     )
     try:
         return {**repo_facts, "generation_config": extract_sampling(json.loads(text))}

@@ -33,6 +33,7 @@ from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import quote_label
+from llm_hf_models.system.units import format_size
 
 MAX_LISTED = 10  # files in a message
 ALLOW_INVALID_HINT = "To keep the file without registering it, add --allow-invalid."
@@ -92,16 +93,22 @@ def read_remote_header(
     file, name = details.get_file(RepoFile(path)), RepoFile(path)
     now = context.settings()
 
+    def show_progress(received: int) -> None:
+        if context.show_activity is not None:
+            context.show_activity(f"Reading the header… {format_size(received)}")
+
     def read() -> tuple[GgufHeader, int]:
+        seconds = min(now.header_seconds, round(context.count_seconds_left(), 1))
         with RemoteFile(
             lambda: hub.locate(repo, name, details.commit),
             name=path,
             size=file.size,
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
-            total_seconds=now.header_seconds,
+            total_seconds=seconds,
+            progress=show_progress,
         ) as remote:
-            header = read_header(remote, file_bytes=file.size, seconds=now.header_seconds)
+            header = read_header(remote, file_bytes=file.size, seconds=seconds)
             return header, remote.fetched_bytes
 
     with name_file_in_errors(f"{path} of {repo}"):

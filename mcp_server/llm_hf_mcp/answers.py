@@ -21,6 +21,7 @@ from mcp_types import CallToolResult, TextContent
 
 from llm_hf_mcp import hidden_tools
 from llm_hf_mcp.foreign_text import MAX_ANSWER_CHARS, Cleaner, fence, limit_structure, measure
+from llm_hf_mcp.time_limit import CALL_SECONDS, count_seconds_left
 from llm_hf_mcp.verbosity import Level, shorten_answer, shorten_row
 from llm_hf_models.errors import (
     ConsentError,
@@ -73,10 +74,29 @@ async def call(function: Callable[..., T], *arguments: object, **named: object) 
     """Call a method of the service in a thread. If the call is cancelled, the thread continues in the background.
 
     Raises:
-        ToolError: The method raised an HfModelsError.
+        ToolError: The method raised an HfModelsError, or did not end in the time left for the request.
     """
     with translate_errors():
-        return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
+        return await run_in_time(partial(function, *arguments, **named))
+
+
+async def run_in_time(work: Callable[[], T]) -> T:
+    """Run a function in a thread, in the time left for the request.
+
+    Raises:
+        OutOfTimeError: The function did not end in time. Its thread continues in the background.
+    """
+    with anyio.move_on_after(count_seconds_left()):
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+    raise OutOfTimeError(
+        f"There was no result within {CALL_SECONDS:.0f} s: the Hub, the disk or this machine is slow",
+        hint="Next: call again later. The work may continue in the background; if it is a change, see its result with "
+        "hf_get_downloads or hf_list_models first.",
+    )
+
+
+class OutOfTimeError(HfModelsError):
+    """The work did not end in the time that hosts wait for an answer."""
 
 
 @contextmanager
@@ -113,7 +133,7 @@ def _suggest_next_step(error: HfModelsError) -> str | None:
         return f"Next: ask the user to accept the licence first. {error.hint or ''}"
     if known := next((step for kind, step in _NEXT_STEP.items() if isinstance(error, kind)), None):
         return f"Next: {known}"
-    if isinstance(error, ConsentError):
+    if isinstance(error, ConsentError | OutOfTimeError):
         return error.hint
     if isinstance(error, PolicyError):
         return f"Next: choose another model. Only the operator of this server can change the policy ({error.hint})."

@@ -21,6 +21,7 @@ from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
 from llm_hf_mcp.answers import call
+from llm_hf_mcp.time_limit import continue_after_form, stop_for_form
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange, S
 from llm_hf_models.errors import ConsentError
 from llm_hf_models.system.text import clean_text
@@ -61,6 +62,7 @@ async def request_agreement(
     if given := _get_session_consents(ctx).get(change.requests):
         return SettledConsent(given)
     if can_elicit(ctx):
+        stop_for_form()
         return Elicit(text, Agreement)
     if confirm == name:
         return SettledConsent("words")
@@ -90,6 +92,7 @@ async def record_answer(
     Raises:
         ToolError: The user did not agree.
     """
+    continue_after_form()
     data: object = answer.data if isinstance(answer, AcceptedElicitation) else None
     if isinstance(data, SettledConsent):
         return replace(change, consent=data.given)

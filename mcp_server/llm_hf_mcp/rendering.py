@@ -46,6 +46,7 @@ _EVENT_TEXTS = {
     "verifying": "is being verified",
 }  # fmt: skip
 _USUAL_RESULTS = ("matches", "valid", "no findings", "loads", "no issue reported", "not reported", "not scanned")
+_RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
 _FINISH_TEXTS = {"length": "cut off at max_tokens", "loop": "stopped because it repeated the same text"}
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
@@ -199,6 +200,7 @@ def format_download(row: DownloadView) -> str:
             f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else None,
             f"about {format_duration(row.seconds_left)} left" if row.seconds_left else None,
             f"reported error {_quote(row.error)}" if row.error else None,
+            "no worker is running" if row.needs_worker else None,
         )
         if part
     )
@@ -219,6 +221,8 @@ def _format_note(note: DownloadNote) -> str:
 
 
 def _suggest_next_step(row: DownloadView) -> str:
+    if row.needs_worker:
+        return f"hf_control_download(id={row.id}, action='resume') continues it. {_RESTART_COMMAND}"
     if row.requested_action in ("pause", "cancel"):
         return f"hf_get_downloads(id={row.id}, wait_seconds=10). It stops within seconds."
     return {
@@ -270,9 +274,10 @@ def format_downloads(page: GetDownloadsResult) -> Report:
         return Report(NO_MORE_ROWS)
     if not page.downloads:
         return Report("There are no unfinished downloads.", "hf_get_downloads(finished=true) also lists finished ones.")
+    waiting = next((row for row in page.downloads if row.needs_worker), None)
     return Report(
         _join_lines(format_totals(page.totals), *map(format_download, page.downloads)),
-        _suggest_next_page(page.next_cursor),
+        _suggest_next_page(page.next_cursor) or (_suggest_next_step(waiting) if waiting else None),
     )
 
 

@@ -11,12 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
-import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Annotations
 from mcp_types import Resource as ListedResource
 
-from llm_hf_mcp.answers import convert_to_object, format_error, measure_room, select_page
+from llm_hf_mcp.answers import convert_to_object, format_error, measure_room, run_in_time, select_page
 from llm_hf_mcp.foreign_text import fence, limit_structure
 from llm_hf_mcp.library_access import open_library
 from llm_hf_models.downloads.types import DownloadView
@@ -133,7 +132,7 @@ def _translate_errors() -> Iterator[None]:
 
 async def _call(function: Callable[..., T], *arguments: object, **named: object) -> T:
     with _translate_errors():
-        return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
+        return await run_in_time(partial(function, *arguments, **named))
 
 
 def _format_json(value: object) -> str:

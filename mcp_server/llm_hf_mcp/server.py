@@ -22,6 +22,7 @@ from llm_hf_mcp import hidden_tools, prompts, resources, results, subscriptions
 from llm_hf_mcp.answers import MAX_ERROR_CHARS
 from llm_hf_mcp.arguments import check_arguments, drop_nulls
 from llm_hf_mcp.foreign_text import add_notes, limit_result
+from llm_hf_mcp.time_limit import start_timer
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
@@ -207,7 +208,8 @@ class HfModelsServer(MCPServer[Any]):
             if name in self._tools_by_name:
                 arguments = drop_nulls(self._tools_by_name[name], arguments)
                 check_arguments(self._tools_by_name[name], arguments)
-            result = await super().call_tool(name, arguments, context)
+            with start_timer():
+                result = await super().call_tool(name, arguments, context)
         except ToolError as error:
             error.args = (clean_text(str(error), MAX_ERROR_CHARS, keep_lines=True),)
             raise

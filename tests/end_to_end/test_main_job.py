@@ -28,6 +28,7 @@ from tests.support.hub_server import (
     Page,
     Request,
     Reset,
+    Side,
     Stall,
     Status,
     Truncate,
@@ -146,6 +147,18 @@ def test_cached_results_are_shown_with_age_and_reason_if_the_hub_fails(
     for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
         *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
         assert output in error
+
+
+@pytest.mark.parametrize("side", ["hub", "storage"])
+def test_reading_a_header_is_as_patient_as_the_transfer(
+    repo: HubServer, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.05")
+    repo.fault(Status(503), side=side, on=f"/{Q4}", times=6)
+    done = run("pull", REPO)
+    assert done.stderr.count("HTTP 503): retrying in" if side == "hub" else "HTTP 503: retrying in") == 6
+    repo.fault(Status(503), side=side, on=f"/{Q8}", times=6)
+    assert run("pull", f"{REPO}:Q8_0", "-q").stderr == ""
 
 
 @pytest.mark.parametrize("fault", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"])

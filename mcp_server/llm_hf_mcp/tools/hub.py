@@ -17,6 +17,7 @@ from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import DownloadModelResult, GetModelResult, InspectGgufResult, SearchModelsResult, Totals
+from llm_hf_mcp.time_limit import PLAN_SECONDS
 from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_mcp.vocabulary import understand_count, understand_license, understand_task
 from llm_hf_models.agent_library import PreparedChange
@@ -190,7 +191,7 @@ async def prepare_download(
 ) -> PreparedChange[PullPlan]:
     """Plan the download."""
     options = PullOptions(revision=revision, mmproj=vision, aliases=tuple(aliases))
-    return await call(library.prepare_download, ref, options)
+    return await call(library.prepare_download, ref, options, draft_after=PLAN_SECONDS)
 
 
 PreparedDownload = Annotated[PreparedChange[PullPlan], Resolve(prepare_download)]
@@ -221,8 +222,9 @@ async def download_model(
 
     If `ref` has no quantization, the best one that fits is chosen. It returns a download id at once, or after at most
     wait_seconds. The download continues in the background, even if this host exits. Follow it with hf_get_downloads,
-    then call hf_run_prompt. Repeating the call continues the same download; nothing is downloaded twice. To only
-    look at a model, use hf_get_model.
+    then call hf_run_prompt. If the Hub is slow, the download is queued before the file's header is read; the state
+    `planning` means that this is being done in the background. Repeating the call continues the same download; nothing
+    is downloaded twice. To only look at a model, use hf_get_model.
     """
     del ref, revision, vision, aliases, confirm  # used by prepare_download and ask_before_download
     change, plan = await record_answer(library, change, answer), change.subject

@@ -22,8 +22,9 @@ from llm_hf_mcp.answers import build_result, call, measure_room, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, remember_consent, request_agreement
 from llm_hf_mcp.foreign_text import MAX_KEYS, measure
 from llm_hf_mcp.library_access import OpenLibrary
-from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
+from llm_hf_mcp.progress import HashingProgress, report_hashing
 from llm_hf_mcp.results import EditAliasesResult, ListModelsResult, Totals, VerifyModelResult
+from llm_hf_mcp.time_limit import CALL_SECONDS, RESERVED_SECONDS, count_seconds_left
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange
@@ -102,14 +103,13 @@ async def verify_model(
     model is quarantined and hf_run_prompt refuses it. For a large model one call may be too short: the checks then
     continue in the background, and hf_list_models shows their results.
     """
-    try:
-        with anyio.fail_after(CALL_SECONDS):
-            verification = await _verify(ctx, library, name, load=load)
-    except TimeoutError:
+    with anyio.move_on_after(count_seconds_left() - RESERVED_SECONDS) as scope:
+        verification = await _verify(ctx, library, name, load=load)
+    if scope.cancelled_caught:
         raise ToolError(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
             f"Next: call hf_list_models(name={name!r}) later for the results with their dates."
-        ) from None
+        )
     return build_result(verification, rendering.format_verification)
 
 
@@ -178,15 +178,15 @@ async def run_prompt(
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        with anyio.fail_after(CALL_SECONDS):
+        with anyio.move_on_after(count_seconds_left() - RESERVED_SECONDS) as scope:
             response = await call(library.prompt, change, prompt, system=system, options=given, stop=stop)
-    except TimeoutError:
+    finally:
+        stop.set()
+    if scope.cancelled_caught:
         raise ToolError(
             f"{change.subject.model_id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
             "max_tokens (the model may be loaded by now), or choose a smaller model."
-        ) from None
-    finally:
-        stop.set()
+        )
     return build_result(response, rendering.format_response)
 
 

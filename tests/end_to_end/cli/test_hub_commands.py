@@ -33,7 +33,7 @@ from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat, tiny_split
-from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status
+from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status, Throttle
 from tests.support.storage_server import Fault, StorageServer
 
 REPO = "owner/tiny-GGUF"
@@ -869,3 +869,18 @@ def test_model_can_be_removed_with_an_invalid_endpoint(home: Home) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert list_cached(home) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX terminal")
+@pytest.mark.parametrize("command", ["pull", "info"])
+def test_bytes_of_a_slow_header_are_shown_on_a_terminal(command: str, repo: HubServer) -> None:
+    repo.add_repo("owner/slow", {Q8: repo.list_repos()[0].find_file(Q8).location})  # type: ignore[union-attr]
+    repo.fault(Throttle(120_000), on=Q8, side="storage", times=1)
+    ours, theirs = os.openpty()
+    with subprocess.Popen([*HF, command, "owner/slow"], stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        output = read_terminal(ours, b"kB")
+        process.communicate(timeout=60)
+    os.close(ours)
+    assert re.search(r"\r\x1b\[KReading the header… [\d.]+ kB", output)
+    assert process.returncode == 0

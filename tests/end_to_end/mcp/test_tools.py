@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from llm_hf_mcp import server
+from llm_hf_mcp.time_limit import RESERVED_SECONDS
 from mcp import Client
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
@@ -241,11 +242,11 @@ async def test_text_from_others_is_sanitized_and_labelled() -> None:
 @run_async
 async def test_call_that_would_take_too_long_names_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().pull(f"{REPO}:Q8_0")
-    monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("llm_hf_mcp.time_limit.CALL_SECONDS", RESERVED_SECONDS)
     async with Client(server.build_server()) as client:
         assert "hf_list_models(name='tiny')" in await call_refused(client, "hf_verify_model", name="tiny")
         assert "fewer max_tokens" in await call_refused(client, "hf_run_prompt", name="tiny", prompt="Hello")
-        monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 60.0)
+        monkeypatch.setattr("llm_hf_mcp.time_limit.CALL_SECONDS", 60.0)
         proof = await call_tool(client, "hf_verify_model", name="tiny", load=False)
     assert proof["digest"]["matches"]
     assert proof["load_test"] is None
