@@ -85,6 +85,7 @@ class SettingView(Result):
     source: str
     description: str
     accepts: str = ""  # a description of the accepted values
+    file: str = ""  # the settings.toml that stores changed values
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,9 @@ def status(files: bool, as_json: bool) -> None:
 def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> None:
     """List the settings, show one, or change it.
 
-    Sizes take units (5M, 2GiB), and so do times (30s, 5m). Switches are on or off. The environment variable LLM_HF_KEY,
-    such as LLM_HF_CONTEXT, overrides the stored value of KEY.
+    Sizes take units (5M, 2GiB), and so do times (30s, 5m) and numbers of tokens (16k is 16384). Switches are on or off.
+    The environment variable LLM_HF_KEY, such as LLM_HF_CONTEXT, overrides the stored value of KEY. A setting that is
+    also a flag of `pull` or an option of a model has the same name; other names end in their unit.
     """
     if unset and (key is None or value is not None):
         raise click.UsageError("--unset takes one KEY and no VALUE.")
@@ -57,6 +58,8 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
         output.print_json(every) if as_json else output.emit(local_views.render_settings(every, output.get_width()))
         return
     one = library.set_setting(key, value) if unset or value is not None else library.get_setting(key)
+    if key != one.key:
+        output.note(f"The setting {key} is now called {one.key}.")
     output.print_json(one) if as_json else output.emit(local_views.render_setting(one, output.get_width()))
 
 

@@ -262,7 +262,7 @@ def limit(rate: int | None, as_json: bool) -> None:
     shows the current limit.
     """
     library = open_library()
-    now = library.get_setting("limit_rate") if rate is None else library.set_setting("limit_rate", str(rate))
+    now = library.get_setting("limit_rate") if rate is None else library.set_setting("limit_rate", f"{rate}B")
     if as_json:
         output.print_json(now)
     else:

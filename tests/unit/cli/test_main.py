@@ -113,6 +113,8 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["limit", "0.9"], "'0.9' is less than one byte per second. `off` means no limit."),
         (["limit", "9" * 30], "is too large. `off` means no limit."),
         (["limit", "fast"], "or `off` for no limit."),
+        (["limit", "5"], "'5' has no unit. Write 5M for megabytes per second, or 5B for bytes per second."),
+        (["pull", "o/n", "--limit-rate", "5"], "'5' has no unit. Write 5M"),
         (["pull"], "Missing argument 'REF'"),
         (["verify"], "Give either NAME or --all."),
         (["stop", "x", "--all"], "Give either NAME or --all."),
