@@ -230,7 +230,12 @@ def _find_by_spelling(models: Iterable[LocalModel], text: str) -> list[LocalMode
         for model in models
     ]
     if not colon:
-        found = [entry for entry in entries if any(head in list_file_names(path) for path in entry.files)]
+        folded = head.casefold()
+        found = [
+            entry
+            for entry in entries
+            if any(folded in map(str.casefold, list_file_names(path)) for path in entry.files)
+        ]
     else:
         found = find_named([entry for entry in entries if head.casefold() in _list_heads(entry.model)], spelling)
     return [entry.model for entry in found]

@@ -22,7 +22,7 @@ from llm_hf_models.errors import (
     RepoNotFoundError,
     UnknownModelError,
 )
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
@@ -232,7 +232,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     if variants:
         choice = choose_variant(context, variants, None)
         try:
-            facts = fetch_facts(context, hub, ref.repo, details, choice.variant)
+            facts = apply_task(fetch_facts(context, hub, ref.repo, details, choice.variant), details.task)
             choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
@@ -313,9 +313,10 @@ def _add_local_models(
     found = []
     for variant in variants:
         if model := identity.find_local_variant(models, details.id, variant, digests):
+            is_same = model.revision == revision or model.commit == details.commit
             state = decide_without_hub(model) or (
                 compare_with_repo(model, details, freshness)
-                if model.revision == revision
+                if is_same
                 else UpdateState(None, "the local model is of another revision")
             )
             variant = replace(  # noqa: PLW2901

@@ -36,7 +36,8 @@ def is_hidden(name: str) -> bool:
 def explain(name: str) -> str:
     """Return why a tool is not offered, and the user's command that does the same."""
     tool = _hidden[name]
-    return f"{name} is not offered by this server. {tool.reason}\nNext: ask the user to run `{tool.command}`."
+    why = f"Unknown tool: {name} is not offered by this server. {tool.reason}"
+    return f"{why}\nNext: ask the user to run `{tool.command}`."
 
 
 def list_commands() -> str:

@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_hf_mcp import strict_json
+from llm_hf_mcp.sdk_workarounds import ignore_ended_sessions
 from llm_hf_mcp.server import build_server
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.servers.asgi_server import HttpServer, read_body
@@ -167,6 +168,7 @@ def build_app(options: HttpOptions) -> ASGIApp:
         key = hmac.new(options.token.encode(), b"llm-hf-mcp request state", "sha256").hexdigest()
         security = RequestStateSecurity(keys=[key])
     server = build_server(request_state_security=security)
+    ignore_ended_sessions()
     hosts = [name for own in LOOPBACK for name in (own, f"{own}:*")]
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,

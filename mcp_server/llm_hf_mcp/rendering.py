@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_mcp.answers import Report, replace_commands
@@ -155,7 +156,7 @@ def format_inspection(inspection: InspectGgufResult) -> Report:
     foreign = [("metadata and tensors of the file", "\n".join(details))] if details else []
     foreign += [("chat template of the file", inspection.chat_template)] if inspection.chat_template else []
     text = _join_lines(
-        f"{quote_label(inspection.file)}: GGUF v{inspection.version}, {inspection.tensor_count} tensors, "
+        f"{_label_file(inspection.file)}: GGUF v{inspection.version}, {inspection.tensor_count} tensors, "
         f"header {format_size(inspection.header_bytes)}"
         + (f" ({format_size(inspection.fetched_bytes)} fetched)" if inspection.fetched_bytes else ""),
         _join_parts(
@@ -174,6 +175,11 @@ def format_inspection(inspection: InspectGgufResult) -> Report:
     )
     text = _join_lines(text, format_totals(inspection.totals))
     return Report(text, _suggest_next_page(inspection.next_cursor), foreign=tuple(foreign))
+
+
+def _label_file(file: str) -> str:
+    """Return the name of a local file, whose folder tells an agent nothing, or the path of a file in a repo."""
+    return quote_label(Path(file).name if Path(file).is_absolute() else file)
 
 
 def _format_metadata(pair: tuple[str, object]) -> str:

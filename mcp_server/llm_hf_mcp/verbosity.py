@@ -1,6 +1,7 @@
 """Shorten the rows of an answer, so that more of them fit on a page: `short`, `normal` or `full`.
 
-At `full`, a row has every field of `llm hf … --json`. At the other levels it has fewer.
+At `full`, a row has every field of `llm hf … --json`. At the other levels it has fewer, and no
+alias that is another alias with its quantization.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ def shorten_row(kind: str, row: Mapping[str, Any], level: Level) -> dict[str, An
 def _shorten_value(name: str, value: Any, level: Level) -> Any:  # noqa: ANN401 - any JSON value
     if name == "fit" and level == "short" and value:
         return {"fits": value["fits"]}
+    if name == "aliases":
+        return [alias for alias in value if alias.partition(":")[0] == alias or alias.partition(":")[0] not in value]
     if name == "commit" and value:
         return value[:COMMIT_CHARS]
     return int(value) if name in _TIMES and isinstance(value, float) else value

@@ -20,7 +20,7 @@ from pydantic import Field
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, measure_room, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, remember_consent, request_agreement
-from llm_hf_mcp.foreign_text import MAX_KEYS
+from llm_hf_mcp.foreign_text import MAX_KEYS, measure
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
 from llm_hf_mcp.results import EditAliasesResult, ListModelsResult, Totals, VerifyModelResult
@@ -34,7 +34,7 @@ Name = Annotated[
 ]
 Alias = Annotated[str, Field(max_length=100)]
 MAX_EQUAL_NOTES = 3
-LIST_RESERVED_CHARS = 700  # for the warnings, the next step and the labels of a list of models
+LIST_RESERVED_CHARS = 400  # for the next step and the labels of a list of models
 
 
 async def list_models(
@@ -63,7 +63,7 @@ async def list_models(
     wanted = sorted(models, key=_SORT_KEYS[sort])
     totals = {"models": Totals(len(wanted), 0, survey.size)}
     rest = ListModelsResult((), survey.freed_bytes, survey.outdated, survey.unknown, totals=totals)
-    room = measure_room(rest, verbosity, reserved=LIST_RESERVED_CHARS)
+    room = measure_room(rest, verbosity, reserved=LIST_RESERVED_CHARS + measure(warnings))
     rows, after = select_page(wanted, cursor, limit=limit, room=room, kind="models", level=verbosity)
     totals = {"models": replace(totals["models"], shown=len(rows))}
     found = replace(rest, models=rows, next_cursor=after, totals=totals)

@@ -104,6 +104,10 @@ def test_pull_of_an_update_ends_it(hub: HubServer, tmp_path: Path) -> None:
     assert find_model().update_available is False
     (row,) = library.search("tiny").results
     assert (row.update_available, library.info(REPO).variants[0].update_available) == (False, False)
+    new, old = (repo.commit for repo in hub.list_repos())
+    for commit, available, note in ((new, False, None), (old, None, "the local model is of another revision")):
+        variant = next(each for each in library.info(REPO, revision=commit).variants if each.local_model)
+        assert (variant.update_available, variant.update_note) == (available, note)
 
 
 def test_offline_mode_leaves_updates_unknown(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

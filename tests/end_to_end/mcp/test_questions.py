@@ -37,7 +37,11 @@ def add_models(hub: HubServer, file: Path) -> list[str]:
             name = f"bartowski-{number}/Some-Model-{number}B-Instruct-GGUF"
             hub.add_repo(name, {Q4: file})
             ids.append(f"hf/{name}:Q4_K_M")
-            more = {"aliases": (f"Some-Model-{number}B-Instruct",), "repo": name, "added": 1.6e9 + number}
+            aliases = (
+                f"Some-Model-{number}B-Instruct",
+                f"Some-Model-{number}B-Instruct:Q4_K_M",
+            )  # as a pull gives them
+            more = {"aliases": aliases, "repo": name, "added": 1.6e9 + number}
             db.register(replace(first, model_id=ids[-1], **more))  # type: ignore[arg-type]
     return ids
 
@@ -74,6 +78,7 @@ async def test_thirty_models_fit_on_a_page_with_all_answers(pulled: HubServer, t
             row = rows[name]
             assert row["update_available"] is ("Model-3B" in name)
             assert (row["freed_bytes"], row["last_used"], len(row["commit"])) == (0, None, 12)
+            assert len(row["aliases"]) == 1
             line = next(line for line in text.splitlines() if line.startswith(f"{name}: "))
             assert ("UPDATE AVAILABLE" in line, "never used" in line) == ("Model-3B" in name, True)
             assert f"added {time.strftime('%Y-%m-%d', time.localtime(row['added']))}" in line
@@ -211,7 +216,7 @@ async def test_tools_that_are_not_offered_name_the_command() -> None:
                 assert f"`{command}`" in text
                 assert "hf_delete_model" not in text
             refusal = await call_refused(client, tool, name="x", confirm="x")
-            assert refusal.startswith(f"{tool} is not offered by this server. The setting agent_")
+            assert refusal.startswith(f"Unknown tool: {tool} is not offered by this server. The setting agent_")
             assert f"`{command}`" in refusal
     async with connect_stdio("--allow-delete") as client:
         assert "Not offered" not in (client.instructions or "")
