@@ -16,6 +16,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from llm_hf_models import redaction
+
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -115,6 +117,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         monkeypatch.delenv(name)
     for name, value in _make_environment(home).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(redaction, "_forms", ())  # the tokens of other tests
     yield home
     if (home.llm / "hf" / "worker.log").exists():
         _end_workers()

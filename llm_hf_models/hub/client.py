@@ -40,7 +40,8 @@ from llm_hf_models.hub.types import (
     build_search_params,
 )
 from llm_hf_models.network.errors import PROXY_HINT, make_connection_error, suggest_longer_timeout
-from llm_hf_models.network.urls import is_same_origin, validate_endpoint
+from llm_hf_models.network.urls import is_same_origin, remember_proxy_passwords, validate_endpoint
+from llm_hf_models.redaction import redact, redact_bytes, remember
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
 
@@ -99,6 +100,7 @@ class Hub:
         """
         self._endpoint = validate_endpoint(endpoint).rstrip("/")
         self._token = token
+        remember(token)  # the Hub or a proxy may repeat it
         self._token_hint = token_hint
         self._timeout = timeout
         self._offline = offline
@@ -323,7 +325,7 @@ class Hub:
     def _get_json(self, path: str, request: HubRequest, params: Mapping[str, Any], known_etag: str | None) -> bytes:
         extra = {"If-None-Match": known_etag} if known_etag else {}
         headers, body = self._request_body(f"{self._endpoint}{path}", request, params=params, extra=extra)
-        self.last_etag = headers.get("ETag")
+        self.last_etag = redact(headers.get("ETag", "")) or None
         return body
 
     def _request_body(
@@ -363,7 +365,7 @@ class Hub:
                         )
         if len(body) > limit and not truncate:
             raise HubUnavailableError(f"{request.host} returned more than {limit} bytes")
-        return response.headers, bytes(body[:limit])
+        return response.headers, redact_bytes(bytes(body))[:limit]
 
     def _send(self, method: str, url: str, request: HubRequest, *, headers: Mapping[str, str]) -> httpx2.Response:
         """Send a request whose response body is not needed, and don't follow redirects."""
@@ -383,6 +385,7 @@ class Hub:
         from llm_hf_models.network.tls import export_bundle, make_unreadable_bundle_error
 
         export_bundle()
+        remember_proxy_passwords()
         try:
             session = get_session()
         except OSError as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from llm_hf_models import paths, settings
 from llm_hf_models.errors import KeychainError
 from llm_hf_models.paths import expand_home, suggest_folder_fix
+from llm_hf_models.redaction import remember
 from llm_hf_models.system.private_files import write_private_file
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Token:
 
     value: str = field(repr=False)
     source: TokenSource
+
+    def __post_init__(self) -> None:
+        """Redact the token from now on: the Hub or a proxy may repeat it."""
+        remember(self.value)
 
 
 def encrypted_token_path() -> Path:

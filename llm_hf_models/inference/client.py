@@ -22,7 +22,9 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
+from llm_hf_models.inference.piece_redactor import PieceRedactor
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
+from llm_hf_models.redaction import redact_bytes
 
 if TYPE_CHECKING:
     import httpx2
@@ -71,12 +73,13 @@ def stream_completion(
             stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
         )
         parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
+        redactor = PieceRedactor()
         try:
             for data in response.iter_bytes():
-                yield from parser.feed(data)
+                yield from redactor.clean(parser.feed(data))
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        yield from parser.end()
+        yield from redactor.clean(parser.end())
 
 
 async def stream_completion_async(
@@ -94,13 +97,14 @@ async def stream_completion_async(
             stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
         )
         parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
+        redactor = PieceRedactor()
         try:
             async for data in response.aiter_bytes():
-                for piece in parser.feed(data):
+                for piece in redactor.clean(parser.feed(data)):
                     yield piece
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        for last in parser.end():
+        for last in redactor.clean(parser.end()):
             yield last
 
 
@@ -153,7 +157,7 @@ async def send_request(
 
 
 async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of a response from `send_request` as they arrive.
+    """Yield the bytes of a response from `send_request` as they arrive. They may repeat the endpoint's key.
 
     Raises:
         EngineLostError: The connection broke or timed out.
@@ -191,7 +195,7 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
             raise _build_lost_error(endpoint, error) from None
     if not response.is_success:
         raise build_response_error(response.status_code, body, url)
-    return openai_protocol.parse_served_models(body)
+    return openai_protocol.parse_served_models(redact_bytes(body))
 
 
 def _open_response(

@@ -24,6 +24,7 @@ from llm_hf_models.library.records import (
     LocalModel,
 )
 from llm_hf_models.paths import user_dir
+from llm_hf_models.redaction import remember
 
 
 def record_use(model_id: str, endpoint: Endpoint, db: Database, tokens_per_second: float | None = None) -> None:
@@ -127,7 +128,9 @@ def build_remote_endpoint(model: LocalModel, key: str | None = None) -> Endpoint
         BadInputError: The endpoint needs a key that is not set.
     """
     base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
-    return Endpoint(base_url, key=key or _find_stored_key(model), model=model.options.get(ENDPOINT_MODEL))
+    key = key or _find_stored_key(model)
+    remember(key)  # the server may repeat it
+    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
 
 
 def _find_stored_key(model: LocalModel) -> str | None:

@@ -40,6 +40,7 @@ from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, 
 from llm_hf_models.inference.options import build_request_fields
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
+from llm_hf_models.redaction import redact_bytes
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
 from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.servers.stream_assembly import assemble_response, is_progress, split_events
@@ -302,10 +303,10 @@ async def _forward_response(
         streamed = StreamingResponse(events, headers=headers, media_type="text/event-stream")
         await streamed.stream_response(send)  # which, unlike a call, leaves `receive` to _cancel_on_disconnect
     elif is_stream:
-        whole = json.dumps(await assemble_response(split_events(chunks))).encode()
+        whole = redact_bytes(json.dumps(await assemble_response(split_events(chunks))).encode())
         await Response(whole, media_type="application/json")(scope, receive, send)
     else:
-        whole = b"".join([chunk async for chunk in chunks])
+        whole = redact_bytes(b"".join([chunk async for chunk in chunks]))
         await Response(whole, media_type="application/json")(scope, receive, send)
 
 
@@ -314,7 +315,7 @@ async def _filter_events(chunks: AsyncIterator[bytes], *, drop_progress: bool) -
     try:
         async for event in split_events(chunks):
             if not (drop_progress and is_progress(event)):
-                yield event
+                yield redact_bytes(event)
     except HfModelsError as error:
         yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
 
