@@ -252,5 +252,9 @@ class KeychainError(HfModelsError):
     """The token could not be stored or read."""
 
 
+class KeychainTimeoutError(KeychainError):
+    """The operating system's keychain did not respond."""
+
+
 class NotModifiedError(HfModelsError):
     """HTTP 304: the response with the caller's ETag is still current. This is not a failure."""

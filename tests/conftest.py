@@ -117,7 +117,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         monkeypatch.delenv(name)
     for name, value in _make_environment(home).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(redaction, "_forms", ())  # the tokens of other tests
+    monkeypatch.setattr(redaction, "_forms", ())  # what other tests have left in memory
+    monkeypatch.setattr("llm_hf_models.hub.encrypted_token._keys", {})
+    monkeypatch.setattr("llm_hf_models.hub.keychain._closed_until", 0.0)
+    monkeypatch.setattr("llm_hf_models.hub.tokens._notified_of_keychain", False)
     yield home
     if (home.llm / "hf" / "worker.log").exists():
         _end_workers()

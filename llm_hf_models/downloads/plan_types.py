@@ -92,3 +92,8 @@ class PullPlan:
     # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None
+
+
+def list_restrictions(plan: PullPlan) -> list[str]:
+    """Return why the download of a plan's files needs a token: `gated`, `private`, both or none."""
+    return [name for name in ("gated", "private") if (plan.hub or {}).get(name) and plan.fetch_bytes]

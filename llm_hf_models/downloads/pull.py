@@ -14,7 +14,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
-from llm_hf_models.downloads.plan_types import PullPlan, PullResult
+from llm_hf_models.downloads.plan_types import PullPlan, PullResult, list_restrictions
 from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
@@ -205,6 +205,8 @@ def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
 def _fetch_files(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[fetch_variant.StoredFile]:
+    if list_restrictions(plan):
+        context.unlock_token()  # before the threads of the transfer need it
     hub, repo = context.hub(), RepoId.parse(plan.repo)
     limits = _make_limits(context, plan)
     share = FairShare(context, row.id, plan.options.connections, plan.options.limit_rate)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.hub.errors import LOGIN_HINT, HubRequest, make_hub_error
 from llm_hf_models.hub.refs import RepoFile, RepoId
+from llm_hf_models.hub.token_holder import RefusedWithoutTokenError, TokenHolder, unlock_if_refused
 from llm_hf_models.hub.types import (
     Account,
     FileScan,
@@ -41,7 +42,7 @@ from llm_hf_models.hub.types import (
 )
 from llm_hf_models.network.errors import PROXY_HINT, make_connection_error, suggest_longer_timeout
 from llm_hf_models.network.urls import is_same_origin, remember_proxy_passwords, validate_endpoint
-from llm_hf_models.redaction import redact, redact_bytes, remember
+from llm_hf_models.redaction import redact, redact_bytes
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
 
@@ -83,6 +84,7 @@ class Hub:
         *,
         token: str | None = None,
         token_hint: str = LOGIN_HINT,
+        unlock: Callable[[], str | None] | None = None,
         timeout: float = 20,
         offline: bool = False,
     ) -> None:
@@ -92,6 +94,7 @@ class Hub:
             endpoint: URL of the Hub.
             token: access token, if any.
             token_hint: hint for errors caused by a missing or rejected token.
+            unlock: function that asks the user to unlock a token, called if the Hub refuses a request without one.
             timeout: timeout of each request, in seconds.
             offline: raise OfflineError on every call.
 
@@ -99,18 +102,17 @@ class Hub:
             BadInputError: the endpoint is not an http(s) URL.
         """
         self._endpoint = validate_endpoint(endpoint).rstrip("/")
-        self._token = token
-        remember(token)  # the Hub or a proxy may repeat it
-        self._token_hint = token_hint
+        self.token_holder = TokenHolder(token, token_hint, unlock)
         self._timeout = timeout
         self._offline = offline
         self.last_etag: str | None = None  # of the last response to `search` or `fetch_details`
 
     def __repr__(self) -> str:
-        return f"Hub({strip_credentials(self._endpoint)!r}, token={'…' if self._token else None})"
+        return f"Hub({strip_credentials(self._endpoint)!r}, token={'…' if self.token_holder.value else None})"
 
     # API calls
 
+    @unlock_if_refused
     def search(self, query: str, filters: SearchFilters, *, known_etag: str | None = None) -> list[RepoSummary]:
         """Search for model repos with one request.
 
@@ -129,6 +131,7 @@ class Hub:
         body = self._get_json("/api/models", self._describe_request(), build_search_params(query, filters), known_etag)
         return responses.parse_summaries(body, self._describe_request().host)[: filters.limit]
 
+    @unlock_if_refused
     def fetch_details(self, repo: RepoId, revision: str | None = None, *, known_etag: str | None = None) -> RepoDetails:
         """Return a repo's files with sizes, digests and scan results, at the commit that `revision` names now.
 
@@ -161,6 +164,7 @@ class Hub:
         more = f" and {len(names) - MAX_REVISIONS_IN_HINT} more" if len(names) > MAX_REVISIONS_IN_HINT else ""
         return f"{suggest_word(revision, names)}Use one of: {', '.join(names[:MAX_REVISIONS_IN_HINT])}{more}"
 
+    @unlock_if_refused
     def fetch_scans(self, repo: RepoId, commit: str, paths: Sequence[str]) -> tuple[FileScan, ...]:
         """Return the results of the Hub's scanners for some files. Files without results are left out.
 
@@ -190,6 +194,7 @@ class Hub:
             return ""
         return _FRONT_MATTER.sub("", body.decode("utf-8", "replace")).lstrip("\n")
 
+    @unlock_if_refused
     def fetch_small_file(self, repo: RepoId, file: RepoFile, revision: str) -> bytes:
         """Return the content of a file that contains no weights. Untrusted, and truncated at 1 MB.
 
@@ -203,6 +208,7 @@ class Hub:
             self._build_resolve_url(repo, file, revision), self._describe_request(repo, revision, file), truncate=True
         )[1]
 
+    @unlock_if_refused
     def locate(self, repo: RepoId, file: RepoFile, commit: str) -> Location:
         """Return the current URL of a file's bytes. Sends HEAD requests to the Hub, and none to the storage host.
 
@@ -230,6 +236,7 @@ class Hub:
                 return responses.parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
         raise HubUnavailableError(f"Too many redirects from {request.host}")
 
+    @unlock_if_refused
     def download(self, repo: RepoId, file: RepoFile, commit: str, cache_dir: Path) -> Path:
         """Download a file into the cache with huggingface_hub, by Xet if the repo supports it.
 
@@ -255,7 +262,7 @@ class Hub:
                 revision=commit,
                 cache_dir=cache_dir,
                 endpoint=self._endpoint,
-                token=self._token or False,
+                token=self.token_holder.value or False,
                 etag_timeout=self._timeout,
                 library_name=LIBRARY_NAME,
                 library_version=get_package_version(),
@@ -264,7 +271,7 @@ class Hub:
             # huggingface_hub raises LocalEntryNotFoundError if it can't reach the Hub. The cause is the real error.
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
             if isinstance(cause, HfHubHTTPError) and cause.response is not None:
-                raise make_hub_error(request, cause.response.status_code, cause.response.headers) from None
+                raise self._make_response_error(request, cause.response) from None
             if cause is error and not isinstance(error, HfHubHTTPError):
                 raise translate_disk_error(error, cache_dir, 0, 0) from None
             failure = cause if isinstance(cause, Exception) else error
@@ -282,8 +289,8 @@ class Hub:
         """
         from llm_hf_models.hub import responses
 
-        if not self._token:
-            raise TokenMissingError("No token is set", hint=self._token_hint)
+        if not self.token_holder.value:
+            raise TokenMissingError("No token is set", hint=self.token_holder.hint)
         request = self._describe_request()
         return responses.parse_account(self._request_body(f"{self._endpoint}/api/whoami-v2", request)[1], request.host)
 
@@ -299,8 +306,8 @@ class Hub:
         name = str(repo) if repo else None
         return HubRequest(
             strip_credentials(self._endpoint),
-            bool(self._token),
-            self._token_hint,
+            bool(self.token_holder.value),
+            self.token_holder.hint,
             name,
             revision,
             path.path if path else None,
@@ -314,9 +321,9 @@ class Hub:
     def _build_headers(self, *, with_token: bool = True) -> dict[str, str]:
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but not exported for type checkers
 
-        token = self._token if with_token else None
+        token = self.token_holder.value if with_token else None
         if token and not (token.isascii() and token.isprintable() and " " not in token):
-            raise TokenInvalidError("The token contains invalid characters", hint=self._token_hint)
+            raise TokenInvalidError("The token contains invalid characters", hint=self.token_holder.hint)
         # False, because None would send any token that huggingface_hub finds on this machine.
         return dict(
             build_hf_headers(token=token or False, library_name=LIBRARY_NAME, library_version=get_package_version())
@@ -353,7 +360,7 @@ class Hub:
                 if response.status_code == _NOT_MODIFIED and extra:
                     raise NotModifiedError("The Hub's response has not changed")
                 if not response.is_success:
-                    raise _make_response_error(request, response)
+                    raise self._make_response_error(request, response)
                 body = bytearray()
                 for block in response.iter_bytes():
                     body += block
@@ -373,7 +380,7 @@ class Hub:
         with self._translate_errors(request):
             response = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if response.is_error or response.status_code == _NOT_MODIFIED:
-            raise _make_response_error(request, response)
+            raise self._make_response_error(request, response)
         return response
 
     def _open_session(self) -> httpx2.Client:
@@ -409,6 +416,25 @@ class Hub:
         except (httpx2.HTTPError, httpx2.InvalidURL, UnicodeError) as error:
             raise make_connection_error(request.host, error, self._timeout) from None
 
+    def _make_response_error(
+        self, request: HubRequest, response: httpx2.Response
+    ) -> HfModelsError | RefusedWithoutTokenError:
+        """Return the error for a refused request.
+
+        If the Hub redirected to another origin, that origin received no token. The hint explains this.
+        """
+        status, url = response.status_code, str(response.url)
+        is_elsewhere = not is_same_origin(url, request.endpoint)
+        if status in _MISSING_TOKEN_STATUSES and request.has_token and is_elsewhere:
+            other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
+            hint = (
+                f"{request.host} redirects to {other}, which receives no token. "
+                "If it is your Hub, set HF_ENDPOINT to it."
+            )
+            request = replace(request, has_token=False, token_hint=hint)
+        error = make_hub_error(request, status, response.headers)
+        return RefusedWithoutTokenError(error) if self.token_holder.can_unlock(status) and not is_elsewhere else error
+
 
 def _check_redirect(response: httpx2.Response) -> None:
     """Replace the target of a redirect by the URL that may be requested. httpx2 and huggingface_hub then follow it."""
@@ -416,18 +442,3 @@ def _check_redirect(response: httpx2.Response) -> None:
 
     if response.has_redirect_location:
         response.headers["Location"] = resolve_redirect(str(response.request.url), response.headers["Location"])
-
-
-def _make_response_error(request: HubRequest, response: httpx2.Response) -> HfModelsError:
-    """Return the error for a refused request.
-
-    If the Hub redirected to another origin, that origin received no token. The hint explains this.
-    """
-    status, url = response.status_code, str(response.url)
-    if status in _MISSING_TOKEN_STATUSES and request.has_token and not is_same_origin(url, request.endpoint):
-        other = clean_text(urlsplit(url).netloc.rpartition("@")[2], 100)
-        hint = (
-            f"{request.host} redirects to {other}, which receives no token. If it is your Hub, set HF_ENDPOINT to it."
-        )
-        request = replace(request, has_token=False, token_hint=hint)
-    return make_hub_error(request, status, response.headers)

@@ -8,7 +8,6 @@ import shutil
 import socket
 import stat
 import sys
-import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from llm_hf_models.errors import EngineStartError, NotWritableError
 from llm_hf_models.system.ownership import acquire_ownership, wait_at_most
 from llm_hf_models.system.private_files import create_private_file, make_private_folder
+from llm_hf_models.system.runtime_folder import choose_runtime_folder
 from llm_hf_models.system.text import clean_text
 
 # sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, including the final NUL (unix(7), unix(4)).
@@ -105,11 +105,7 @@ def make_base_folder() -> Path:
         NotWritableError: The folder can't be created.
         EngineStartError: The folder belongs to another user.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        path = Path(runtime) / "llm-hf"
-    else:
-        path = Path(tempfile.gettempdir()) / f"llm-hf-{os.getuid() if sys.platform != 'win32' else os.getlogin()}"
+    path = choose_runtime_folder()
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         _ensure_private(path)
