@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,14 @@ UNCHANGED = "unchanged since it was imported; never compared with the Hub"
 
 
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
-    """Remove a model and the files that nothing else uses. A file that the user imported in place is never removed."""
+    """Remove a model and the files that nothing else uses.
+
+    A file that the user imported in place, or in a cache of another user that is read-only, is never removed.
+    """
     with context.open_database() as db:
         model = db.find_model(name)
         shared = db.list_used_locations(exclude_model=model.model_id)
+        shared |= {file.location for file in model.files if not _is_removable(Path(file.location))}
         removable = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
         kept = tuple(file.location for file in model.files if file.location not in removable)
         if not dry_run:
@@ -39,6 +44,17 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
                 db.register(model)  # the files could not be removed, so keep the record
             raise
     return Removal(model.model_id, tuple(removable), freed, kept, done=not dry_run)
+
+
+def _is_removable(path: Path) -> bool:
+    """Return False if the file is in a folder of another user that this user can't write to."""
+    try:
+        is_own = os.name != "posix" or path.parent.stat().st_uid == os.geteuid()
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # it is missing
+    return is_own or os.access(path.parent, os.W_OK)
 
 
 def _free_files(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
@@ -96,8 +112,8 @@ def _has_difference(files: Sequence[tuple[str, str]]) -> bool:
 
 def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) -> str | None:
     """Return why a file is not the recorded one. If it is, add its stamp to `stamps` and return None."""
-    if not Path(file.location).exists():
-        return "missing"
+    if problem := _find_problem(Path(file.location)):
+        return problem
     recorded = file.sha256 or file.git_sha1
     if not recorded:
         return "no digest recorded"
@@ -112,6 +128,17 @@ def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) 
         return "modified while it was read"
     verified_files.note_verified(recorded, Path(file.location), found.stamp)
     stamps[file.location] = found.stamp
+    return None
+
+
+def _find_problem(path: Path) -> str | None:
+    """Return why a file is not there for this user, or None if it is."""
+    try:
+        path.stat()
+    except PermissionError as error:  # it is in a folder of another user
+        return f"not readable: {error.strerror}"
+    except OSError:
+        return "missing"
     return None
 
 

@@ -59,7 +59,7 @@ class LocalModelView:
 class Removal:
     """The files that `rm` removes, or would remove. Sizes are in bytes.
 
-    `kept` are files that another model uses, or that the user imported in place.
+    `kept` are files that another model uses, that the user imported in place, or that this user can't remove.
     """
 
     model_id: str
