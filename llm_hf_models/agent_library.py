@@ -35,6 +35,7 @@ from llm_hf_models.types import (
     DownloadClearance,
     DownloadVerb,
     EngineStop,
+    Uninstallation,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,10 @@ def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, PullPlan):
         return subject.ref
     return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
+
+
+def _refuse_uninstallation() -> NoReturn:
+    raise PolicyError("Agents may not uninstall", hint="A person can run `llm hf uninstall`.")
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,10 @@ class AgentLibrary(Library):
     login = _limit(Library.login, "login")
     logout = _limit(Library.logout, "logout")
     set_setting = _limit(Library.set_setting, "set", "{key}")
+
+    def uninstall(self, *, keep_models: bool = False) -> Uninstallation:  # noqa: ARG002 - as in Library
+        """Refuse: only a person removes the library, its settings and the token."""
+        return self._change_directly("uninstall", "", _refuse_uninstallation)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

@@ -242,6 +242,10 @@ class EngineRequestError(EngineError):
     status: int | None = None  # the HTTP status, or the code in the response; None if the endpoint refused the key
 
 
+class TemplateRefusedError(EngineRequestError):
+    """The model's chat template refused the conversation; the cause is the template's own message."""
+
+
 class InterruptedByUserError(HfModelsError):
     """The person pressed Ctrl-C, or the caller set the stop event. Completed work is kept."""
 

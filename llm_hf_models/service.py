@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
+from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     from llm_hf_models.servers.hub_mirror import MirrorServer
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.transfer.types import Event, Progress
-    from llm_hf_models.types import Cleanup, EngineView, SettingView, Status, TokenStatus
+    from llm_hf_models.types import (
+        Cleanup,
+        EngineView,
+        SettingView,
+        Status,
+        StoredItem,
+        TokenStatus,
+        Uninstallation,
+    )
 
 
 def ignore_event(event: Event) -> None:
@@ -41,6 +50,7 @@ def _ignore_message(message: str) -> None:
     """Ignore a message."""
 
 
+@check_arguments
 class Library:
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
@@ -348,6 +358,7 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
+        options: Mapping[str, str] | None = None,
         progress: Progress = ignore_event,
     ) -> ImportResult:
         """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.
@@ -360,6 +371,7 @@ class Library:
                 another model.
             with_mmproj: False registers the model without a projector.
             aliases: The aliases of the model.
+            options: Options to store for the model, as `set_options` does: `kind` and `pooling`.
             progress: Called with the progress of hashing.
         """
         from llm_hf_models.models import import_file as models_import_file
@@ -372,6 +384,7 @@ class Library:
             mmproj=Path(mmproj) if mmproj is not None else None,
             with_mmproj=with_mmproj,
             aliases=aliases,
+            options=options or {},
             progress=progress,
         )
 
@@ -412,6 +425,24 @@ class Library:
         from llm_hf_models import cleanup
 
         return cleanup.clean_up(self._context)
+
+    def list_stored_files(self) -> tuple[StoredItem, ...]:
+        """List the files and folders that this package has stored on this machine."""
+        from llm_hf_models import stored_files
+
+        return stored_files.list_stored_files(self._context)
+
+    def plan_uninstallation(self, *, keep_models: bool = False) -> Uninstallation:
+        """Return what `uninstall` would remove."""
+        from llm_hf_models import stored_files
+
+        return stored_files.plan_uninstallation(self._context, keep_models=keep_models)
+
+    def uninstall(self, *, keep_models: bool = False) -> Uninstallation:
+        """Stop the engines and downloads, and remove everything that this package has stored on this machine."""
+        from llm_hf_models import stored_files
+
+        return stored_files.uninstall(self._context, keep_models=keep_models)
 
     # How models run
 
@@ -550,28 +581,30 @@ class Library:
 
     def serve(
         self,
-        names: Sequence[str],
+        names: Sequence[str] = (),
         host: str = "127.0.0.1",
         port: int = 0,
         *,
         key: str | None = None,
         notify: Callable[[str], None] = _ignore_message,
+        log: Callable[[str], None] | None = None,
     ) -> RelayServer:
         """Create a server that offers some models in OpenAI's protocol. Call `serve_forever()` to run it.
 
         Args:
-            names: The models.
+            names: The models; empty serves all models.
             host: The address to listen on.
             port: The port; 0 chooses a free one, which `server_address` contains.
             key: The API key that clients must send. With None, a random key is generated (see its `key` attribute).
             notify: Shows a message to the user, for example that an engine was evicted or a context reduced.
+            log: Receives a line for each request, without its content and key.
 
         Raises:
             NotWritableError: The server can't listen on that address.
         """
         from llm_hf_models.servers import openai_relay
 
-        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify, log=log)
 
     def mirror(
         self,

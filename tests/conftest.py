@@ -107,8 +107,12 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
-    """Provide a new machine: empty llm and Hugging Face folders, no token, no settings."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Home]:
+    """Provide a new machine: empty llm and Hugging Face folders, no token, no settings.
+
+    To save time, an end-to-end test finds the result of the sandbox test that the first engine of the session made,
+    and lists llm's names without another process. A test with the marker `new_machine` does both itself.
+    """
     root = tmp_path / "home"
     root.mkdir()
     runtime = _make_short_folder()
@@ -121,10 +125,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     monkeypatch.setattr("llm_hf_models.hub.encrypted_token._keys", {})
     monkeypatch.setattr("llm_hf_models.hub.keychain._closed_until", 0.0)
     monkeypatch.setattr("llm_hf_models.hub.tokens._notified_of_keychain", False)
+    saves_time = "end_to_end" in request.path.parts and not request.node.get_closest_marker("new_machine")
+    if saves_time:
+        _copy_sandbox_result(_session_folder, home.llm / "hf")
+        _list_names_in_this_process(monkeypatch)
     yield home
+    if saves_time:
+        _copy_sandbox_result(home.llm / "hf", _session_folder)
     if (home.llm / "hf" / "worker.log").exists():
         _end_workers()
     shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _copy_sandbox_result(source: Path, folder: Path) -> None:
+    if (source / "sandbox.json").exists() and not (folder / "sandbox.json").exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(source / "sandbox.json", folder)
+
+
+def _list_names_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_hf_models.llm_plugin.names import list_taken_names
+    from llm_hf_models.models import names
+
+    monkeypatch.setattr(names, "_list_names_in_llm", list_taken_names)
 
 
 def _end_workers() -> None:

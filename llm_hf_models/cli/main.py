@@ -15,7 +15,9 @@ hf = HfGroup(
         ),
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",
-        "This installation": "installation:status installation:settings installation:mirror installation:mcp",
+        "This installation": (
+            "installation:status installation:settings installation:mirror installation:mcp installation:uninstall"
+        ),
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find, download and run open models from the Hugging Face Hub.",

@@ -21,21 +21,23 @@ from llm_hf_models.errors import (
     PolicyError,
     UnknownModelError,
 )
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_task
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
+from llm_hf_models.inference.options import validate_for_model
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
+from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models import repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.paths import make_absolute
-from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
+from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
 from llm_hf_models.system.units import format_size
 
@@ -52,10 +54,13 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
+        NotWritableError: A file's name is too long for the file system.
         DiskFullError: There is not enough disk space.
     """
-    ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
-    details, freshness = repo_info.fetch_details(context, ref, refresh=True)
+    requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)
+    ref, details, freshness, note = repo_info.fetch_repo(context, requested, refresh=True)
+    repo_info.notify_of_name(context, note)
+    ref = variant_choice.settle_ref(ref, details)
     hub = context.hub()
     # The scan reports are requested for the variant that will probably be chosen, while its header is read.
     guessed: tuple[Variant | None, str] = (
@@ -65,11 +70,16 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
     )
     variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
+    left_out: tuple[str, ...] = ()
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
+    elif variant is not None:
+        variant, left_out = projector_choice.settle_projector(
+            context, hub, ref.repo, details, variant, allow_invalid=options.allow_invalid
+        )
     paths = _list_paths(ref, variant)
-    chosen = [details.get_file(RepoFile(path)) for path in paths]
-    model_id = _build_model_id(ref, variant) if variant else None
+    chosen = [_get_complete_file(context, hub, ref.repo, details, path) for path in paths]
+    model_id = _choose_model_id(context, ref, requested.repo, variant) if variant else None
     _refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
     planned = _plan_files(context, ref.repo, details.commit, chosen, options)
@@ -94,10 +104,14 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         already_complete=_is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
+        note=note,
+        left_out=left_out,
+        unusable=tuple(variant_choice.list_left_out(details)),
     )
     if variant is not None:
         plan = _add_model(context, hub, plan, details, variant)
     plan = _add_scans(plan, details, scan_request)
+    refuse_long_names(Path(plan.folder) / file.path for file in plan.files)
     _refuse_full_disk(context, plan)
     return plan
 
@@ -108,6 +122,16 @@ def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     if ref.file is None:
         raise FileNotFoundInRepoError(f"{ref} does not name a file")
     return (ref.file.path,)
+
+
+def _get_complete_file(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> HubFile:
+    """Return a file with its digest, which is requested if the list of files lacks it.
+
+    Raises:
+        HubUnavailableError: The Hub reports no digest, so that the file could not be verified.
+    """
+    file = details.get_file(RepoFile(path))
+    return metadata_cache.request_with_retry(context, lambda: complete_file(hub, repo, file, details.commit))
 
 
 def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest | None) -> PullPlan:
@@ -134,7 +158,16 @@ def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequ
     )
 
 
-def _build_model_id(ref: ModelRef, variant: Variant) -> str:
+def _choose_model_id(context: Context, ref: ModelRef, requested: RepoId, variant: Variant) -> str:
+    """Return the id of the model: that of the local model of the same variant, if there is one.
+
+    That id may have other capitals, or the name that the repo had before.
+    """
+    with context.open_database() as db:
+        models = db.list_models()
+    for repo in (ref.repo, requested):
+        if existing := identity.find_model_of_variant(models, str(repo), variant.quant, ref.revision):
+            return existing.model_id
     revision = f"@{ref.revision}" if ref.revision else ""
     return f"hf/{ref.repo}{revision}:{variant.quant}"
 
@@ -237,28 +270,40 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails,
     Raises:
         InvalidGgufError: The header is invalid, and the options don't allow that.
         NameTakenError: Another model has a requested alias.
+        BadInputError: An option is not for this kind of model.
     """
     repo = RepoId.parse(plan.repo)
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
         preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
-        facts, findings = preview.facts, preview.findings
+        facts, findings = _determine_kind(plan, details, preview.facts), preview.findings
     except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
             error.hint = ALLOW_INVALID_HINT
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
-    memory = variant_choice.get_memory_for_models(context)
+    tokens, memory = context.settings().context, variant_choice.get_memory_for_models(context)
     return replace(
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
         hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
-        fit=variant_choice.assess_fit(variant, facts, context, memory),
+        fit=variant_choice.assess_fit(variant, facts, tokens, memory),
         aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
     )
+
+
+def _determine_kind(plan: PullPlan, details: RepoDetails, facts: ModelFacts) -> ModelFacts:
+    """Return the facts with the kind by the Hub's task, or by the options of the pull.
+
+    Raises:
+        BadInputError: An option is not for this kind of model.
+    """
+    facts = apply_kind(apply_task(facts, details.task), plan.options.kind)
+    validate_for_model(plan.options.model_options, plan.ref, embedding=facts.kind == "embedding")
+    return facts
 
 
 def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ or take too long, so every walk keeps its own stack and stops at a limit of dept
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 MAX_TREE_DEPTH = 300  # levels; long chains of operators count too
 MAX_TREE_NODES = 50_000  # real templates have about 5,000
+
+_TAG = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 
 
 class TemplateTooComplexError(Exception):
@@ -48,8 +51,12 @@ def find_numbers(tree: nodes.Node) -> list[float]:
     return [min(abs(v), 1e18) for v in values if isinstance(v, (int, float)) and not isinstance(v, bool)]
 
 
-def walk_tree(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
+def walk_tree(tree: nodes.Node, *, values_first: bool = False) -> Iterator[tuple[nodes.Node, int]]:
     """Yield every node, and how often the constant loops around it repeat it (including the node's own loop).
+
+    Args:
+        tree: the tree.
+        values_first: True to yield the value of an assignment before its target, in the order of their evaluation.
 
     Raises:
         TemplateTooComplexError: the tree is deeper or larger than the limits.
@@ -68,7 +75,10 @@ def walk_tree(tree: nodes.Node) -> Iterator[tuple[nodes.Node, int]]:
         if isinstance(node, nodes.For):
             steps *= _count_loop_steps(node.iter)
         yield node, steps
-        stack.extend((child, depth + 1, steps) for child in reversed(list(node.iter_child_nodes())))
+        children = list(node.iter_child_nodes())
+        if not (values_first and isinstance(node, nodes.Assign)):
+            children.reverse()
+        stack.extend((child, depth + 1, steps) for child in children)
 
 
 def _count_loop_steps(iterated: nodes.Node) -> int:
@@ -94,6 +104,25 @@ def find_names(parts: list[nodes.Node]) -> set[str]:
             elif isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
                 found.add(f"{node.node.name}.{node.attr}")
     return found
+
+
+def find_template_inputs(template: str, names: Collection[str]) -> set[str]:
+    """Return which of these variables a template reads from the request: it reads them before it sets them.
+
+    If the template can't be parsed, each name counts that occurs in one of its tags as a word.
+    """
+    from jinja2 import TemplateSyntaxError, nodes
+
+    read: set[str] = set()
+    own: set[str] = set()
+    try:
+        for node, _ in walk_tree(make_environment().parse(template), values_first=True):
+            if isinstance(node, nodes.Name) and node.name in names and node.name not in own:
+                (read if node.ctx == "load" else own).add(node.name)
+    except (TemplateSyntaxError, TemplateTooComplexError, RecursionError, ValueError, OverflowError):
+        tags = " ".join(_TAG.findall(template))
+        return {name for name in names if re.search(rf"(?<![\w.'\"]){re.escape(name)}\b", tags)}
+    return read
 
 
 def find_targets(target: nodes.Node) -> list[str]:

@@ -38,6 +38,11 @@ def infer_cache_dir(location: str, path: str) -> Path:
     return Path(location).parents[path.count("/") + 3]
 
 
+def infer_repo_folder(location: str, path: str) -> Path:
+    """Return the folder of the repo of a cached file, given its location and its path in the repo."""
+    return Path(location).parents[path.count("/") + 2]
+
+
 def cache_work_folder(cache_dir: Path) -> Path:
     """Return the work folder in the cache, for partial files, their journals and locks."""
     return cache_dir / ".locks" / "llm-hf"
@@ -73,7 +78,7 @@ def try_hard_link(existing: Path, target: Path) -> bool:
         OSError: the target folder accepts no files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    temporary = _make_temporary_path(target)
     try:
         os.link(existing.resolve(), temporary)
     except OSError:
@@ -92,7 +97,7 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
         OSError: neither was possible. The blob stays in place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    temporary = _make_temporary_path(path)
     try:
         temporary.symlink_to(os.path.relpath(blob, path.parent))
     except OSError as error:
@@ -104,6 +109,11 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _make_temporary_path(path: Path) -> Path:
+    """Return a path in the same folder. Its name does not contain the file's, which may have the maximum length."""
+    return path.with_name(f"{secrets.token_hex(8)}.tmp")
 
 
 def _is_symlink_unsupported(error: OSError) -> bool:
@@ -137,10 +147,13 @@ def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None)
         sync_folder(path.parent)
 
 
-def remove_own_ref(cache_dir: Path, repo: RepoId, commit: str) -> None:
-    """Delete the ref `llm-hf/<commit>`, so that other tools may prune the commit unless another ref names it."""
+def remove_own_ref(folder: Path, commit: str) -> None:
+    """Delete the ref `llm-hf/<commit>` of a repo's folder.
+
+    Other tools may then prune the commit, unless another ref names it.
+    """
     with contextlib.suppress(OSError):
-        (repo_folder(cache_dir, repo) / "refs" / REF_NAMESPACE / commit).unlink()
+        (folder / "refs" / REF_NAMESPACE / commit).unlink()
 
 
 def _write_atomically(path: Path, text: str, folder: Path) -> None:

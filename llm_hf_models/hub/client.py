@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from llm_hf_models.errors import (
+    AccessError,
     BadInputError,
     FileNotFoundInRepoError,
     HfModelsError,
@@ -34,6 +35,7 @@ from llm_hf_models.hub.token_holder import RefusedWithoutTokenError, TokenHolder
 from llm_hf_models.hub.types import (
     Account,
     FileScan,
+    HubFile,
     Location,
     RepoDetails,
     RepoSummary,
@@ -57,6 +59,8 @@ MAX_REDIRECTS = 5
 PATHS_PER_REQUEST = 50  # the API's page size if `expand` is set (huggingface_hub, hf_api.py)
 MAX_REVISIONS_IN_HINT = 12
 RESPONSE_TIMEOUT_FACTOR = 3  # a whole response may take this many times the timeout
+MAX_TREE_PAGES = 100
+_NEXT_PAGE = re.compile(r"<([^<>]+)>\s*;\s*rel=\"?next\b")
 _FRONT_MATTER = re.compile(r"\A\ufeff?---[ \t]*\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _NOT_MODIFIED = 304
 _MISSING_TOKEN_STATUSES = (401, 403, 404)
@@ -142,7 +146,7 @@ class Hub:
             TokenMissingError, TokenInvalidError: the Hub requires a token, or rejected it.
             NetworkError: the request failed.
         """
-        from llm_hf_models.hub import responses
+        from llm_hf_models.hub import listing, responses
 
         request = self._describe_request(repo, revision)
         suffix = f"/revision/{quote(revision, safe='')}" if revision else ""
@@ -153,7 +157,32 @@ class Hub:
             with suppress(HfModelsError):
                 error.hint = self._suggest_revisions(repo, revision or "")
             raise
-        return responses.parse_details(body, request.host)
+        details, is_whole = responses.parse_details(body, request.host, repo, revision)
+        return listing.complete_details(self, details, is_whole=is_whole)
+
+    def fetch_tree(self, repo: RepoId, commit: str) -> list[HubFile]:
+        """Return all files of a repo with the sizes and digests that the Hub reports. Unsafe names are left out.
+
+        Raises:
+            RepoNotFoundError, RevisionNotFoundError, AccessError: the Hub has no such repo or
+                commit, or denied access.
+            NetworkError: the request failed.
+        """
+        from llm_hf_models.hub import responses
+
+        request = self._describe_request(repo, commit)
+        url = f"{self._endpoint}/api/models/{repo}/tree/{quote(commit, safe='')}?recursive=true"
+        files: list[HubFile] = []
+        for _ in range(MAX_TREE_PAGES):
+            headers, body = self._request_body(url, request)
+            files += responses.parse_tree(body, request.host)
+            following = _NEXT_PAGE.search(headers.get("Link", ""))
+            if following is None:
+                break
+            url = urljoin(url, following[1])
+            if not is_same_origin(url, self._endpoint):  # it would receive the token
+                break
+        return files
 
     def _suggest_revisions(self, repo: RepoId, revision: str) -> str:
         """Return a hint that lists the repo's branches and tags."""
@@ -218,22 +247,28 @@ class Hub:
             AccessError: the Hub denied access.
             NetworkError: a request failed.
         """
-        from llm_hf_models.hub import responses
+        from llm_hf_models.hub.location import parse_location
 
         request = self._describe_request(repo, commit, file)
         url = home = self._build_resolve_url(repo, file, commit)
         hub_headers: dict[str, str] = {}
         for _ in range(MAX_REDIRECTS):
-            headers = self._build_headers(with_token=is_same_origin(url, home))
-            response = self._send("HEAD", url, request, headers={**headers, "Accept-Encoding": "identity"})
+            is_home = is_same_origin(url, home)
+            headers = self._build_headers(with_token=is_home)
+            try:
+                response = self._send("HEAD", url, request, headers={**headers, "Accept-Encoding": "identity"})
+            except (AccessError, HubUnavailableError) as error:
+                if is_home or type(error) not in (AccessError, HubUnavailableError):
+                    raise
+                return parse_location(request, url, headers, hub_headers, {})  # a signed link, valid only for GET
             hub_headers.update(
                 {name.lower(): value for name, value in response.headers.items() if name.lower().startswith("x-")}
             )
             if not response.has_redirect_location:
-                return responses.parse_location(request, url, headers, hub_headers, response.headers)
+                return parse_location(request, url, headers, hub_headers, response.headers)
             url = response.headers["Location"]  # which _check_redirect has resolved
             if not is_same_origin(url, home) and "x-linked-etag" in hub_headers:
-                return responses.parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
+                return parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
         raise HubUnavailableError(f"Too many redirects from {request.host}")
 
     @unlock_if_refused
@@ -251,7 +286,7 @@ class Hub:
         """
         import httpx2
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError
 
         request = self._describe_request(repo, commit, file)
         self._open_session()  # raises OfflineError in offline mode
@@ -272,6 +307,12 @@ class Hub:
             cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
             if isinstance(cause, HfHubHTTPError) and cause.response is not None:
                 raise self._make_response_error(request, cause.response) from None
+            if isinstance(cause, FileMetadataError):
+                raise HubUnavailableError(
+                    f"huggingface_hub can't download {file.path} from {request.host}",
+                    cause="Headers that it needs are missing: X-Repo-Commit, ETag or Content-Length.",
+                    hint="Use the transfer that needs only the digest: llm hf settings transport http",
+                ) from None
             if cause is error and not isinstance(error, HfHubHTTPError):
                 raise translate_disk_error(error, cache_dir, 0, 0) from None
             failure = cause if isinstance(cause, Exception) else error
@@ -349,35 +390,43 @@ class Hub:
 
         httpx2 drops the token on a redirect to another origin.
         """
+        import httpx2
+
+        from llm_hf_models.network.time_limit import limit_time
+
         limit = MAX_CARD_BYTES if truncate else MAX_RESPONSE_BYTES
         deadline = time.monotonic() + self._timeout * RESPONSE_TIMEOUT_FACTOR
-        session = self._open_session()
-        with self._translate_errors(request):
-            exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
-                                      headers={**self._build_headers(), **(extra or {})},
-                                      timeout=self._timeout, follow_redirects=True)  # fmt: skip
-            with exchange as response:
-                if response.status_code == _NOT_MODIFIED and extra:
-                    raise NotModifiedError("The Hub's response has not changed")
-                if not response.is_success:
-                    raise self._make_response_error(request, response)
-                body = bytearray()
+        session, body = self._open_session(), bytearray()
+        with self._translate_errors(request), limit_time(self._timeout * RESPONSE_TIMEOUT_FACTOR), ExitStack() as stack:
+            with limit_time(self._timeout):
+                exchange = session.stream("GET" if form is None else "POST", url, params=params, data=form,
+                                          headers={**self._build_headers(), **(extra or {})},
+                                          timeout=self._timeout, follow_redirects=True)  # fmt: skip
+                response = stack.enter_context(exchange)
+            if response.status_code == _NOT_MODIFIED and extra:
+                raise NotModifiedError("The Hub's response has not changed")
+            if not response.is_success:
+                raise self._make_response_error(request, response)
+            try:
                 for block in response.iter_bytes():
                     body += block
                     if len(body) > limit:
                         break
-                    if time.monotonic() > deadline:
-                        raise TimedOutError(
-                            f"{request.host} responds too slowly", hint=suggest_longer_timeout(self._timeout)
-                        )
+            except httpx2.ReadTimeout:
+                if time.monotonic() < deadline:
+                    raise
+                hint = suggest_longer_timeout(self._timeout)
+                raise TimedOutError(f"{request.host} responds too slowly", hint=hint) from None
         if len(body) > limit and not truncate:
             raise HubUnavailableError(f"{request.host} returned more than {limit} bytes")
         return response.headers, redact_bytes(bytes(body))[:limit]
 
     def _send(self, method: str, url: str, request: HubRequest, *, headers: Mapping[str, str]) -> httpx2.Response:
         """Send a request whose response body is not needed, and don't follow redirects."""
+        from llm_hf_models.network.time_limit import limit_time
+
         session = self._open_session()
-        with self._translate_errors(request):
+        with self._translate_errors(request), limit_time(self._timeout):
             response = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
         if response.is_error or response.status_code == _NOT_MODIFIED:
             raise self._make_response_error(request, response)
@@ -389,6 +438,7 @@ class Hub:
         import httpx2
         from huggingface_hub import get_session
 
+        from llm_hf_models.network.time_limit import watch_client
         from llm_hf_models.network.tls import export_bundle, make_unreadable_bundle_error
 
         export_bundle()
@@ -399,6 +449,7 @@ class Hub:
             raise make_unreadable_bundle_error(error) from None
         except (httpx2.InvalidURL, ValueError) as error:  # the session knows no URLs yet except those of proxies
             raise BadInputError("The proxy's address can't be used", cause=str(error), hint=PROXY_HINT) from None
+        watch_client(session)
         hooks = session.event_hooks
         if _check_redirect not in hooks["response"]:
             session.event_hooks = {**hooks, "response": [*hooks["response"], _check_redirect]}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, closing
+from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from llm_hf_models.errors import EngineLostError, EngineRequestError
-from llm_hf_models.inference import openai_protocol
+from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
+from llm_hf_models.inference import chat_template, openai_protocol
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.loop_detection import LoopDetector
 from llm_hf_models.inference.openai_protocol import (
     Finish,
     Piece,
-    ResponseParser,
     ServedModel,
     Turn,
     build_embeddings_body,
@@ -23,7 +24,9 @@ from llm_hf_models.inference.openai_protocol import (
     parse_embeddings,
 )
 from llm_hf_models.inference.piece_redactor import PieceRedactor
+from llm_hf_models.inference.response_parser import ResponseParser
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
+from llm_hf_models.inference.tool_calls import ToolCall
 from llm_hf_models.redaction import redact_bytes
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 
 # A turn, a list of texts to embed, or the complete JSON body of a request.
-RequestContent: TypeAlias = Turn | list[str] | Mapping[str, Any]
+RequestContent: TypeAlias = Turn | list[str | list[int]] | Mapping[str, Any]
 Reconnect: TypeAlias = Callable[[], Endpoint]  # finds the model's engine again, or starts a new one
 C = TypeVar("C")
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -50,8 +53,11 @@ def stream_completion(
     *,
     reconnect: Reconnect | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-) -> Generator[Piece | Finish, None, None]:
-    """Stream one completion; the last item is the Finish. Closing the iterator cancels the request.
+) -> Generator[Piece | ToolCall | Finish, None, None]:
+    """Stream one completion; its tool calls and the Finish are the last items. Closing the iterator cancels it.
+
+    If the model's chat template refuses the turn, it is sent again in the form that strict templates accept. If the
+    response repeats the same text for `turn.loop_limit` tokens, the request is cancelled.
 
     Args:
         endpoint: The server to send the request to.
@@ -61,25 +67,56 @@ def stream_completion(
             local engine does not count.
 
     Raises:
-        EngineRequestError: The server returned an error, such as an invalid option or a prompt larger than the
+        TemplateRefusedError: The chat template refused the turn in both forms.
+        EngineRequestError: The server returned another error, such as an invalid option or a prompt larger than the
             context.
         EngineLostError: The connection failed, broke or timed out, or the response is not in OpenAI's protocol.
         EngineStartError, ModelTooLargeError: The local engine had ended and could not be restarted.
     """
+    while True:
+        has_begun = False
+        try:
+            with closing(_stream_turn(endpoint, turn, reconnect, read_timeout_seconds)) as items:
+                for item in items:
+                    has_begun = True
+                    yield item
+        except TemplateRefusedError as error:
+            turn = _fit_refused_turn(turn, error, endpoint, has_begun=has_begun)
+        else:
+            return
+
+
+def _stream_turn(
+    endpoint: Endpoint, turn: Turn, reconnect: Reconnect | None, read_timeout: float
+) -> Generator[Piece | ToolCall | Finish, None, None]:
     import httpx2
 
     with ExitStack() as stack:
-        endpoint, response = _open_response(
-            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
-        )
-        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
-        redactor = PieceRedactor()
+        endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
+        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
         try:
             for data in response.iter_bytes():
-                yield from redactor.clean(parser.feed(data))
+                for piece in redactor.clean_text(parser.feed(data)):
+                    yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        yield from redactor.clean(parser.end())
+        yield from redactor.clean_end(parser.end())
+
+
+def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoint, *, has_begun: bool) -> Turn:
+    """Return the turn in a form that a strict chat template accepts.
+
+    Raises:
+        TemplateRefusedError: The turn has this form already, or a part of the response has arrived.
+    """
+    fitted = chat_template.fit_turn(turn, error.cause or error.message)
+    if has_begun or list(fitted.messages) == list(turn.messages):
+        raise chat_template.explain_refusal(error, endpoint) from None
+    return fitted
 
 
 async def stream_completion_async(
@@ -88,28 +125,50 @@ async def stream_completion_async(
     *,
     reconnect: Reconnect | None = None,
     read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
-) -> AsyncGenerator[Piece | Finish, None]:
+) -> AsyncGenerator[Piece | ToolCall | Finish, None]:
     """Stream one completion with asyncio, as `stream_completion` does. Call `aclose` to cancel the request."""
+    while True:
+        has_begun = False
+        try:
+            async with aclosing(_stream_turn_async(endpoint, turn, reconnect, read_timeout_seconds)) as items:
+                async for item in items:
+                    has_begun = True
+                    yield item
+        except TemplateRefusedError as error:
+            turn = _fit_refused_turn(turn, error, endpoint, has_begun=has_begun)
+        else:
+            return
+
+
+async def _stream_turn_async(
+    endpoint: Endpoint, turn: Turn, reconnect: Reconnect | None, read_timeout: float
+) -> AsyncGenerator[Piece | ToolCall | Finish, None]:
     import httpx2
 
+    path = get_request_path(turn)
     async with AsyncExitStack() as stack:
-        endpoint, response = await _open_response_async(
-            stack, endpoint, get_request_path(turn), turn, read_timeout_seconds, reconnect
-        )
-        parser = ResponseParser(stream=_is_stream(response), can_grow_context=endpoint.can_grow_context)
-        redactor = PieceRedactor()
+        endpoint, response = await _open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
+        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
         try:
             async for data in response.aiter_bytes():
-                for piece in redactor.clean(parser.feed(data)):
+                for piece in redactor.clean_text(parser.feed(data)):
                     yield piece
+                    if detector.is_loop(piece.text):
+                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                        return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        for last in redactor.clean(parser.end()):
+        for last in redactor.clean_end(parser.end()):
             yield last
 
 
-def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | None = None) -> list[list[float]]:
-    """Return one embedding vector for each text. `reconnect` has the same meaning as for `stream_completion`.
+def embed(
+    endpoint: Endpoint, texts: Sequence[str | list[int]], *, reconnect: Reconnect | None = None
+) -> list[list[float]]:
+    """Return one embedding vector for each text, which may be given as tokens.
+
+    `reconnect` has the same meaning as for `stream_completion`.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -128,6 +187,23 @@ def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | No
             return parse_embeddings(response.read(), len(texts))
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
+
+
+def request_json(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Send a request to a local engine and return its response.
+
+    Raises:
+        EngineRequestError: The engine returned an error.
+        EngineLostError: The connection failed, broke or timed out, or the response is not JSON.
+    """
+    import httpx2
+
+    with ExitStack() as stack:
+        endpoint, response = _open_response(stack, endpoint, path, body, READ_TIMEOUT_SECONDS, None)
+        try:
+            return json.loads(response.read())
+        except (httpx2.HTTPError, ValueError) as error:
+            raise _build_lost_error(endpoint, error) from None
 
 
 async def send_request(
@@ -176,7 +252,7 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
 
     Args:
         endpoint: The server to send the request to.
-        seconds: Time limit for connecting, and for each read and write.
+        seconds: Time limit for the whole request.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -184,9 +260,12 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
     """
     import httpx2
 
+    from llm_hf_models.network.time_limit import limit_time, watch_client
+
     url = f"{endpoint.base_url.rstrip('/')}/v1/models"
     timeout = httpx2.Timeout(seconds)
-    with _create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client:
+    with _create_client(httpx2.Client, httpx2.HTTPTransport, endpoint, timeout) as client, limit_time(seconds):
+        watch_client(client)
         try:
             request = client.build_request("GET", url, headers=_build_headers(endpoint))
             with closing(client.send(request, stream=True)) as response:
@@ -342,20 +421,16 @@ def _build_headers(endpoint: Endpoint) -> dict[str, str]:
     return headers
 
 
-def _is_stream(response: Response) -> bool:
-    """Return whether the response is a stream. Some servers respond in one piece even if a stream was requested."""
-    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
-
-
 def _build_request_error(
     endpoint: Endpoint, content: RequestContent, response: Response, body: bytes
 ) -> EngineRequestError:
     """Return the error for an error response. It includes the URL if the server is remote."""
     url = str(response.url) if endpoint.fingerprint is None else None
-    has_options = not isinstance(content, Mapping)  # the sender of a complete request body can't use `-o context`
-    return build_response_error(
+    has_options = isinstance(content, Turn)  # other requests, such as those for embeddings, have no `-o context`
+    error = build_response_error(
         response.status_code, body, url, can_grow_context=has_options and endpoint.can_grow_context
     )
+    return chat_template.explain_refusal(error, endpoint) if isinstance(error, TemplateRefusedError) else error
 
 
 def _handle_lost_connection(endpoint: Endpoint, error: httpx2.HTTPError) -> EngineLostError:

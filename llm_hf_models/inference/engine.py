@@ -66,6 +66,7 @@ class EngineSpec:
     gpu_layers: int = -1
     threads: int = 0  # 0 selects a number for this machine
     chat_template: str | None = None  # replaces the header's
+    pooling: str | None = None  # of an embedding model; replaces the header's
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -87,6 +88,8 @@ class EngineSpec:
             MissingFileError: A file of the model is missing.
         """
         parts: list[object] = [self.context, self.gpu_layers, self.threads, self.facts.kind, self.chat_template]
+        if self.pooling:
+            parts.append(self.pooling)
         for path in self.files:
             try:
                 status = path.stat()
@@ -111,6 +114,7 @@ class Endpoint:
     context: int | None = None  # tokens
     load_seconds: float | None = None  # None if the engine was running already
     can_grow_context: bool = False  # whether a local engine can be restarted with a larger context
+    has_custom_template: bool = False  # whether a local engine uses the user's chat template
     row: EngineRow | None = field(default=None, repr=False, compare=False)  # of a local engine
 
 
@@ -174,6 +178,7 @@ def _build_endpoint(row: EngineRow, spec: EngineSpec) -> Endpoint:
         fingerprint=row.fingerprint,
         context=row.context,
         can_grow_context=_can_grow_context(row.context, spec),
+        has_custom_template=spec.chat_template is not None,
         row=row,
     )
 
@@ -285,6 +290,7 @@ def _build_task(spec: EngineSpec, settings: Settings, estimate: Fit, keep_alive:
         "gpu_batch": max(batch, GPU_BATCH_TOKENS),
         "parallel": PARALLEL_REQUESTS,
         "embedding": spec.facts.kind == "embedding",
+        "pooling": spec.pooling,
         "chat_template": spec.chat_template,
         "threads": spec.threads or settings.threads or choose_thread_count(),
         "gpu_layers": spec.gpu_layers,

@@ -165,6 +165,9 @@ def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN4
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = task["threads"]
     params.embedding = task["embedding"]
+    if task["pooling"]:
+        kinds = xllamacpp.llama_pooling_type
+        params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{task['pooling'].upper()}")
     params.use_jinja = True
     if task["chat_template"]:
         params.chat_template = task["chat_template"]
@@ -210,8 +213,10 @@ def update_timer(server: Any, timer: IdleTimer, task: dict[str, Any], listeners:
     """Record the lease and the server's counters in the timer.
 
     Returns:
-        False if the lease file can't be read. It was probably removed, and then no client can find this engine.
+        False if nobody can find or stop this engine: its lease file can't be read, or this package was uninstalled.
     """
+    if not Path(__file__).exists():
+        return False
     try:
         lease = Path(task["lease"])
         mtime_ns, text = lease.stat().st_mtime_ns, lease.read_text(encoding="ascii")

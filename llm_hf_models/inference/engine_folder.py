@@ -99,8 +99,6 @@ def _strip_timestamp(line: str) -> str:
 def make_base_folder() -> Path:
     """Return the private folder of this user's engines, creating it if needed.
 
-    It is in XDG_RUNTIME_DIR, or in the temporary folder if that is not set.
-
     Raises:
         NotWritableError: The folder can't be created.
         EngineStartError: The folder belongs to another user.

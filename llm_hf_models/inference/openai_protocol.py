@@ -1,21 +1,33 @@
-"""OpenAI's protocol: build request bodies and parse responses as they arrive. Opens no connections."""
+"""OpenAI's protocol: build request bodies, parse lists of models and embeddings, and explain errors.
+
+It opens no connections. `response_parser` parses the response to a prompt.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from llm_hf_models.errors import EngineLostError, EngineRequestError
+from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
 from llm_hf_models.system.text import clean_text
 
-MAX_LINE_BYTES = 16 * 2**20  # of one event; an unstreamed response is a single line
 MAX_ERROR_CHARS = 500
 MODALITIES = ("image", "audio")  # input other than text that this package can send
 NOT_FOUND = 404
+LOOP = "loop"  # the finish reason of a response that repeated the same text
+
+# The error of a chat template in llama.cpp, vLLM, TGI and LM Studio. vLLM returns only the template's own text.
+_TEMPLATE_ERROR = re.compile(
+    r"jinja(?:2\.| (?:exception|template|error))|(?:chat|this) template|template error|raise_exception"
+    r"|roles must alternate|roles are supported|system role not supported|tool call ids?\b",
+    re.IGNORECASE,
+)
+_BEFORE_REFUSAL = re.compile(r".*(?:Jinja Exception|Template error|TemplateError): +", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -29,23 +41,22 @@ class Turn:
     stream: bool = True
     raw: bool = False  # complete `prompt` without a chat template, for a base model
     prompt: str = ""
+    loop_limit: int = 0  # stop after this many repeated tokens; 0 never stops
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One piece of a streamed completion."""
+    """A piece of a streamed completion's text."""
 
-    kind: Literal["text", "reasoning", "tool_name", "tool_args"]
+    kind: Literal["text", "reasoning"]
     text: str
-    index: int = 0  # number of the tool call
-    call_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Finish:
     """The end of a completion: its finish reason, token counts and speeds."""
 
-    reason: str | None  # stop, length, tool_calls
+    reason: str | None  # stop, length, tool_calls; LOOP if this package stopped it
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_tokens: int | None = None
@@ -65,56 +76,6 @@ class ServedModel:
     def has_name(self, name: str) -> bool:
         """Return whether a request can use this name for the model."""
         return name in (self.name, *self.aliases)
-
-
-class _Function(BaseModel):
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None  # some servers send the object itself
-
-
-class _ToolCall(BaseModel):
-    index: int | None = None
-    id: str | None = None
-    function: _Function = _Function()
-
-
-class _Message(BaseModel):
-    content: str | None = None
-    reasoning_content: str | None = None  # llama.cpp, SGLang, DeepSeek
-    reasoning: Any = None  # vLLM's and OpenRouter's name for it
-    tool_calls: list[_ToolCall] | None = None
-
-
-class _Choice(BaseModel):
-    delta: _Message | None = None  # in a stream
-    message: _Message | None = None  # in an unstreamed response
-    text: str | None = None  # in a raw completion
-    finish_reason: str | None = None
-
-
-class _CachedTokens(BaseModel):
-    cached_tokens: int | None = None
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _CachedTokens | None = None
-
-
-class _Timings(BaseModel):
-    prompt_per_second: float | None = None
-    predicted_per_second: float | None = None
-
-
-class _Chunk(BaseModel):
-    """One event of a stream (its choices have a `delta`) or an unstreamed response (they have a `message`)."""
-
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    timings: _Timings | None = None
-    model: str | None = None
-    error: dict[str, Any] | str | None = None
 
 
 class _Embedding(BaseModel):
@@ -177,110 +138,9 @@ def build_request_body(turn: Turn, *, model: str | None, local_engine: bool) -> 
     return body
 
 
-def build_embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
+def build_embeddings_body(texts: Sequence[str | list[int]], *, model: str | None) -> dict[str, Any]:
     """Return the JSON body of a request for embeddings."""
     return {"input": list(texts), "encoding_format": "float"} | ({"model": model} if model else {})
-
-
-class ResponseParser:
-    """Parses the bytes of a response into pieces, strictly.
-
-    A stream consists of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html). Each
-    event is one JSON value, and `[DONE]` ends the stream. An unstreamed response is parsed too, because some servers
-    send one even if a stream was requested.
-    """
-
-    def __init__(self, *, stream: bool, can_grow_context: bool = False) -> None:
-        """Start with no data.
-
-        Args:
-            stream: Whether the response's content type is a stream.
-            can_grow_context: Whether the engine can be restarted with a larger context, for the hint of an error.
-        """
-        self._stream, self._can_grow_context = stream, can_grow_context
-        self._buffer = bytearray()
-        self._reason: str | None = None
-        self._last = _Chunk()  # the most recent usage, timings and model
-        self._done = False
-
-    def feed(self, data: bytes) -> Iterator[Piece]:
-        """Yield the pieces that these bytes complete.
-
-        Raises:
-            EngineRequestError: The server reported an error.
-            EngineLostError: The response is not in OpenAI's protocol.
-        """
-        self._buffer += data
-        if self._stream:
-            while (end := self._buffer.find(b"\n")) >= 0:
-                line = bytes(self._buffer[:end])
-                del self._buffer[: end + 1]
-                yield from self._parse_line(line.rstrip(b"\r"))
-        if len(self._buffer) > MAX_LINE_BYTES:
-            raise build_protocol_error("an event without an end")
-
-    def end(self) -> Iterator[Piece | Finish]:
-        """Yield the remaining pieces after the response has ended; the last item is the Finish.
-
-        Raises:
-            EngineLostError: The response ended before the completion was finished.
-        """
-        if not self._stream:
-            yield from self._parse_chunk(bytes(self._buffer))
-            self._done = True
-        if not self._done and self._reason is None:
-            raise EngineLostError("The engine closed the connection before the response was complete")
-        usage = self._last.usage or _Usage()
-        timings = self._last.timings or _Timings()
-        yield Finish(
-            reason=self._reason,
-            input_tokens=usage.prompt_tokens,
-            output_tokens=usage.completion_tokens,
-            cached_tokens=usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None,
-            prompt_per_second=timings.prompt_per_second,
-            tokens_per_second=timings.predicted_per_second,
-            model=self._last.model,
-        )
-
-    def _parse_line(self, line: bytes) -> Iterator[Piece]:
-        field_name, _, value = line.partition(b":")
-        if field_name != b"data" or self._done:
-            return  # a blank line, a comment such as `: ping`, `event:`, `id:` or `retry:`
-        value = value.strip()
-        if value == b"[DONE]":
-            self._done = True
-        else:
-            yield from self._parse_chunk(value)
-
-    def _parse_chunk(self, data: bytes) -> Iterator[Piece]:
-        chunk = _parse_json(_Chunk, data)
-        if chunk.error is not None:
-            raise build_request_error(chunk.error, can_grow_context=self._can_grow_context)
-        self._last = _Chunk(
-            usage=chunk.usage or self._last.usage,
-            timings=chunk.timings or self._last.timings,
-            model=chunk.model or self._last.model,
-        )
-        for choice in chunk.choices[:1]:
-            self._reason = choice.finish_reason or self._reason
-            yield from _extract_pieces(choice)
-
-
-def _extract_pieces(choice: _Choice) -> Iterator[Piece]:
-    message = choice.delta or choice.message or _Message()
-    reasoning = message.reasoning_content or message.reasoning
-    if reasoning and isinstance(reasoning, str):
-        yield Piece("reasoning", reasoning)
-    if text := choice.text or message.content:
-        yield Piece("text", text)
-    for position, call in enumerate(message.tool_calls or ()):
-        index = position if call.index is None else call.index
-        if call.function.name:
-            yield Piece("tool_name", call.function.name, index, call.id)
-        arguments = call.function.arguments
-        if arguments:
-            text = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            yield Piece("tool_args", text, index, call.id)
 
 
 def parse_embeddings(data: bytes, count: int) -> list[list[float]]:
@@ -293,7 +153,7 @@ def parse_embeddings(data: bytes, count: int) -> list[list[float]]:
     Raises:
         EngineLostError: The number of vectors differs from `count`, or the response is not in OpenAI's protocol.
     """
-    vectors = {item.index: item.embedding for item in _parse_json(_Embeddings, data).data}
+    vectors = {item.index: item.embedding for item in parse_json(_Embeddings, data).data}
     if vectors.keys() != set(range(count)):
         raise build_protocol_error(f"{len(vectors)} vectors for {count} texts")
     return [vectors[index] for index in range(count)]
@@ -305,7 +165,7 @@ def parse_served_models(data: bytes) -> list[ServedModel]:
     Raises:
         EngineLostError: The response is not in OpenAI's protocol.
     """
-    models = _parse_json(_Models, data).data
+    models = parse_json(_Models, data).data
     return [
         ServedModel(
             clean_text(model.id, MAX_ERROR_CHARS),
@@ -330,7 +190,12 @@ def _parse_modalities(architecture: object) -> tuple[str, ...] | None:
     return tuple(kind for kind in MODALITIES if kind in modalities) if modalities else None
 
 
-def _parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - an instance of `kind`
+def parse_json(kind: type[Any], data: bytes) -> Any:  # noqa: ANN401 - an instance of `kind`
+    """Return JSON as an instance of a pydantic model.
+
+    Raises:
+        EngineLostError: The JSON does not fit the model.
+    """
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
@@ -370,7 +235,8 @@ def build_response_error(
             cause=_extract_message(error) or f"HTTP {status}",
             hint="Set the key with `llm hf attach`: --key-env VAR, or --key-name NAME from `llm keys`.",
         )
-    if url is not None and (status == NOT_FOUND or not isinstance(error, (dict, str))):
+    is_refusal = _find_template_refusal(_extract_message(error)) is not None
+    if url is not None and not is_refusal and (status == NOT_FOUND or not isinstance(error, (dict, str))):
         message = _extract_message(error) or (
             "" if data.lstrip()[:1] == b"<" else clean_text(data.decode("utf-8", "replace"))
         )
@@ -411,9 +277,18 @@ def _explain_error(error: object, status: int | None, *, can_grow_context: bool)
             + " the prompt.",
         )
     message = _extract_message(error)
+    if refusal := _find_template_refusal(message):
+        return TemplateRefusedError("The chat template refused the conversation", cause=refusal)
     return EngineRequestError(
         message or "The endpoint refused the request", cause=f"HTTP {status}" if status and not message else None
     )
+
+
+def _find_template_refusal(message: str) -> str | None:
+    """Return the message of a chat template that raised an error; None if the error has another reason."""
+    if not _TEMPLATE_ERROR.search(message):
+        return None
+    return _BEFORE_REFUSAL.sub("", message) or message
 
 
 def _extract_message(error: object) -> str:

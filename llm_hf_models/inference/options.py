@@ -7,27 +7,72 @@ names are those of llama.cpp's server (tools/server/README.md), so they are sent
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.text import suggest_word
-from llm_hf_models.system.units import parse_duration
+from llm_hf_models.system.units import format_range, parse_duration
 
 MAX_SEED = 2**32 - 1
+DEFAULT_LOOP_LIMIT = 1000  # tokens
+
+# What applies if nobody sets these options: values of llama.cpp (common_params_sampling; a test compares them with the
+# installed version), and of this package. None means no limit.
+SAMPLING_DEFAULTS: Mapping[str, float | None] = {
+    "temperature": 0.8,
+    "top_p": 0.95,
+    "top_k": 40,
+    "min_p": 0.05,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "mirostat": 0,
+    "seed": -1,
+    "max_tokens": None,
+    "loop_limit": DEFAULT_LOOP_LIMIT,
+}
+
+# Options for reasoning: the general one, the variables of chat templates that switch it, and OpenAI's field.
+THINK, THINK_VARIABLES, REASONING_EFFORT = "think", ("enable_thinking", "thinking"), "reasoning_effort"
 
 # Options that configure the engine or are translated into another field, so they are not sent unchanged.
-_NOT_IN_REQUEST = frozenset({"context", "threads", "gpu_layers", "keep_alive", "json_object", "think"})
+_NOT_IN_REQUEST = frozenset(
+    {
+        "context",
+        "threads",
+        "gpu_layers",
+        "keep_alive",
+        "json_object",
+        "loop_limit",
+        "kind",
+        "pooling",
+        "truncate",
+        THINK,
+    }
+).union(THINK_VARIABLES)
 
 # Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
 # generation_config.json (transformers' GenerationConfig).
 _SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "repetition_penalty": "repeat_penalty"}
+MAX_SAMPLING_VALUE = 1e9  # of a repo; a larger number is a mistake, and may not fit into a float
 _GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_EMBEDDING_OPTIONS = frozenset({"context", "threads", "gpu_layers", "keep_alive"})  # that embedding models support
+_ONLY_FOR_EMBEDDING = frozenset({"pooling", "truncate"})
+_EMBEDDING_OPTIONS = _ONLY_FOR_EMBEDDING | {"context", "threads", "gpu_layers", "keep_alive", "kind"}
 _ENGINE_OPTIONS = _EMBEDDING_OPTIONS | {"template"}  # that remote endpoints don't support
+
+# Fields of requests with the same effect. If a prompt has one of them, stored options of its group do not apply.
+_SAME_EFFECT = (
+    {"max_tokens", "max_completion_tokens", "n_predict"},
+    {"grammar", "json_object", "json_schema", "response_format", "tools", "functions"},
+    {"repeat_penalty", "repetition_penalty"},
+    {
+        THINK, *THINK_VARIABLES, REASONING_EFFORT, "chat_template_kwargs", "reasoning", "reasoning_budget",
+        "thinking_budget_tokens",
+    },
+)  # fmt: skip
 _SWITCHES = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
 
 
@@ -51,6 +96,11 @@ def _parse_think(value: object) -> object:
     if text.isascii() and text.isdigit():
         return text
     raise ValueError("Input should be on, off or a number of tokens")
+
+
+def _parse_effort(value: object) -> object:
+    """Convert text to lower case; return any other value unchanged."""
+    return value.strip().lower() if isinstance(value, str) else value
 
 
 def _parse_stop(value: object) -> object:
@@ -77,6 +127,7 @@ def _parse_logit_bias(value: object) -> object:
     return biases
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -120,6 +171,12 @@ class ModelOptions(BaseModel):
         None, ge=-1, le=MAX_SEED, description="Random seed, for a reproducible response; -1 picks one at random."
     )
     max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens to generate.")
+    loop_limit: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="Stop a response that has repeated the same text for this many tokens; 0 never stops it.",
+    )
     stop: Annotated[str | list[str] | None, BeforeValidator(_parse_stop)] = Field(
         None, description="Text that ends the response, or a JSON list of texts."
     )
@@ -131,6 +188,15 @@ class ModelOptions(BaseModel):
     think: Annotated[str | None, BeforeValidator(_parse_think)] = Field(
         None, description="Reasoning before the response: on, off, or a maximum number of tokens."
     )
+    enable_thinking: bool | None = Field(
+        None, description="Value of this variable for the chat template: on or off. `think` sets it too."
+    )
+    thinking: bool | None = Field(
+        None, description="Value of this variable for the chat template: on or off. `think` sets it too."
+    )
+    reasoning_effort: Annotated[Effort | None, BeforeValidator(_parse_effort)] = Field(
+        None, description="How much to reason: none, minimal, low, medium, high, xhigh or max."
+    )
     context: int | None = Field(None, ge=1, description="Context length in tokens; a change loads the model again.")
     threads: int | None = Field(None, ge=1, le=1024, description="Number of CPU threads.")
     gpu_layers: int | None = Field(None, ge=-1, description="Number of layers to run on a GPU; -1 is all.")
@@ -140,13 +206,24 @@ class ModelOptions(BaseModel):
         description="How long the idle model stays in memory, such as 30s or 5m; 0 unloads at once, -1 never.",
     )
 
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's parameters
+        """Return the JSON schema. Each description includes the range and the default, for `llm models --options`."""
+        schema = super().model_json_schema(*args, **kwargs)
+        for key, field in schema["properties"].items():
+            limits = format_range(*get_range(key))
+            default = SAMPLING_DEFAULTS.get(key)
+            added = [f"Range: {limits}." if limits else "", f"Default: {default:g}." if default is not None else ""]
+            field["description"] = " ".join(filter(None, [field.get("description", ""), *added]))
+        return schema
+
     def get_set_values(self) -> dict[str, Any]:
         """Return the options that were set."""
         return {key: value for key, value in self if value is not None}
 
 
 class StoredOptions(ModelOptions):
-    """Options that can be stored for a model: those of a prompt, a system prompt and a chat template."""
+    """Options that can be stored for a model: those of a prompt, and those that only `llm hf set` accepts."""
 
     system: str | None = Field(None, description="Default system prompt.")
     template: str | None = Field(
@@ -154,6 +231,22 @@ class StoredOptions(ModelOptions):
         min_length=1,
         description="Chat template (Jinja) that replaces the header's; on the command line, its file.",
     )
+    kind: Literal["chat", "base", "embedding"] | None = Field(
+        None, description="Kind of model, if the header doesn't tell it: chat, base or embedding."
+    )
+    pooling: Literal["mean", "cls", "last"] | None = Field(
+        None, description="How an embedding model combines the vectors of its tokens: mean, cls or last."
+    )
+    truncate: bool | None = Field(None, description="Cut texts to embed that are longer than the context.")
+
+
+def get_range(key: str) -> tuple[float | None, float | None]:
+    """Return the smallest and the largest value of an option. None means no limit, or that it is no number."""
+    limits = ModelOptions.model_fields[key].metadata
+    minimum, maximum = (
+        next((getattr(one, name) for one in limits if hasattr(one, name)), None) for name in ("ge", "le")
+    )
+    return minimum, maximum
 
 
 def validate_for_model(
@@ -171,13 +264,17 @@ def validate_for_model(
         BadInputError: An option is unknown, out of range or not supported; the message names it.
     """
     options = validate_stored_options(values, owner)
-    unsupported = (options.keys() - _EMBEDDING_OPTIONS if embedding else set()) | (
-        options.keys() & _ENGINE_OPTIONS if remote else set()
-    )
+    unsupported = options.keys() - _EMBEDDING_OPTIONS if embedding else options.keys() & _ONLY_FOR_EMBEDDING
+    unsupported |= options.keys() & _ENGINE_OPTIONS if remote else set()
     if unsupported:
         key = min(unsupported)
-        kind = "a model on a remote endpoint" if remote and key in _ENGINE_OPTIONS else "an embedding model"
-        raise BadInputError(f"Option {key!r} of {owner}: not supported by {kind}")
+        if remote and key in _ENGINE_OPTIONS:
+            raise BadInputError(f"Option {key!r} of {owner}: not supported by a model on a remote endpoint")
+        if embedding:
+            raise BadInputError(f"Option {key!r} of {owner}: not supported by an embedding model")
+        raise BadInputError(
+            f"Option {key!r} of {owner}: supported only by an embedding model", hint="If it is one: kind embedding"
+        )
     return options
 
 
@@ -219,7 +316,7 @@ def extract_sampling(generation_config: object) -> dict[str, float]:
     return {
         key: value
         for key, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_SAMPLING_VALUE
     }
 
 
@@ -234,12 +331,35 @@ def convert_sampling(sampling: Mapping[str, float]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in _NOT_IN_REQUEST}
 
 
+def drop_overridden(stored: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the stored options that still apply to a prompt.
+
+    Args:
+        stored: Options that are stored for the model.
+        given: Names of the options, or fields of a request, that the prompt has. A schema is `json_schema`.
+    """
+    overridden = set(given).union(*(group for group in _SAME_EFFECT if not group.isdisjoint(given)))
+    return {key: value for key, value in stored.items() if key not in overridden}
+
+
+def combine_layers(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of two layers, of which the upper one takes precedence.
+
+    An option of the upper layer also replaces those of the lower one with the same effect.
+    """
+    return drop_overridden(lower, upper) | dict(upper)
+
+
 def build_request_fields(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request to llama.cpp's server for these options."""
     fields = {key: value for key, value in options.items() if key not in _NOT_IN_REQUEST}
-    think = options.get("think")
+    think, variables = options.get(THINK), {}
     if think is not None:
-        fields["chat_template_kwargs"] = {"enable_thinking": think not in ("off", "0")}
-        if think.isdigit():
-            fields["thinking_budget_tokens"] = int(think)
+        # Templates differ in the variable that they read. Most of them read the first.
+        variables = dict.fromkeys(THINK_VARIABLES, think not in ("off", "0"))
+        if think != "on":
+            fields["thinking_budget_tokens"] = int(think) if think.isdigit() else 0
+    variables |= {name: options[name] for name in THINK_VARIABLES if options.get(name) is not None}
+    if variables:
+        fields["chat_template_kwargs"] = variables
     return fields

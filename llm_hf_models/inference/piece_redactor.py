@@ -6,28 +6,37 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from llm_hf_models.inference.openai_protocol import Finish, Piece
+from llm_hf_models.inference.tool_calls import ToolCall
 from llm_hf_models.redaction import StreamRedactor, redact
 
 
 class PieceRedactor:
-    """Redacts the pieces of one completion. A secret may be split between the pieces of one text."""
+    """Redacts one completion. A secret may be split between the pieces of its text or of its reasoning."""
 
     def __init__(self) -> None:
         self._redactor = StreamRedactor()
         self._last: Piece | None = None  # the previous piece of the text that is redacted now
 
-    def clean(self, items: Iterable[Piece | Finish]) -> Iterator[Piece | Finish]:
-        """Yield the items without secrets. Text that may be the start of a secret follows with a later item."""
+    def clean_text(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Yield the pieces without secrets. Text that may be the start of a secret follows with a later piece."""
+        for piece in pieces:
+            if self._last is not None and piece.kind != self._last.kind:
+                yield from self._flush()
+            self._last = piece
+            if text := self._redactor.feed(piece.text):
+                yield replace(piece, text=text)
+
+    def clean_end(self, items: Iterable[Piece | ToolCall | Finish]) -> Iterator[Piece | ToolCall | Finish]:
+        """Yield the last items without secrets."""
         for item in items:
-            if isinstance(item, Finish):
-                yield from self._flush()
-                yield replace(item, reason=_redact(item.reason), model=_redact(item.model))
+            if isinstance(item, Piece):
+                yield from self.clean_text([item])
                 continue
-            if self._last is not None and (item.kind, item.index) != (self._last.kind, self._last.index):
-                yield from self._flush()
-            self._last = replace(item, call_id=_redact(item.call_id))
-            if text := self._redactor.feed(item.text):
-                yield replace(self._last, text=text)
+            yield from self._flush()
+            if isinstance(item, Finish):
+                yield replace(item, reason=_redact(item.reason), model=_redact(item.model))
+            else:
+                yield ToolCall(redact(item.name), redact(item.arguments), _redact(item.call_id))
 
     def _flush(self) -> Iterator[Piece]:
         if self._last is not None and (rest := self._redactor.end()):

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_hf_models.system.json_values import Result
 from llm_hf_models.system.ownership import is_owner_running
 
 DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
@@ -83,7 +84,7 @@ class Download:
 
 
 @dataclass(frozen=True)
-class DownloadNote:
+class DownloadNote(Result):
     """One line of a download's log."""
 
     id: int

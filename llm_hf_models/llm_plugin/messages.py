@@ -11,10 +11,12 @@ from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, To
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.inference.openai_protocol import Turn
-from llm_hf_models.inference.options import build_request_fields
+from llm_hf_models.inference.options import DEFAULT_LOOP_LIMIT, build_request_fields
 from llm_hf_models.llm_plugin.attachments import build_message_part
 
 Json = dict[str, Any]
+_EMPTY = "The prompt is empty"
+_EMPTY_HINT = "Add the text to send, such as: llm 'five names for a walrus'"
 
 
 def build_turn(
@@ -25,6 +27,7 @@ def build_turn(
     raw: bool,
     system: str | None,
     types: Collection[str],
+    is_continued: bool = False,
 ) -> Turn:
     """Return the request to send to the engine.
 
@@ -35,11 +38,13 @@ def build_turn(
         raw: Whether the model has no chat template and completes text.
         system: The system prompt to use if the prompt has none.
         types: The MIME types of attachments that the model accepts.
+        is_continued: Whether the prompt belongs to a conversation, so that it has to add a message.
 
     Raises:
-        BadInputError: An attachment has another type or can't be read, or two options exclude each other.
+        BadInputError: The prompt is empty, an attachment has another type or can't be read, or two options exclude
+            each other.
     """
-    fields = build_request_fields(options)
+    fields, loop_limit = build_request_fields(options), options.get("loop_limit", DEFAULT_LOOP_LIMIT)
     response_format = _build_response_format(prompt.schema, options)
     if response_format is not None and "grammar" in fields:
         raise BadInputError(
@@ -48,14 +53,32 @@ def build_turn(
     if raw:
         # llama.cpp's completion endpoint has no response_format; it reads the schema from json_schema.
         fields |= {"json_schema": prompt.schema or {"type": "object"}} if response_format is not None else {}
-        return Turn((), fields, stream=stream, raw=True, prompt=_build_plain_prompt(prompt.messages, system))
+        text = _build_plain_prompt(prompt.messages, system)
+        if not text.strip():
+            raise BadInputError(_EMPTY, hint=_EMPTY_HINT)
+        return Turn((), fields, stream=stream, raw=True, prompt=text, loop_limit=loop_limit)
+    if not _can_be_answered(prompt.messages, is_continued=is_continued):
+        raise BadInputError(_EMPTY, hint=_EMPTY_HINT)
     return Turn(
         convert_messages(prompt.messages, system=system, types=types),
         fields,
         tools=[_convert_tool(tool) for tool in prompt.tools if isinstance(tool, llm.Tool)],
         response_format=response_format,
         stream=stream,
+        loop_limit=loop_limit,
     )
+
+
+def _can_be_answered(messages: Sequence[Message], *, is_continued: bool) -> bool:
+    """Return whether the last message has something to answer.
+
+    Outside of a conversation, an answer may be the last message: the model continues it.
+    """
+    last = next((message for message in reversed(messages) if message.role != "system"), None)
+    if last is None or last.role == "assistant":
+        return last is not None and not is_continued
+    has_attachment = any(isinstance(part, AttachmentPart) for part in last.parts)
+    return last.role == "tool" or has_attachment or bool(_join_text(last.parts).strip())
 
 
 def _build_response_format(schema: object, options: Mapping[str, Any]) -> Json | None:

@@ -177,12 +177,15 @@ def _stream_response(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     with _translate_errors(), prompt_run.open_database() as db:
-        prepare = functools.partial(prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, key=key)
+        continued = response.conversation is not None
+        prepare = functools.partial(
+            prompt_run.prepare_prompt, model_id, prompt, db, stream=stream, is_continued=continued, key=key
+        )
         run = prepare()
         with closing(client.stream_completion(run.endpoint, run.turn, reconnect=lambda: prepare().endpoint)) as items:
             for item in items:
                 yield from run.process_item(item)
-        run.finish(response, db)
+        yield from run.finish(response, db)
 
 
 async def _stream_response_async(
@@ -194,12 +197,13 @@ async def _stream_response_async(
     from llm_hf_models.llm_plugin import run as prompt_run
 
     def prepare() -> PromptRun:
+        continued = response.conversation is not None
         with prompt_run.open_database() as db:
-            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, key=key)
+            return prompt_run.prepare_prompt(model_id, prompt, db, stream=stream, is_continued=continued, key=key)
 
-    def finish() -> None:
+    def finish() -> list[StreamEvent]:
         with prompt_run.open_database() as db:
-            run.finish(response, db)
+            return run.finish(response, db)
 
     with _translate_errors():
         run = await asyncio.to_thread(prepare)
@@ -209,7 +213,8 @@ async def _stream_response_async(
             async for item in items:
                 for event in run.process_item(item):
                     yield event
-        await asyncio.to_thread(finish)
+        for event in await asyncio.to_thread(finish):
+            yield event
 
 
 class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
@@ -229,16 +234,17 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
         Raises:
             ModelFailure: Any HfModelsError occurred.
         """
-        from llm_hf_models.inference import client, model_endpoint
+        from llm_hf_models.inference import embeddings, model_endpoint
         from llm_hf_models.llm_plugin import run as prompt_run
 
-        texts = iter(items)
+        texts, start, connected = iter(items), 0, None
         with _translate_errors(), prompt_run.open_database() as db:
             connect = functools.partial(prompt_run.start_embedding_endpoint, self.model_id, db, key=key)
-            endpoint = None
-            while batch := list(islice(texts, EMBEDDING_BATCH)):
-                endpoint = endpoint or connect()
-                vectors = client.embed(endpoint, [str(text) for text in batch], reconnect=connect)
+            while batch := [str(text) for text in islice(texts, EMBEDDING_BATCH)]:
+                endpoint, truncate = connected = connected or connect()
                 # Recorded for each batch and not after the loop, because llm may stop after one vector.
                 model_endpoint.record_use(self.model_id, endpoint, db)
-                yield from vectors
+                yield from embeddings.embed_texts(
+                    endpoint, batch, start=start, truncate=truncate, reconnect=lambda: connect()[0]
+                )
+                start += len(batch)

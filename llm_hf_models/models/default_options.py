@@ -14,10 +14,12 @@ from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.inference import options as inference_options
 from llm_hf_models.inference.model_endpoint import check_applicable, list_defaults
 from llm_hf_models.library.records import (
+    KIND,
     TEMPLATE,
     LocalModel,
     ModelDefault,
 )
+from llm_hf_models.models.types import SamplingValue
 from llm_hf_models.system import machine
 
 _ENGINE_KEYS = ("context", "keep_alive", "gpu_layers", "threads")
@@ -40,8 +42,9 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
         raise BadInputError(f"Option {both[0][:60]!r} can't be both set and unset", hint="Use only one of them.")
     with context.open_database() as db, db.transaction():
         model = db.find_model(name)
+        kind = values.get(KIND) or model.facts.kind
         new_options = inference_options.validate_for_model(
-            values, model.model_id, embedding=model.facts.kind == "embedding", remote=model.endpoint is not None
+            values, model.model_id, embedding=kind == "embedding", remote=model.endpoint is not None
         )
         user_options = model.user_options
         for key in unset:
@@ -52,9 +55,11 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
                 )
         if TEMPLATE in new_options:
             _refuse_invalid_template(new_options[TEMPLATE])
-        check_applicable(replace(model, facts=apply_template(model.facts, new_options.get(TEMPLATE))), new_options)
         remaining = {key: value for key, value in model.options.items() if key not in unset}
-        db.set_options(model.model_id, {**remaining, **new_options})
+        options = inference_options.combine_layers(remaining, new_options)
+        facts = apply_template(model.facts, new_options.get(TEMPLATE))
+        check_applicable(replace(model, facts=facts, options=options), new_options)
+        db.set_options(model.model_id, options)
         return db.get_model(model.model_id)
 
 
@@ -78,6 +83,24 @@ def list_effective_defaults(model: LocalModel) -> tuple[ModelDefault, ...]:
     for source, layer in list_defaults(model):
         defaults |= {key: ModelDefault(key, value, source) for key, value in layer.items()}
     return tuple(defaults.values())
+
+
+def list_sampling(model: LocalModel) -> tuple[SamplingValue, ...]:
+    """List every sampling value in force for a model, with its source and range.
+
+    The defaults of a remote server are unknown and left out.
+
+    Raises:
+        BadInputError: A stored option is invalid.
+    """
+    if model.facts.kind not in ("chat", "base"):
+        return ()
+    own = inference_options.SAMPLING_DEFAULTS
+    values = {key: (value, "default") for key, value in own.items() if model.endpoint is None or key == "loop_limit"}
+    for source, layer in list_defaults(model):
+        values |= {key: (layer[key], source) for key in own if key in layer}
+    ranges = {key: inference_options.get_range(key) for key in values}
+    return tuple(SamplingValue(key, *values[key], *ranges[key]) for key in own if key in values)
 
 
 def _iter_engine_defaults(model: LocalModel) -> Iterator[ModelDefault]:

@@ -13,6 +13,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.types import Removal, Verification
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests
@@ -43,7 +44,8 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
             if not dry_run:
                 db.register(model)  # the files could not be removed, so keep the record
             raise
-    return Removal(model.model_id, tuple(removable), freed, kept, done=not dry_run)
+    default = suggest_new_default((model.model_id, *model.aliases))
+    return Removal(model.model_id, tuple(removable), freed, kept, done=not dry_run, llm_default=default)
 
 
 def _is_removable(path: Path) -> bool:

@@ -22,9 +22,10 @@ from llm_hf_models.models.types import LocalModelView
 def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
     """Build the view of a local model, including every default that applies to it."""
     # Imported late: a list of models does not need the modules for engines.
-    from llm_hf_models.models.default_options import list_effective_defaults
+    from llm_hf_models.models.default_options import list_effective_defaults, list_sampling
 
-    return replace(make_view(model, health), defaults=list_effective_defaults(model))
+    view = make_view(model, health)
+    return replace(view, defaults=list_effective_defaults(model), sampling=list_sampling(model))
 
 
 def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
@@ -54,7 +55,13 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         key_in_the_clear=_is_key_in_the_clear(model),
         health=health,
         fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
+        left_out=_find_left_out(model),
     )
+
+
+def _find_left_out(model: LocalModel) -> tuple[str, ...]:
+    structure = model.latest_check("structure")
+    return tuple(structure.detail.get("left_out", ())) if structure else ()
 
 
 def _add_doubt(check: Check, model: LocalModel) -> Check:

@@ -12,8 +12,8 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, InterruptedByUserError
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.openai_protocol import Finish, Turn
-from llm_hf_models.inference.options import build_request_fields, validate_options
+from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
+from llm_hf_models.inference.options import DEFAULT_LOOP_LIMIT, build_request_fields, validate_options
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.types import PromptResult
 
@@ -61,7 +61,7 @@ def prompt(
                     raise InterruptedByUserError("The prompt was stopped")
                 if isinstance(item, Finish):
                     end = item
-                elif item.kind in output:
+                elif isinstance(item, Piece):
                     output[item.kind].append(item.text)
         record_use(model.model_id, endpoint, db, end.tokens_per_second)
     return PromptResult(
@@ -79,8 +79,8 @@ def prompt(
 
 
 def _build_turn(model: LocalModel, text: str, system: str | None, options: Mapping[str, Any]) -> Turn:
-    fields = build_request_fields(options)
+    fields, loop_limit = build_request_fields(options), options.get("loop_limit", DEFAULT_LOOP_LIMIT)
     if model.facts.kind == "base":
-        return Turn((), fields, raw=True, prompt=f"{system}\n{text}" if system else text)
+        return Turn((), fields, raw=True, prompt=f"{system}\n{text}" if system else text, loop_limit=loop_limit)
     head = [{"role": "system", "content": system}] if system else []
-    return Turn([*head, {"role": "user", "content": text}], fields)
+    return Turn([*head, {"role": "user", "content": text}], fields, loop_limit=loop_limit)

@@ -12,6 +12,7 @@ from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.types import HubFile, RepoSummary, ScanState
 from llm_hf_models.models.types import Freshness
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TensorView:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Result):
     """A GGUF header as the CLI and the MCP server show it. Sizes are in bytes. Parts not requested are None."""
 
     source: str
@@ -43,7 +44,7 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Result):
     """The validator's report on a file."""
 
     source: str
@@ -51,6 +52,7 @@ class CheckReport:
     warnings: int
     findings: tuple[Finding, ...]
     complete: bool  # False if only the header was validated
+    part: str | None = None  # which shard of a split model the file is, and whether all shards were checked
     own_template: bool = False  # the findings include those of the user's own chat template, which prompts use
 
 
@@ -63,7 +65,7 @@ class SearchResult(RepoSummary):
 
 
 @dataclass(frozen=True)
-class SearchPage:
+class SearchPage(Result):
     """The results of a search. If there are none, `suggestions` lists filters to drop."""
 
     results: tuple[SearchResult, ...]

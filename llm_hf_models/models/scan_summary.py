@@ -33,6 +33,7 @@ def _make(state: ScanState) -> ScanSummary:
 
 def summarize_details(details: RepoDetails, paths: Collection[str] | None = None) -> ScanSummary:
     """Summarize the Hub's statements about a whole repo, or about some of its files, in its details."""
+    paths = None if paths is None else set(paths)
     issues = [(path, level) for path, level in details.files_with_issues if paths is None or path in paths]
     if issues:
         return ScanSummary("issues reported", "; ".join(f"{path}: {level}" for path, level in issues))

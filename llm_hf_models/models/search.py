@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
@@ -10,6 +11,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.hub.types import RepoSummary, SearchFilters
 from llm_hf_models.models import metadata_cache
+from llm_hf_models.models.identity import find_models_of_repo
 from llm_hf_models.models.repo_types import SearchPage, SearchResult
 from llm_hf_models.models.variant_choice import get_memory_for_models
 
@@ -32,11 +34,10 @@ def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, 
         _SUMMARIES.validate_json,
         refresh=refresh,
     )
-    local_models = _group_local_models(context)
+    local_models = _group_local_models(context, rows)
     memory = get_memory_for_models(context)
     results = [
-        SearchResult(**vars(row), local_models=tuple(local_models.get(row.id, ())), fits=_estimate_fit(row, memory))
-        for row in rows
+        SearchResult(**vars(row), local_models=local_models[row.id], fits=_estimate_fit(row, memory)) for row in rows
     ]
     if fits:
         results = [result for result in results if result.fits]
@@ -51,13 +52,11 @@ def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
     return fitting.assess_fit(weights, None, context=0, available=memory).fits
 
 
-def _group_local_models(context: Context) -> dict[str, list[str]]:
-    by_repo: dict[str, list[str]] = {}
+def _group_local_models(context: Context, rows: Sequence[RepoSummary]) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the local models from each repo."""
     with context.open_database() as db:
-        for model in db.list_models():
-            if model.repo and model.state != "missing":
-                by_repo.setdefault(model.repo, []).append(model.model_id)
-    return by_repo
+        models = [model for model in db.list_models() if model.state != "missing"]
+    return {row.id: tuple(model.model_id for model in find_models_of_repo(models, row.id)) for row in rows}
 
 
 def _suggest_changes(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:

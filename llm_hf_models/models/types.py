@@ -15,10 +15,11 @@ from llm_hf_models.library.records import (
     ModelDefault,
     ModelState,
 )
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
-class ImportResult:
+class ImportResult(Result):
     """The outcome of an import: the local model, and the result of comparing its digest with the Hub."""
 
     model: LocalModelView
@@ -26,7 +27,21 @@ class ImportResult:
 
 
 @dataclass(frozen=True)
-class LocalModelView:
+class SamplingValue:
+    """The value of a sampling option for a prompt that does not set it, and the values that it may have.
+
+    None is no limit. `source` is a layer of `ModelDefault`, or "default" for the value that applies to all models.
+    """
+
+    key: str
+    value: float | None
+    source: str
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class LocalModelView(Result):
     """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
 
     model_id: str
@@ -52,14 +67,17 @@ class LocalModelView:
     key_in_the_clear: bool = False  # True if the API key is sent over a network without TLS
     health: EndpointHealth | None = None  # of a remote model, if requested
     defaults: tuple[ModelDefault, ...] = ()  # empty in lists of models
+    sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
+    left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removal(Result):
     """The files that `rm` removes, or would remove. Sizes are in bytes.
 
     `kept` are files that another model uses, that the user imported in place, or that this user can't remove.
+    `llm_default` is the command that chooses another default model of llm, if the removed one is llm's default.
     """
 
     model_id: str
@@ -67,10 +85,11 @@ class Removal:
     freed_bytes: int
     kept: tuple[str, ...] = ()
     done: bool = False
+    llm_default: str | None = None
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Result):
     """The result of hashing the files of one model again.
 
     Each file's result is MATCHES or UNCHANGED (models/local_files.py), "differs: …", "missing", "not readable: …",
@@ -96,13 +115,13 @@ class Freshness:
 
 
 @dataclass(frozen=True)
-class PromptResult:
+class PromptResult(Result):
     """A model's response to a prompt. The engine counts the tokens. `notes` list adjustments made to run the model."""
 
     model_id: str
     text: str
     reasoning: str
-    finish_reason: str | None  # "stop", or "length" if the text was cut at max_tokens
+    finish_reason: str | None  # "stop", "length" if it was cut at max_tokens, "loop" if it repeated the same text
     input_tokens: int | None
     output_tokens: int | None
     tokens_per_second: float | None
@@ -112,7 +131,7 @@ class PromptResult:
 
 
 @dataclass(frozen=True)
-class LoadTestReport:
+class LoadTestReport(Result):
     """The result of a load test, which loads a model and generates a few tokens."""
 
     source: str

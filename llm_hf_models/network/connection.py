@@ -36,22 +36,33 @@ class RangeConnection:
         self._response: RangeResponse | None = None
         self._aborted = False
 
-    def get(self, url: str, headers: Mapping[str, str], range_headers: Mapping[str, str]) -> RangeResponse:
+    def get(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        range_headers: Mapping[str, str],
+        *,
+        stall_seconds: float | None = None,
+    ) -> RangeResponse:
         """Send a GET request and follow redirects.
+
+        The head of each response must arrive within the stall time, and so must each part of the body.
 
         Args:
             url: the URL to fetch.
             headers: headers for the origin of `url` only. They are dropped when a redirect leads to another origin.
             range_headers: headers for every host (Range, If-Range).
+            stall_seconds: another stall time than that of the connection.
 
         Raises:
             BadInputError: the proxy in the environment can't be used.
             NetworkError: the request failed; the subclass names the cause.
         """
-        origin = Origin.parse(url)
+        origin, stall_seconds = Origin.parse(url), stall_seconds or self._stall_seconds
         for _ in range(MAX_REDIRECTS):
             current = Origin.parse(url)
-            response = self._request(url, current, {**(headers if current == origin else {}), **range_headers})
+            sent = {**(headers if current == origin else {}), **range_headers}
+            response = self._request(url, current, sent, stall_seconds)
             target = response.get_header("Location")
             if response.status not in _REDIRECTS or not target:
                 return response
@@ -60,25 +71,27 @@ class RangeConnection:
                 raise TlsError(f"{current.host} redirected to an unencrypted URL")
         raise HubUnavailableError(f"Too many redirects from {format_host(url)}")
 
-    def _request(self, url: str, origin: Origin, headers: Mapping[str, str]) -> RangeResponse:
+    def _request(self, url: str, origin: Origin, headers: Mapping[str, str], stall_seconds: float) -> RangeResponse:
         if self._response is not None:
             self._response.close()  # its connection too, unless the body was read completely
         proxy = find_proxy(origin)
         pools = self._pools.get((origin.scheme, proxy)) or create_pools(origin, proxy)
         self._pools[origin.scheme, proxy] = pools
         try:
-            return self._send(pools, url, origin, headers)
+            return self._send(pools, url, origin, headers, stall_seconds)
         except (HTTPError, OSError, ValueError) as error:
             if proxy and (translated := translate_proxy_error(error, format_host(proxy), origin.host)):
                 raise translated from None
             raise translate_error(error, origin.host, requesting=True) from None
 
-    def _send(self, pools: PoolManager, url: str, origin: Origin, headers: Mapping[str, str]) -> RangeResponse:
+    def _send(
+        self, pools: PoolManager, url: str, origin: Origin, headers: Mapping[str, str], stall_seconds: float
+    ) -> RangeResponse:
         pool = pools.connection_from_host(origin.host, origin.port, origin.scheme)
         target = urlsplit(url)
         target = target._replace(netloc=target.netloc.rpartition("@")[2])
         headers = add_url_credentials(url, {"Accept-Encoding": "identity", **headers})
-        timeout = Timeout(connect=self._connect_seconds, read=self._stall_seconds)
+        timeout = Timeout(connect=min(self._connect_seconds, stall_seconds), read=stall_seconds)
         while True:
             opened_before = pool.num_connections
             try:
@@ -91,7 +104,7 @@ class RangeConnection:
                 if self._aborted or pool.num_connections > opened_before:
                     raise
                 continue
-            self._response = RangeResponse(response, url, self._stall_seconds)
+            self._response = RangeResponse(response, url, stall_seconds)
             if self._aborted:
                 self._response.abort()
             return self._response

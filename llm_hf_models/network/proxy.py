@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from urllib3 import PoolManager, ProxyManager
 
 from llm_hf_models.errors import BadInputError, HubUnavailableError
+from llm_hf_models.network.response_heads import limit_heads
 from llm_hf_models.network.tls import create_tls_context
 from llm_hf_models.network.urls import Origin, remember_password
 from llm_hf_models.system.text import clean_text
@@ -63,17 +64,18 @@ def create_pools(origin: Origin, proxy: str | None) -> PoolManager:
         TlsError: the certificate bundle can't be read.
     """
     if proxy is None:
-        return PoolManager(ssl_context=create_tls_context() if origin.scheme == "https" else None)
+        context = create_tls_context() if origin.scheme == "https" else None
+        return limit_heads(PoolManager(ssl_context=context))
     parts = urlsplit(proxy)
     context = create_tls_context() if "https" in (origin.scheme, parts.scheme) else None
     if parts.scheme.startswith("socks"):
         from urllib3.contrib.socks import SOCKSProxyManager
 
         user, password = ((unquote(text) if text else None) for text in (parts.username, parts.password))
-        return SOCKSProxyManager(proxy, user, password, ssl_context=context)
+        return limit_heads(SOCKSProxyManager(proxy, user, password, ssl_context=context))
     credentials = _encode_basic_auth(proxy)
     headers = {"Proxy-Authorization": credentials} if credentials else {}
-    return ProxyManager(proxy, proxy_headers=headers, proxy_ssl_context=context, ssl_context=context)
+    return limit_heads(ProxyManager(proxy, proxy_headers=headers, proxy_ssl_context=context, ssl_context=context))
 
 
 def add_url_credentials(url: str, headers: dict[str, str]) -> dict[str, str]:

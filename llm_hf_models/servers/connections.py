@@ -25,6 +25,7 @@ HEAD_SECONDS = 10  # a request's head must arrive within this time
 BODY_SECONDS = 20  # of a request's body, at least BODY_BYTES must arrive within this time
 BODY_BYTES = 16 * 1024
 READ_SECONDS = 60  # the client must read some of a response within this time
+SLOW_BODY_SECONDS = 2  # a connection whose body takes longer may be closed if there are too many
 LINGER_SECONDS = 1  # time for the client to read an error response before the connection is closed
 MAX_CONNECTIONS = 400
 USUAL_MAX_FILES = 1024
@@ -55,7 +56,7 @@ def _get_max_open_files() -> int:
 
 
 class LimitedConnection(H11Protocol):
-    """A connection with deadlines. If there are too many, the one that has waited longest for a request is closed."""
+    """A connection with deadlines. If there are too many, the one that has waited longest for its client is closed."""
 
     connections: set[LimitedConnection]  # type: ignore[assignment]
 
@@ -87,8 +88,9 @@ class LimitedConnection(H11Protocol):
         self._watch_request()
         opened = [one for one in self.connections if not one.transport.is_closing()]
         if len(opened) > self._limits.connections:
-            waiting = [one for one in opened if one.is_waiting()]
-            min(waiting, key=lambda one: one.waiting_since).make_room(self)
+            idle = [one for one in opened if one.is_waiting() and one is not self]
+            replaceable = idle or [one for one in opened if one.is_waiting_for_body()] or [self]
+            min(replaceable, key=lambda one: one.waiting_since).make_room(self)
 
     def data_received(self, data: bytes) -> None:
         """Process data, unless an error was sent already."""
@@ -130,9 +132,13 @@ class LimitedConnection(H11Protocol):
         """Return whether no request is being handled."""
         return self.cycle is None or self.cycle.response_complete
 
+    def is_waiting_for_body(self) -> bool:
+        """Return whether the body of a request has been arriving for a long time."""
+        return self._phase == "body" and self.loop.time() - self.waiting_since > SLOW_BODY_SECONDS
+
     def make_room(self, newcomer: LimitedConnection) -> None:
         """Close this connection, because there are too many."""
-        if self is newcomer or self.conn.trailing_data[0]:
+        if self is newcomer or self._phase == "body" or self.conn.trailing_data[0]:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections")
         self.transport.close()
 
@@ -151,6 +157,7 @@ class LimitedConnection(H11Protocol):
             if phase == "head":
                 self._timer = self.loop.call_later(HEAD_SECONDS, self._end_slow_request)
             elif phase == "body":
+                self.waiting_since = self.loop.time()
                 self._start_body_interval()
 
     def _start_body_interval(self) -> None:

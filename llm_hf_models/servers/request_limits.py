@@ -56,10 +56,9 @@ class LimitedApp:
             return
         response = _Response(send, self._render_error)
         body = _Body(self, scope, receive)
-        self._requests += 1
         try:
             self._check_request(scope)
-            body.check_announced_size()
+            body.check_announcement()
             await self._app(scope, body.receive, response.send)
         except HttpResponseError as error:
             await response.send_error(error)
@@ -74,17 +73,22 @@ class LimitedApp:
                 raise  # uvicorn closes the connection, so that the client notices
             await response.send_error(HttpResponseError(500, None, "Internal server error"))
         finally:
-            self._requests -= 1
+            self._requests -= body.is_complete
             self._bodies_bytes -= body.size
 
-    def _check_request(self, scope: Scope) -> None:
-        if self._requests > self._limits.requests:
-            raise HttpResponseError(503, None, "Too many requests are in progress", {"Retry-After": "1"})
+    @staticmethod
+    def _check_request(scope: Scope) -> None:
         if not scope["raw_path"].startswith(b"/"):
             raise HttpResponseError(400, None, "The target of the request is not a path")
         host = next((value for name, value in scope["headers"] if name == b"host"), None)
         if host is not None:  # HTTP/1.1 requires it, which the HTTP parser checks
             parse_host(host)
+
+    def count_request(self) -> None:
+        """Count a request whose body is complete. Until then, it costs only its connection and its bytes."""
+        self._requests += 1
+        if self._requests > self._limits.requests:
+            raise HttpResponseError(503, None, "Too many requests are in progress", {"Retry-After": "1"})
 
     def count_body(self, size: int, added: int) -> None:
         """Count bytes of a body that has `size` bytes so far, including them."""
@@ -130,18 +134,29 @@ class _Body:
     def __init__(self, app: LimitedApp, scope: Scope, receive: Receive) -> None:
         self._app, self._scope, self._receive = app, scope, receive
         self.size = 0  # bytes
+        self.is_complete = False
 
-    def check_announced_size(self) -> None:
-        """Raise an error if the client announces a body that is too large."""
-        for name, value in self._scope["headers"]:
-            if name == b"content-length" and self._app.exceeds_limit(int(value)):  # the HTTP parser accepts only digits
-                raise self._app.make_size_error()
+    def check_announcement(self) -> None:
+        """Raise an error if the client announces a body that is too large. Without a body, the request is complete."""
+        headers = dict(self._scope["headers"])
+        size = int(headers.get(b"content-length", 0))  # the HTTP parser accepts only digits
+        if self._app.exceeds_limit(size):
+            raise self._app.make_size_error()
+        if size == 0 and b"transfer-encoding" not in headers:
+            self._complete()
+
+    def _complete(self) -> None:
+        if not self.is_complete:
+            self.is_complete = True
+            self._app.count_request()
 
     async def receive(self) -> Message:
         message = await self._receive()
         added = len(message.get("body", b""))
         self.size += added
         self._app.count_body(self.size, added)
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self._complete()
         return message
 
 

@@ -7,13 +7,15 @@ and responses are OpenAI's (chat.completion.chunk, chat.completion, text_complet
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from llm_hf_models.errors import EngineLostError
 from llm_hf_models.inference.openai_protocol import build_protocol_error, build_request_error
+from llm_hf_models.inference.tool_calls import ToolCall, ToolCallAssembler
 
-_CONCATENATED_FIELDS = ("content", "reasoning_content", "arguments", "text")
+_CONCATENATED_FIELDS = ("content", "reasoning_content", "reasoning", "text")
 _STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")
 
 
@@ -52,6 +54,7 @@ async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:
     """
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
+    calls: defaultdict[int, ToolCallAssembler] = defaultdict(ToolCallAssembler)
     kind = "chat.completion"
     async for event in events:
         name, _, data = event.strip().partition(b":")
@@ -63,10 +66,20 @@ async def assemble_response(events: AsyncIterator[bytes]) -> dict[str, Any]:
         kind = "text_completion" if chunk.get("object") == "text_completion" else kind
         whole |= {key: value for key, value in chunk.items() if key not in _STREAM_ONLY_FIELDS and value is not None}
         for part in chunk.get("choices") or ():
-            _add_chunk(choices.setdefault(part.get("index") or 0, {}), part)
+            index = part.get("index") or 0
+            calls[index].add_deltas((part.get("delta") or {}).get("tool_calls"))
+            _add_chunk(choices.setdefault(index, {}), part)
     if not choices or any(choice.get("finish_reason") is None for choice in choices.values()):
         raise EngineLostError("The engine closed the connection before the response was complete")
+    for index, assembler in calls.items():
+        if found := assembler.get_calls():
+            choices[index]["message"]["tool_calls"] = [_format_call(call) for call in found]
     return {**whole, "object": kind, "choices": [choices[index] for index in sorted(choices)]}
+
+
+def _format_call(call: ToolCall) -> dict[str, Any]:
+    call_id = {"id": call.call_id} if call.call_id else {}
+    return {"type": "function", **call_id, "function": {"name": call.name, "arguments": call.arguments or "{}"}}
 
 
 def _parse_event(data: bytes) -> dict[str, Any]:
@@ -94,16 +107,9 @@ def _add_chunk(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
 
 def _merge_delta(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
     for key, value in delta.items():
-        if value is None:
+        if value is None or key == "tool_calls":
             continue
-        if key == "tool_calls":
-            calls = message.setdefault("tool_calls", [])
-            for call in value:
-                at = call.get("index", len(calls))
-                while len(calls) <= at:
-                    calls.append({"type": "function"})
-                _merge_delta(calls[at], {name: item for name, item in call.items() if name != "index"})
-        elif isinstance(value, Mapping):
+        if isinstance(value, Mapping):
             _merge_delta(message.setdefault(key, {}), value)
         elif key in _CONCATENATED_FIELDS:
             message[key] = (message.get(key) or "") + value

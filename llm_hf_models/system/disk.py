@@ -6,10 +6,14 @@ import errno
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
+from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
+
+MAX_NAME_CHARS = 100  # of a file, in a message
 
 STAT_BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
 _FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -74,6 +78,34 @@ def _find_existing_folder(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def refuse_long_names(paths: Iterable[Path]) -> None:
+    """Check that the file system accepts the length of each path and of its parts. The files need not exist yet.
+
+    Raises:
+        NotWritableError: a path or a name in it is too long.
+    """
+    if not hasattr(os, "pathconf"):  # Windows reports the error itself
+        return
+    for path in paths:
+        folder = _find_existing_folder(path.parent)
+        try:
+            max_name, max_path = os.pathconf(folder, "PC_NAME_MAX"), os.pathconf(folder, "PC_PATH_MAX")
+        except (OSError, ValueError):
+            continue
+        longest = max((part for part in path.parts), key=lambda part: len(os.fsencode(part)))
+        if len(os.fsencode(longest)) > max_name:
+            raise NotWritableError(
+                f"The name {clean_text(longest, MAX_NAME_CHARS)} is too long for the disk of {folder}",
+                cause=f"This file system allows {max_name} bytes in a name.",
+            )
+        if len(os.fsencode(path)) >= max_path:
+            raise NotWritableError(
+                f"The path of {clean_text(path.name, MAX_NAME_CHARS)} is too long in {folder}",
+                cause=f"This system allows {max_path - 1} bytes in a path.",
+                hint="Use a cache folder with a shorter path (HF_HUB_CACHE).",
+            )
 
 
 def require_space(folder: Path, needed: int, reserve: int) -> None:

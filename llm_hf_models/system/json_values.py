@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 
 from llm_hf_models.redaction import redact
 
+MAX_SHOWN_CHARS = 60
+
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
 
@@ -47,6 +49,35 @@ def _convert_leaf(value: object) -> JsonValue:
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class Result:
+    """The base of the dataclasses that the service returns: a short repr, and a form for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and public properties as JSON values, as `--json` prints them."""
+        return {name: to_json(getattr(self, name)) for name in list_public_names(type(self))}
+
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign] # a dataclass keeps the one of its own class
+
+    def __repr__(self) -> str:
+        """Return the class and the values that fit on a line: no empty ones, no texts in full, no collections."""
+        members = ((name, _shorten(getattr(self, name))) for name in list_public_names(type(self)))
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in members if text)})"
+
+
+def _shorten(value: object) -> str:
+    if value is None or value in ("", (), {}):
+        return ""
+    if is_dataclass(value):
+        return f"{type(value).__name__}(...)"
+    if isinstance(value, str):
+        value = redact(value)
+        return repr(value if len(value) <= MAX_SHOWN_CHARS else value[: MAX_SHOWN_CHARS - 1] + "…")
+    if isinstance(value, Mapping | Sequence | AbstractSet):
+        return f"<{len(value)} items>"
+    return repr(value)
 
 
 def list_public_names(kind: type) -> list[str]:

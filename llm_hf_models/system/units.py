@@ -124,3 +124,10 @@ def format_duration(seconds: float) -> str:
     if hours < 48:  # noqa: PLR2004
         return f"{hours} h {minutes:02d} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def format_range(minimum: float | None, maximum: float | None) -> str:
+    """Return a range of numbers as text; empty if it has no limits."""
+    if maximum is not None:
+        return f"{minimum or 0:,} to {maximum:,}"
+    return f"at least {minimum:,}" if minimum is not None else ""

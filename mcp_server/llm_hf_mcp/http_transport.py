@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 from mcp.server.request_state import RequestStateSecurity
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llm_hf_mcp.server import build_server
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.servers.asgi_server import HttpServer
+from llm_hf_models.servers.asgi_server import HttpServer, read_body
 from llm_hf_models.servers.http_errors import HttpResponseError
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 PATH = "/mcp"
 MAX_BODY_BYTES = 4 * 2**20  # the default of the SDK
@@ -122,6 +123,33 @@ class BearerTokenMiddleware:
         return scheme.lower() == b"bearer" and hmac.compare_digest(_compute_digest(token.lstrip(b" ")), self._digest)
 
 
+class WholeBodyMiddleware:
+    """Forward a request when its body is complete. A client that disconnects earlier is no error, as it is for the SDK.
+
+    The SDK would log a traceback, which takes it longer than a request. `HttpServer` limits the size of the body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Forward a request.
+
+        Raises:
+            ClientDisconnect: The client has disconnected before the end of the body.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = await read_body(Request(scope, receive))
+        pending: list[Message] = [{"type": "http.request", "body": bytes(body)}]
+
+        async def receive_again() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self._app(scope, receive_again, send)
+
+
 def _compute_digest(text: bytes) -> bytes:
     return hashlib.sha256(text).digest()
 
@@ -135,7 +163,7 @@ def build_app(options: HttpOptions) -> ASGIApp:
         security = RequestStateSecurity(keys=[key])
     server = build_server(request_state_security=security)
     hosts = [name for own in LOOPBACK for name in (own, f"{own}:*")]
-    app = server.streamable_http_app(
+    app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,
         transport_security=TransportSecuritySettings(
             allowed_hosts=[*hosts, *(name for one in options.allowed_hosts for name in (one, f"{one}:*"))],
@@ -143,6 +171,7 @@ def build_app(options: HttpOptions) -> ASGIApp:
         ),
         host=options.host,
     )
+    app = WholeBodyMiddleware(app)
     return app if options.token is None else BearerTokenMiddleware(app, options.token)
 
 

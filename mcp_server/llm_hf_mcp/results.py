@@ -55,11 +55,13 @@ class ListModelsResult:
 class DownloadModelResult:
     """The state of a download, and the local model once it is complete.
 
-    `download` is None if the model was already on this machine.
+    `download` is None if the model was already on this machine. `note` has the name of the repo on the Hub, if the
+    request had another one.
     """
 
     download: DownloadView | None
     model: LocalModelView | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ PLAN = PullPlan(
 )  # fmt: skip
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
-    "info", "inspect", "list", "list_engines", "mirror", "path", "plan", "plan_gc", "plan_removal", "search", "serve",
-    "settings", "show", "status", "whoami",
+    "info", "inspect", "list", "list_engines", "list_stored_files", "mirror", "path", "plan", "plan_gc", "plan_removal",
+    "plan_uninstallation", "search", "serve", "settings", "show", "status", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
@@ -54,6 +54,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
+    "uninstall": ((), "uninstall", ""),
     "verify": (("tiny",), "verify", "tiny"),
 }
 

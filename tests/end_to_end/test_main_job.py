@@ -493,6 +493,20 @@ def test_cached_files_are_copied_into_a_folder(repo: HubServer, tmp_path: Path) 
     assert repo.sent(Q4, side="storage") == sent
 
 
+def test_registered_model_keeps_its_files_when_a_folder_gets_a_copy(repo: HubServer, tmp_path: Path) -> None:
+    run("pull", REPO, "-q")
+    cached = run("path", "tiny").stdout
+    done = run("pull", REPO, "--to", tmp_path / "there", "-a", "small")
+    assert f"This is an additional copy: hf/{REPO}:Q4_K_M keeps its own files." in done.stderr
+    assert run("path", "small").stdout == cached
+    repo.add_repo(REPO, {Q4: tiny_chat(tmp_path / Q4, answer="Something new.")})
+    assert run_json("pull", REPO, "--to", tmp_path / "newer")["is_copy"]
+    assert run("path", "tiny").stdout == cached
+    Path(cached.strip()).unlink()
+    assert not run_json("pull", REPO, "--to", tmp_path / "there", "-y")["is_copy"]
+    assert run("path", "tiny").stdout == f"{tmp_path / 'there' / Q4}\n"
+
+
 def test_pull_to_a_folder_is_complete_and_removed_by_rm(repo: HubServer, home: Home, tmp_path: Path) -> None:
     there = tmp_path / "there"
     run("pull", REPO, "--to", there, "-q")
@@ -528,6 +542,27 @@ def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_pat
     assert "To pull the model without it, add --no-mmproj" in run("pull", "owner/see-GGUF", code=1).stderr
     assert run_json("list") == []
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
+
+
+@pytest.mark.parametrize("others", [(), ("mmproj-F32.gguf",)])
+def test_projector_of_another_model_is_left_out_and_reported(
+    hub: HubServer, tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    files = {
+        "see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"),
+        "mmproj-F16.gguf": tiny_mmproj(tmp_path / "m.gguf", width=128),
+        **{name: tiny_mmproj(tmp_path / name) for name in others},
+    }
+    hub.add_repo("owner/see-GGUF", files)
+    left_out = ["mmproj-F16.gguf: made for a model of width 128, and this model has width 64"]
+    plan = run_json("pull", "owner/see-GGUF", "--dry-run")
+    assert (plan["left_out"], plan["mmproj"]) == (left_out, others[0] if others else None)
+    assert left_out[0] in run("pull", "owner/see-GGUF", "--dry-run").stdout
+    assert f"Left out {left_out[0]}." in run("pull", "owner/see-GGUF").stderr
+    assert left_out[0] in run("show", "see").stdout
+    assert run_json("show", "see")["left_out"] == left_out
+    assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == ["see-Q8_0.gguf", *others]
+    assert run_json("pull", "owner/see-GGUF", "--dry-run")["already_complete"]
 
 
 def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import select
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,21 +15,17 @@ from typing import Any
 import pytest
 
 from llm_hf_models.servers import connections, request_limits
+from llm_hf_models.servers.catalog import ServedRepo
 from llm_hf_models.servers.hub_mirror import make_server
 from tests.conftest import Home
 from tests.support import mirror_repos
-from tests.support.http_servers import COMMANDS, KEY, ServerProcess, read_all, run_server_command
+from tests.support.http_servers import COMMANDS, KEY, POST_PATHS, ServerProcess, read_all, run_server_command
 from tests.support.mirror_repos import RepoList, run_server
 from tests.support.waiting import wait_until
 
 folder = mirror_repos.folder
 repo_list = mirror_repos.repo_list
 
-POST_PATHS = {
-    "serve": "/v1/chat/completions",
-    "mirror": "/api/models/acme/tiny/paths-info/main",
-    "mcp": "/mcp",
-}
 CLOSE, JSON_TYPE = "Connection: close", "Content-Type: application/json"
 
 
@@ -183,13 +180,54 @@ def test_bodies_of_all_requests_have_a_limit(repo_list: RepoList, monkeypatch: p
             assert again.recv(12) == b"HTTP/1.1 404"
 
 
-def test_requests_in_progress_have_a_limit(repo_list: RepoList, monkeypatch: pytest.MonkeyPatch) -> None:
+class BusyRepoList(RepoList):
+    """A catalogue that does not answer until `release` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release = threading.Event()
+        self.arrived = threading.Semaphore(0)
+
+    def list_repos(self) -> list[ServedRepo]:
+        self.arrived.release()
+        assert self.release.wait(30)
+        return super().list_repos()
+
+
+def test_requests_in_progress_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)  # so three requests
-    server = make_server(repo_list)
+    repos = BusyRepoList()
+    server = make_server(repos)
     with run_server(server), ExitStack() as stack:
+        stack.callback(repos.release.set)
         for _ in range(3):
-            post_part(server.server_address[:2], 1, stack)
+            post_part(server.server_address[:2], 1, stack).sendall(b" ")
+            assert repos.arrived.acquire(timeout=10)
         refused = post_part(server.server_address[:2], 1, stack)
+        refused.sendall(b" ")
         received = read_message(refused)
         assert parse_error("mirror", received) == (503, "Too many requests are in progress")
         assert b"retry-after: 1" in received
+
+
+def test_slow_bodies_do_not_keep_others_out(repo_list: RepoList, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 4)
+    monkeypatch.setattr(connections, "SLOW_BODY_SECONDS", 0)
+    server = make_server(repo_list)
+    with run_server(server), ExitStack() as stack:
+        slow = [post_part(server.server_address[:2], 1, stack) for _ in range(4)]
+        wait_until(lambda: len(server._server.server_state.tasks) == 4)
+        other = stack.enter_context(socket.create_connection(server.server_address[:2], timeout=10))
+        other.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert other.recv(12) == b"HTTP/1.1 200"
+        assert parse_error("mirror", read_message(slow[0])) == (503, "Too many connections")
+        slow[1].sendall(b" ")
+        assert slow[1].recv(12) == b"HTTP/1.1 404"
+
+
+def test_client_that_leaves_a_body_unfinished_is_not_logged(tmp_path: Path) -> None:
+    with run_server_command("mcp", tmp_path) as server:
+        with server.connect() as connection:
+            connection.sendall(server.build_head("POST", JSON_TYPE, "Content-Length: 90000", path="/mcp") + b'{"a":')
+        assert server.answers(10)
+    assert len(server.log.read_text().splitlines()) == 1  # a hint about the token

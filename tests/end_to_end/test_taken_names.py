@@ -11,6 +11,7 @@ from llm_hf_models.service import Library
 from tests.support import taken_names
 from tests.support.taken_names import THEIRS
 
+pytestmark = pytest.mark.new_machine
 gguf = taken_names.gguf
 
 

@@ -22,6 +22,7 @@ from tests.support.ggufs import tiny_chat
 KEY = "a-key-for-these-tests-0123456789"
 COMMANDS = ("serve", "mirror", "mcp")
 _PATHS = {"serve": "/v1/models", "mirror": "/api/models", "mcp": "/mcp"}
+POST_PATHS = {"serve": "/v1/chat/completions", "mirror": "/api/models/acme/tiny/paths-info/main", "mcp": "/mcp"}
 # MCP has no GET without a session; the error shows that the server responds.
 _STATUSES = {"serve": 200, "mirror": 200, "mcp": 400}
 MANY_SECONDS = 30

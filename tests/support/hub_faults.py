@@ -6,7 +6,7 @@ Offsets named `after` count body bytes of one response; `at` counts from the sta
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -85,9 +85,30 @@ class IgnoreRange:
 
 @dataclass(frozen=True)
 class Headers:
-    """Replace headers of the response, such as ETag or Content-Length. An empty value removes one."""
+    """Replace headers of the response, such as ETag or Content-Length. An empty value removes one.
+
+    `{n}` in a value becomes the number of requests so far.
+    """
 
     values: Mapping[str, str]
 
 
-Fault = Status | Page | Reset | Truncate | Stall | Delay | Throttle | FlipBit | LieAboutRange | IgnoreRange | Headers
+@dataclass(frozen=True)
+class Compress:
+    """Compress the whole file with gzip, although that was not requested; or only claim it in the header."""
+
+    only_claim: bool = False
+
+
+@dataclass(frozen=True)
+class EditJson:
+    """Send the bytes that a function makes of the response's JSON value."""
+
+    edit: Callable[[object], bytes]
+
+
+Fault = (
+    Status | Page | Reset | Truncate | Stall | Delay | Throttle | FlipBit | LieAboutRange | IgnoreRange | Headers
+    | Compress
+    | EditJson
+)  # fmt: skip

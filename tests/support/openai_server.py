@@ -7,9 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 
 from llm_hf_models.inference import openai_protocol
+from llm_hf_models.inference.tool_calls import ToolCall
+
+Item: TypeAlias = openai_protocol.Piece | ToolCall | openai_protocol.Finish
 
 
 @contextmanager
@@ -48,5 +51,5 @@ def format_delta(**fields: object) -> bytes:
 END = format_event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]) + b"data: [DONE]\n\n"
 
 
-def join_text(items: list[openai_protocol.Piece | openai_protocol.Finish], kind: str = "text") -> str:
+def join_text(items: list[Item], kind: str = "text") -> str:
     return "".join(item.text for item in items if isinstance(item, openai_protocol.Piece) and item.kind == kind)

@@ -20,11 +20,12 @@ class RemoteServer:
 
     asked: list[dict[str, Any]]
     answer: bytes
+    content_type: str = "text/event-stream"
 
     def respond(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         self.asked.append({**body, "key": handler.headers["Authorization"]})
         handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Content-Type", self.content_type)
         handler.end_headers()
         handler.wfile.write(self.answer)
 

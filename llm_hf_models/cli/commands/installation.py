@@ -12,12 +12,20 @@ from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options
 from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
+from llm_hf_models.system.units import format_size
 
 
-@click.command(epilog=format_examples("llm hf status", "llm hf status --json"))
+@click.command(epilog=format_examples("llm hf status", "llm hf status --json", "llm hf status --files"))
+@click.option("--files", is_flag=True, help="List everything that this package has stored on this machine.")
 @json_option
-def status(as_json: bool) -> None:
+def status(files: bool, as_json: bool) -> None:
     """Show memory, disk, cache, engines, token and versions."""
+    if files:
+        stored = open_library().list_stored_files()
+        output.print_json(stored) if as_json else output.emit(
+            local_views.render_stored_files(stored, output.get_width())
+        )
+        return
     now = open_library(uses_hub=True).status()
     output.print_json(now) if as_json else output.emit(local_views.render_status(now, output.get_width()))
 
@@ -91,6 +99,38 @@ def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[
             server.serve_forever()
         except KeyboardInterrupt:
             output.note("Stopped.")
+
+
+@click.command(epilog=format_examples("llm hf uninstall --dry-run", "llm hf uninstall --keep-models"))
+@click.option("--keep-models", is_flag=True, help="Keep the files of the models, for other tools.")
+@click.option("--dry-run", is_flag=True, help="List the files without removing anything.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@json_option
+def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove everything that this package has stored.
+
+    Stops the engines and downloads, and removes the models, the library, the settings, the logs and the stored token.
+    Files that were imported in place, and files that other tools or models use, stay. Remove the package itself
+    afterwards.
+    """
+    library = open_library()
+    result = library.plan_uninstallation(keep_models=keep_models)
+    if not dry_run:
+        if not yes:
+            output.note(local_views.render_stored_files(result.files, output.get_width()))
+            size = format_size(result.freed_bytes)
+            confirm(
+                f"Remove these {len(result.files)} files and folders ({size})?",
+                refused="Nothing was removed",
+                hint="Pass -y to remove without asking.",
+            )
+        result = library.uninstall(keep_models=keep_models)
+    if as_json:
+        output.print_json(result)
+    else:
+        output.emit(local_views.render_uninstallation(result, output.get_width()))
+    if result.done:
+        output.note("Now remove the package: llm uninstall llm-hf-models. MCP hosts keep their entry `hf-models`.")
 
 
 @click.command(

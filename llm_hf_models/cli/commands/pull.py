@@ -19,6 +19,7 @@ from llm_hf_models.cli.params import (
     aliases_option,
     confirm,
     json_option,
+    kind_options,
     quiet_option,
 )
 from llm_hf_models.cli.views import downloads as downloads_views
@@ -61,11 +62,12 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin instead of the default branch.")
 @aliases_option
 @click.option("--no-mmproj", is_flag=True, help="Skip the vision projector (mmproj).")
+@kind_options
 @click.option(
     "--to",
     metavar="DIR",
     type=Folder(file_okay=False, path_type=Path),
-    help="Store the files in this folder instead of the cache.",
+    help="Store the files in this folder instead of the cache. A model that is already registered keeps its own files.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the plan without downloading anything.")
 @click.option("--background", is_flag=True, help="Download in the background and print the download's id.")

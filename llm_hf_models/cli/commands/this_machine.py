@@ -12,6 +12,7 @@ from llm_hf_models.cli.params import (
     aliases_option,
     confirm_removal,
     json_option,
+    kind_options,
     quiet_option,
     require_one_of,
 )
@@ -190,6 +191,7 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
 @click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
 @click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
 @click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
+@kind_options
 @aliases_option
 @quiet_option
 @json_option
@@ -199,6 +201,8 @@ def import_(
     copy: bool,
     mmproj: str | None,
     no_mmproj: bool,
+    kind: str | None,
+    pooling: str | None,
     aliases: tuple[str, ...],
     quiet: bool,
     as_json: bool,
@@ -221,6 +225,7 @@ def import_(
             mmproj=mmproj,
             with_mmproj=not no_mmproj,
             aliases=aliases,
+            options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
             progress=show_progress,
         )
     if not quiet:

@@ -52,7 +52,7 @@ def _make_search_row(row: SearchResult) -> list[str]:
         cli_format.format_number(row.downloads),
         cli_format.format_number(row.likes),
         cli_format.format_age(row.updated),
-        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
+        ", ".join(_shorten_id(id_, row.id) for id_ in row.local_models),  # with its revision
         cli_format.format_yes_no(row.fits),
         _describe_gating(row),
         row.license or "",
@@ -60,6 +60,13 @@ def _make_search_row(row: SearchResult) -> list[str]:
         row.author,
         ", ".join(tags),
     ]
+
+
+def _shorten_id(model_id: str, repo: str) -> str:
+    """Return a model's id without its repo, which it may have in other capitals."""
+    start = f"hf/{repo}"
+    is_of_repo = model_id[: len(start)].casefold() == start.casefold()
+    return model_id[len(start) :].removeprefix(":") if is_of_repo else model_id
 
 
 def _describe_gating(repo: RepoSummary) -> str:
@@ -181,6 +188,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Repo", planned.repo),
             ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
             ("Quantization", _format_reason(planned.quant, planned.reason)),
+            ("Left out", "\n".join((*planned.left_out, *planned.unusable))),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
@@ -214,6 +222,7 @@ def render_choice(planned: PullPlan) -> str:
     lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
+    lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
     lines += [f"Warning: Hub scan not asked: {planned.scan_problem}"] if planned.scan_problem else []
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
@@ -240,6 +249,8 @@ def render_pull_result(result: PullResult) -> str:
     if not (result.fetched_bytes or result.other_process_bytes or result.plan.already_complete):
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing to download." if copied else "Nothing to download.")
+    if result.is_copy:
+        lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
     if result.model_id:
         facts = result.plan.facts
         lines.append(

@@ -14,7 +14,15 @@ from llm_hf_models.system.units import format_size
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
     from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
-    from llm_hf_models.types import EngineView, SandboxStatus, SettingView, Status, TokenStatus
+    from llm_hf_models.types import (
+        EngineView,
+        SandboxStatus,
+        SettingView,
+        Status,
+        StoredItem,
+        TokenStatus,
+        Uninstallation,
+    )
 
 MAX_LINE_CHARS = 400
 
@@ -86,6 +94,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("Context", cli_format.format_tokens(facts.context_length)),
             ("Chat template", _describe_template(model)),
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
+            ("Left out", "\n".join(model.left_out)),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
             ("Added", cli_format.format_date(model.added)),
@@ -104,6 +113,8 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     parts = [format_table(columns, rows, max_width=max_width)] if rows else []
     if model.defaults:
         parts.append(running_views.render_defaults(model.defaults, max_width))
+    if model.sampling:
+        parts.append(running_views.render_sampling(model.sampling, max_width))
     return "\n\n".join([summary, *parts])
 
 
@@ -169,6 +180,9 @@ def render_removal(removed: Removal) -> str:
     lines += [f"  {path}" for path in removed.files]
     lines += [f"  kept: {path}" for path in removed.kept]
     lines.append(f"{'Freed' if removed.done else 'Would free'} {format_size(removed.freed_bytes)}.")
+    if removed.llm_default:
+        verb = "was" if removed.done else "is"
+        lines.append(f"It {verb} llm's default model. Choose another one: {removed.llm_default}")
     return "\n".join(lines)
 
 
@@ -178,7 +192,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
+    left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
+    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
 
 
 def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
@@ -345,3 +360,23 @@ def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *,
         "Press Ctrl-C to stop.",
     ]
     return "\n".join(lines)
+
+
+def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> str:
+    """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
+    if not files:
+        return "Nothing is stored."
+    columns = [Column("SIZE", right=True), Column("PURPOSE", 1), Column("PATH", min_width=24)]
+    rows = [[format_size(file.size), file.description, file.path] for file in files]
+    total = format_size(sum(file.size for file in files))
+    return f"{format_table(columns, rows, max_width=max_width)}\n{len(files)} files and folders, {total} in all."
+
+
+def render_uninstallation(found: Uninstallation, max_width: int | None) -> str:
+    """Return the removed files, the kept ones, and the space that removing them frees."""
+    lines = [f"{'Removed' if found.done else 'Would remove'} {len(found.files)} files and folders."]
+    if not found.done:
+        lines.insert(0, render_stored_files(found.files, max_width))
+    if found.kept:
+        lines.append("Kept:\n" + render_stored_files(found.kept, max_width))
+    return "\n".join([*lines, f"{'Freed' if found.done else 'Would free'} {format_size(found.freed_bytes)}."])

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.output import Column, format_table
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.system.units import format_duration
+from llm_hf_models.system.units import format_duration, format_range
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import EndpointHealth, ModelDefault
-    from llm_hf_models.models.types import LocalModelView
+    from llm_hf_models.models.types import LocalModelView, SamplingValue
     from llm_hf_models.servers.openai_relay import RelayServer
 
 MAX_VALUE_CHARS = 60
@@ -38,6 +38,21 @@ def render_defaults(found: Sequence[ModelDefault], max_width: int | None) -> str
     """Return a table of the model's default options."""
     columns = [Column("OPTION"), Column("DEFAULT", min_width=16), Column("SOURCE", 1)]
     return format_table(columns, [[one.key, _format_value(one), one.source] for one in found], max_width=max_width)
+
+
+def render_sampling(found: Sequence[SamplingValue], max_width: int | None) -> str:
+    """Return a table of the sampling values in force."""
+    columns = [Column("SAMPLING"), Column("IN FORCE", min_width=16), Column("RANGE", 2), Column("SOURCE", 1)]
+    rows = [
+        [
+            one.key,
+            "no limit" if one.value is None else _format_number_or_json(one.value),
+            format_range(one.minimum, one.maximum),
+            one.source,
+        ]
+        for one in found
+    ]
+    return format_table(columns, rows, max_width=max_width)
 
 
 def _format_value(one: ModelDefault) -> str:
@@ -83,11 +98,11 @@ def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_othe
     names = sorted(set(server.names.values()))
     lines = [
         f"Serving {', '.join(names)} through an OpenAI-compatible API.",
-        f"OPENAI_BASE_URL={url}/v1",
+        f"export OPENAI_BASE_URL={url}/v1",
         *cli_format.explain_wildcard_host(url),
     ]
     if not key_given:
-        lines.append(f"OPENAI_API_KEY={server.key}")
+        lines.append(f"export OPENAI_API_KEY={server.key}")
     if open_to_others:
         lines.append("Anyone who can reach this address and knows the key can use these models. Nothing is encrypted.")
     return "\n".join([*lines, "Press Ctrl-C to stop."])

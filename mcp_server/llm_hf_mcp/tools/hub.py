@@ -214,10 +214,11 @@ async def download_model(
     change, plan = await record_answer(library, change, answer), change.subject
     if plan.already_complete:
         await call(library.pull, change)
-        now = DownloadModelResult(None, await call(library.show, str(plan.model_id)))
+        now = DownloadModelResult(None, await call(library.show, str(plan.model_id)), plan.note)
     else:
         row = await call(library.enqueue, change)
         row = await wait_for_download(ctx, library, row, wait_seconds)
         is_complete = row.state == "done" and plan.model_id is not None
-        now = DownloadModelResult(row, await call(library.show, str(plan.model_id)) if is_complete else None)
+        model = await call(library.show, str(plan.model_id)) if is_complete else None
+        now = DownloadModelResult(row, model, plan.note)
     return build_result(now, rendering.format_pull)

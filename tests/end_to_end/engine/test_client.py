@@ -21,10 +21,11 @@ from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference import engine, openai_protocol, running_engines
+from llm_hf_models.inference.tool_calls import ToolCall
 from llm_hf_models.library.database import Database
 from tests.support import ggufs
 from tests.support.engines import leave_during_prompt_processing
-from tests.support.openai_server import join_text
+from tests.support.openai_server import Item, join_text
 from tests.support.waiting import wait_until
 
 WEATHER = {
@@ -59,7 +60,7 @@ def start(db: Database) -> Start:
     return started
 
 
-def get_finish(items: list[openai_protocol.Piece | openai_protocol.Finish]) -> openai_protocol.Finish:
+def get_finish(items: list[Item]) -> openai_protocol.Finish:
     assert isinstance(items[-1], openai_protocol.Finish)
     assert not [item for item in items[:-1] if isinstance(item, openai_protocol.Finish)]
     return items[-1]
@@ -89,10 +90,10 @@ def test_repeated_prompt_is_read_from_the_cache(start: Start, tmp_path: Path) ->
 def test_async_answers_are_equal_and_run_in_parallel(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"))
 
-    async def one() -> list[openai_protocol.Piece | openai_protocol.Finish]:
+    async def one() -> list[Item]:
         return [item async for item in inference_client.stream_completion_async(endpoint, openai_protocol.Turn(HELLO))]
 
-    async def three() -> list[list[openai_protocol.Piece | openai_protocol.Finish]]:
+    async def three() -> list[list[Item]]:
         return list(await asyncio.gather(one(), one(), one()))
 
     for items in asyncio.run(three()):
@@ -106,9 +107,9 @@ def test_tool_call_has_a_name_and_arguments(stream: bool, start: Start, tmp_path
     items = list(
         inference_client.stream_completion(endpoint, openai_protocol.Turn(HELLO, tools=[WEATHER], stream=stream))
     )
-    assert join_text(items, "tool_name") == "weather"
-    assert json.loads(join_text(items, "tool_args")) == {"town": "Riga"}
-    assert next(item.call_id for item in items if isinstance(item, openai_protocol.Piece) and item.kind == "tool_name")
+    (call,) = (item for item in items if isinstance(item, ToolCall))
+    assert (call.name, json.loads(call.arguments)) == ("weather", {"town": "Riga"})
+    assert call.call_id
     assert get_finish(items).reason == "tool_calls"
 
 
@@ -260,7 +261,7 @@ def test_queued_prompt_is_not_treated_as_a_hang(endless: engine.Endpoint) -> Non
         for _ in range(engine.PARALLEL_REQUESTS)
     ]
     assert all(next(stream) for stream in before)
-    answered: list[openai_protocol.Piece | openai_protocol.Finish] = []
+    answered: list[Item] = []
 
     def last_in_line() -> None:
         answered.extend(

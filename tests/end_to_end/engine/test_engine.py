@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -210,6 +211,19 @@ def test_engine_exits_when_its_folder_is_removed(spec: engine.EngineSpec, db: Da
     ensure(spec, db, keep_alive=-1)
     row = get_engine_row(db)
     engine_folder.EngineFolder(Path(row.address).parent).remove()
+    wait_for_exit(row.pid)
+
+
+def test_engine_ends_after_its_package_was_uninstalled(
+    spec: engine.EngineSpec, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site/llm_hf_models"
+    shutil.copytree(Path(engine.__file__).parents[1], package)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    ensure(spec, db, keep_alive=-1)
+    row = get_engine_row(db)
+    assert prompt_engine(ensure(spec, db, keep_alive=-1)) == ggufs.ANSWER
+    shutil.rmtree(package)
     wait_for_exit(row.pid)
 
 

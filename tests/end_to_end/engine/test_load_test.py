@@ -154,6 +154,17 @@ def test_control_sequences_are_removed_from_the_output(tmp_path: Path) -> None:
     assert not set("\x1b\u202e") & set(result.output)
 
 
+def test_projector_is_loaded_with_its_model(tmp_path: Path) -> None:
+    model, fitting = ggufs.tiny_chat(tmp_path / "m.gguf", sees=True), ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
+    assert load_test.run_load_test(model, CHAT, mmproj=fitting).verdict == "loads"
+    strange = ggufs.tiny_mmproj(tmp_path / "strange.gguf", width=128)
+    result = load_test.run_load_test(model, CHAT, mmproj=strange)
+    assert result.verdict == "fails"
+    assert "mismatch between text model (n_embd = 64) and mmproj (n_embd = 128)" in result.reason
+    with pytest.raises(MissingFileError):
+        load_test.run_load_test(model, CHAT, mmproj=tmp_path / "none.gguf")
+
+
 def test_missing_file_and_projector_are_refused_before_a_start(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         load_test.run_load_test(tmp_path / "gone.gguf", CHAT)
@@ -161,6 +172,7 @@ def test_missing_file_and_projector_are_refused_before_a_start(tmp_path: Path) -
         load_test.run_load_test(ggufs.tiny_mmproj(tmp_path / "mmproj.gguf"), ModelFacts(kind="mmproj"))
 
 
+@pytest.mark.new_machine
 def test_broken_bindings_are_not_blamed_on_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "xllamacpp.py").write_text("raise ImportError('libgomp.so.1: no such file')", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -25,7 +25,10 @@ from tests.support.engines import ensure, get_engine_row, make_spec, prompt_engi
 from tests.support.failing_layers import HANG, LAYERS, MACOS_TOO_STRICT, NO_MODEL, TOO_STRICT, FailingLayers
 from tests.tools.make_sandbox_model import ANSWER, write_model
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has layers that a test can make fail")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has layers that a test can make fail"),
+    pytest.mark.new_machine,
+]
 DEEP = "{{" + "(" * 20_000 + "1" + ")" * 20_000 + "}}"
 
 db = engines.db
@@ -255,7 +258,7 @@ def test_overloaded_machine_stores_no_result_and_keeps_all_layers(
 def test_layer_that_hangs_is_left_out_and_tested_again_later(
     layers: FailingLayers, spec: engine.EngineSpec, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox_probe, "START_SECONDS", 8)
+    monkeypatch.setattr(sandbox_probe, "START_SECONDS", 5)
     monkeypatch.setattr(sandbox_probe, "RETEST_SECONDS", 0)
     layers.set({"landlock": HANG})
     assert prompt_engine(ensure(spec, db)) == ggufs.ANSWER

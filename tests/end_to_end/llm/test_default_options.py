@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,8 +17,9 @@ import pytest
 
 from llm_hf_models.downloads.plan_types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
+from llm_hf_models.inference.options import SAMPLING_DEFAULTS
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.remote_endpoints import HEALTH_SECONDS
+from llm_hf_models.models import remote_endpoints
 from llm_hf_models.service import Library
 from llm_hf_models.system import machine
 from tests.support import ggufs
@@ -109,6 +113,47 @@ def test_options_that_the_model_does_not_use_are_not_stored() -> None:
         assert f"'{key}' of hf/remote/far: not supported by {kind}\n" in run("set", "far", key, "1", code=2).stderr
     run("set", "vectors", "keep_alive", "-1")
     assert read_defaults("vectors")["keep_alive"] == (-1, "llm hf set")
+
+
+def test_show_lists_the_sampling_values_in_force_with_ranges(tiny_library: TinyLibrary) -> None:
+    with tiny_library.open_db() as db:
+        dog = db.find_model("dog")
+        db.register(replace(dog, facts=replace(dog.facts, sampling={"temp": 0.1})))
+    run("set", "dog", "top_k", "22", "max_tokens", "500")
+    found = {one["key"]: one for one in json.loads(run("show", "dog", "--json").stdout)["sampling"]}
+    assert found["temperature"] == {"key": "temperature", "value": 0.1, "source": "header", "minimum": 0, "maximum": 10}
+    assert (found["top_k"]["value"], found["top_k"]["maximum"]) == (22, None)
+    assert (found["min_p"]["value"], found["min_p"]["source"]) == (0.05, "default")
+    shown = run("show", "dog").stdout
+    assert re.search(r"^temperature +0\.1 +0 to 10 +header$", shown, re.MULTILINE)
+    assert re.search(r"^top_k +22 +at least 0 +llm hf set$", shown, re.MULTILINE)
+    assert re.search(r"^max_tokens +500 +at least 1 +llm hf set$", shown, re.MULTILINE)
+    assert re.search(r"^top_p +0\.95 +0 to 1 +default$", shown, re.MULTILINE)
+    assert re.search(r"^max_tokens +no limit +at least 1 +default$", run("show", "tiny").stdout, re.MULTILINE)
+    assert json.loads(run("show", "vectors", "--json").stdout)["sampling"] == []
+    listed = json.loads(run("list", "--json").stdout)
+    assert all(one["sampling"] == [] for one in listed)
+    with tiny_library.open_db() as db:
+        db.register(dog)
+
+
+def test_options_of_llm_list_ranges_and_defaults() -> None:
+    listed = " ".join(get_output("models", "--options", "-m", "tiny").split())
+    assert "Range: 0 to 10. Default: 0.8." in listed
+    assert "Range: -1 to 4,294,967,295. Default: -1." in listed
+    assert "Range: 0 to 100,000. Default: 1000." in listed
+
+
+def test_default_sampling_is_that_of_llama_cpp() -> None:
+    code = (
+        "import json, xllamacpp; found = xllamacpp.CommonParams().sampling\n"
+        "print(json.dumps({name: getattr(found, name) for name in ('temp', 'top_p', 'top_k', 'min_p', 'penalty_repeat',"
+        " 'penalty_present', 'penalty_freq', 'mirostat', 'seed')}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = [round(value, 4) for value in json.loads(done.stdout).values()]
+    assert found[-1] == 2**32 - 1  # a random seed, which is -1 in requests
+    assert found[:-1] == list(SAMPLING_DEFAULTS.values())[:8]
 
 
 def test_show_names_the_source_of_each_default(tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,14 +420,15 @@ def test_suggested_attach_command_repeats_the_given_options(
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 
-def test_silent_endpoint_delays_the_list_only_up_to_its_timeout() -> None:
+def test_silent_endpoint_delays_the_list_only_up_to_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_endpoints, "ATTACH_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         for name in ("one", "two", "three"):
             Library().attach(name, f"http://127.0.0.1:{port}", model="x")
         began = time.monotonic()
         found = Library().list(health=True)
-        assert time.monotonic() - began < HEALTH_SECONDS + 2
+        assert time.monotonic() - began < remote_endpoints.HEALTH_SECONDS + 2
         down = [model.health for model in found if model.endpoint]
         assert len(down) == 3
         assert all(health is not None and not health.up for health in down)

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import llm
 import pytest
+from click.testing import Result
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_hf_models import paths
@@ -114,7 +115,7 @@ def test_prompt_options_precede_stored_ones_and_the_header(tiny_library: TinyLib
         0.3,
     )
     assert requested["messages"][0] == {"role": "system", "content": "kept"}
-    assert requested["chat_template_kwargs"] == {"enable_thinking": False}
+    assert requested["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
     assert requested["stop"] == "END"
     # The header's top_p is out of range, and load options do not go to a remote endpoint.
     assert not {"top_p", "sequence", "keep_alive", "threads", "think", "system"} & requested.keys()
@@ -173,6 +174,34 @@ def test_answer_that_fills_the_context_is_reported_as_cut() -> None:
     )
 
 
+@pytest.mark.parametrize("how", [(), ("--async",), ("--no-stream",)])
+def test_answer_that_repeats_itself_is_stopped(how: tuple[str, ...]) -> None:
+    command = ("-m", "endless", "go", "-o", "context", "2048", *how)
+    done = subprocess.run([sys.executable, "-m", "llm", *command], capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        "The response was stopped: the model repeats the same text. To let it continue: -o loop_limit 0\n"
+    )
+    assert done.stdout.startswith(ggufs.ANSWER * 100)
+    log = read_last_log()
+    assert 1000 <= log["output_tokens"] < 1100
+    assert log["response_json"]["finish_reason"] == "loop"
+    run("set", "endless", "loop_limit", "100")
+    get_output(*command)
+    assert 100 <= read_last_log()["output_tokens"] < 200
+
+
+def test_answer_may_repeat_itself_until_the_context_is_full() -> None:
+    result = run_llm("-m", "endless", "go", "-o", "context", "2048", "-o", "loop_limit", "0")
+    assert "the context of 2048 tokens is full" in result.stderr
+
+
+def test_json_that_repeats_itself_is_an_error(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, format_delta(content='{"name": "') + format_delta(content="na") * 1200):
+        result = run_llm("-m", "far", "--schema", "name,", "a dog")
+    assert "The response was stopped before its JSON was complete" in result.stderr
+    assert "-o loop_limit 0" in result.stderr
+
+
 @pytest.mark.parametrize(("context", "may_grow"), [("512", True), ("768", False)])
 def test_larger_context_is_suggested_if_the_model_has_one(
     context: str, may_grow: bool, tiny_library: TinyLibrary
@@ -209,6 +238,33 @@ def test_json_cut_by_max_tokens_is_an_error() -> None:
     assert result.exit_code == 1
     assert "cut off before its JSON was complete" in result.stderr
     assert "max_tokens is 1" in result.stderr
+
+
+@pytest.mark.parametrize("model", ["dog", "base"])
+def test_schema_that_the_engine_can_not_enforce_is_refused_or_checked(model: str) -> None:
+    def prompt(pattern: str, code: int) -> Result:
+        schema = json.dumps({"type": "object", "properties": {"name": {"type": "string", "pattern": pattern}}})
+        return run_llm("-m", model, "--schema", schema, "a dog", "-o", "max_tokens", "40", code=code)
+
+    for pattern in ("[", "^(?=R).*$"):
+        assert (
+            f"The schema's pattern {pattern} can't be enforced\n#/properties/name/pattern: "
+            in prompt(pattern, 1).stderr
+        )
+    if model == "dog":
+        failed = prompt(r"^\d{3}$", 1)
+        assert "The engine can't enforce these parts of the schema: #/properties/name/pattern." in failed.stderr
+        assert r"$.name: 'Rex' does not match the pattern ^\d{3}$" in failed.stderr
+        assert json.loads(prompt(r"^\w+$", 0).stdout) == {"name": "Rex"}
+
+
+@pytest.mark.parametrize("kept", [("grammar", 'root ::= "no"'), ("json_object", "on")])
+def test_option_of_a_prompt_replaces_a_stored_one_with_its_effect(kept: tuple[str, str]) -> None:
+    run("set", "dog", *kept)
+    run("set", "tiny", *kept)
+    assert json.loads(get_output("-m", "dog", "--schema", "name,", "a dog")) == {"name": "Rex"}
+    assert get_output("-m", "dog", "-o", "grammar", 'root ::= "yes"', "a dog") == "yes"
+    assert get_output("-m", "tiny", "--functions", FUNCTION, "the weather?") == ggufs.TOOL_ANSWER
 
 
 def test_endpoint_that_ignores_the_schema_is_reported(tiny_library: TinyLibrary) -> None:
@@ -307,6 +363,46 @@ def test_sound_is_added_to_the_message(tiny_library: TinyLibrary) -> None:
     with register_remote_model(tiny_library, facts={"modalities": ("audio",)}) as far:
         llm.get_model("far").prompt("listen", attachments=[llm.Attachment(type="audio/mpeg", content=b"ID3")]).text()
     assert far.asked[0]["messages"][0]["content"][0]["input_audio"] == {"data": "SUQz", "format": "mp3"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("image/jpg", "image/jpeg"),
+        ("image/pjpeg", "image/jpeg"),
+        ("IMAGE/PNG", "image/png"),
+        ("image/x-png", "image/png"),
+        ("image/jpeg; charset=binary", "image/jpeg"),
+        ("image/x-ms-bmp", "image/bmp"),
+        ("audio/x-wav", "wav"),
+        ("audio/vnd.wave", "wav"),
+        ("audio/wave", "wav"),
+        ("audio/mp3", "mp3"),
+        ("audio/x-mpeg-3", "mp3"),
+        ("AUDIO/MPEG;codecs=mp3", "mp3"),
+    ],
+)
+def test_synonyms_of_media_types_are_accepted(kind: str, sent: str, tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        llm.get_model("far").prompt("look", attachments=[llm.Attachment(type=kind, content=PNG)]).text()
+    part = far.asked[0]["messages"][0]["content"][0]
+    assert sent in (
+        part.get("input_audio", {}).get("format"),
+        part.get("image_url", {}).get("url", "")[5:].split(";")[0],
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["image/tiff", "audio/ogg", "image", "jpg", "text/plain; type=image/png", "image/jpeg2"]
+)
+def test_other_media_types_are_refused(kind: str, tiny_library: TinyLibrary) -> None:
+    attachment = llm.Attachment(type=kind, content=PNG)
+    with register_remote_model(tiny_library, facts={"modalities": ("image", "audio")}) as far:
+        with pytest.raises(ValueError, match="does not support attachments of type"):
+            llm.get_model("far").prompt("look", attachments=[attachment]).text()
+        with pytest.raises(llm.ModelError, match="It accepts audio/mpeg, audio/wav, image/bmp"):
+            llm.get_model("far").prompt(messages=[llm.user("look", attachment)]).text()
+    assert far.asked == []
 
 
 def test_unsupported_attachment_is_refused_before_anything_is_sent(tiny_library: TinyLibrary) -> None:

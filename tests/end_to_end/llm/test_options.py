@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import llm
 import pytest
@@ -19,6 +20,18 @@ from tests.support.tiny_library import TinyLibrary, get_output, open_empty_libra
 
 WORDS = ggufs.THOUGHTS.split()
 FIRST_WORD_ID = 7 + 256  # after the special tokens and the bytes: "Hello" of ggufs.ANSWER
+_SWITCH = "enable_thinking is defined and not enable_thinking"
+GRANITE = "{%- set thinking = thinking if thinking is defined else false %}" + ggufs.THINKING_TEMPLATE.replace(
+    _SWITCH, "not thinking"
+)
+TEMPLATES = {
+    "granite": GRANITE,
+    "gpt-oss": ggufs.THINKING_TEMPLATE.replace(_SWITCH, "reasoning_effort == 'low'"),
+    "always": ggufs.THINKING_TEMPLATE.replace(_SWITCH, "false"),
+    # The words occur, but not as variables of the request.
+    "unrelated": "{%- set thinking = messages[0].thinking %}{{- 'reasoning_effort' if thinking else '' }}"
+    + ggufs.THINKING_TEMPLATE,
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +41,9 @@ def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibra
             library.files / "think.gguf", answer=ggufs.THINKING_ANSWER, template=ggufs.THINKING_TEMPLATE
         )
         library.add("hf/tiny/think:F16", think, aliases=("think",))
+        for name, template in TEMPLATES.items():
+            path = ggufs.tiny_chat(library.files / f"{name}.gguf", answer=ggufs.THINKING_ANSWER, template=template)
+            library.add(f"hf/tiny/{name}:F16", path, aliases=(name,))
         library.add("hf/tiny/chat:F16", ggufs.tiny_chat(library.files / "chat.gguf"), aliases=("tiny",))
         yield library
 
@@ -80,6 +96,98 @@ def test_stored_thinking_option_applies_unless_a_prompt_sets_its_own() -> None:
     assert read_last_log()["reasoning"] is None
     get_output("-m", "think", "is it so?", "-o", "think", "on")
     assert read_last_log()["reasoning"] == ggufs.THOUGHTS
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "thoughts"),
+    [
+        ("think", ("enable_thinking", "on"), ggufs.THOUGHTS),
+        ("think", ("enable_thinking", "false"), None),
+        ("think", ("reasoning_effort", "none"), None),
+        ("granite", (), None),
+        ("granite", ("think", "on"), ggufs.THOUGHTS),
+        ("granite", ("thinking", "1"), ggufs.THOUGHTS),
+        ("granite", ("think", "2"), " ".join(WORDS[:2])),
+        ("granite", ("think", "off"), None),
+        ("gpt-oss", (), ggufs.THOUGHTS),
+        ("gpt-oss", ("reasoning_effort", "LOW"), None),
+        ("always", (), ggufs.THOUGHTS),
+        ("always", ("think", "off"), None),
+        ("always", ("think", "2"), " ".join(WORDS[:2])),
+    ],
+)
+def test_switch_of_each_template_turns_reasoning_on_or_off(
+    model: str, words: tuple[str, ...], thoughts: str | None
+) -> None:
+    assert get_output("-m", model, "is it so?", *(("-o", *words) if words else ())) == ggufs.CONCLUSION
+    assert read_last_log()["reasoning"] == thoughts
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "said_why"),
+    [
+        (
+            "think",
+            ("thinking", "on"),
+            "does not read the variable thinking\nIt supports these options: think, enable_th",
+        ),
+        ("think", ("reasoning_effort", "high"), "does not read the variable reasoning_effort\n"),
+        (
+            "granite",
+            ("enable_thinking", "off"),
+            "does not read the variable enable_thinking\nIt supports these options",
+        ),
+        ("granite", ("reasoning_effort", "high"), "does not read the variable reasoning_effort"),
+        ("gpt-oss", ("think", "on"), "has no switch for reasoning\nIt supports these options: reasoning_effort."),
+        ("always", ("think", "on"), "has no switch for reasoning\nThe model decides itself"),
+        ("always", ("reasoning_effort", "none"), "does not read the variable reasoning_effort"),
+        ("tiny", ("think", "on"), "has no switch for reasoning\n"),
+        ("tiny", ("think", "100"), "does not support reasoning\n"),
+        ("tiny", ("thinking", "off"), "does not read the variable thinking\n"),
+        ("tiny", ("enable_thinking", "off"), "does not read the variable enable_thinking\n"),
+        ("unrelated", ("thinking", "off"), "does not read the variable thinking\n"),
+        ("unrelated", ("reasoning_effort", "low"), "does not read the variable reasoning_effort\n"),
+    ],
+)
+def test_switch_that_the_template_never_reads_is_refused(
+    model: str, words: tuple[str, ...], said_why: str, tiny_library: TinyLibrary
+) -> None:
+    before = tiny_library.find_pids()
+    result = run_llm("-m", model, "hello", "-o", *words)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        f"Error: Option {words[0]!r}: the chat template of hf/tiny/{model}:F16 ".replace("/tiny:", "/chat:")
+    )
+    assert said_why in result.stderr
+    assert said_why in run("set", model, *words, code=2).stderr
+    assert tiny_library.find_pids() <= before
+
+
+def test_template_of_the_user_decides_which_switches_exist(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text(GRANITE)
+    refused = run("set", "think", "template", str(tmp_path / "own.jinja"), "enable_thinking", "on", code=2).stderr
+    assert "does not read the variable enable_thinking" in refused
+    run("set", "think", "template", str(tmp_path / "own.jinja"), "thinking", "on")
+    get_output("-m", "think", "is it so?")
+    assert read_last_log()["reasoning"] == ggufs.THOUGHTS
+    get_output("-m", "think", "is it so?", "-o", "think", "off")
+    assert read_last_log()["reasoning"] is None
+
+
+def test_switch_of_a_prompt_replaces_a_stored_one_of_another_name(tiny_library: TinyLibrary) -> None:
+    with register_remote_model(tiny_library) as far:
+        run("set", "far", "enable_thinking", "on", "reasoning_effort", "high")
+        get_output("-m", "far", "hi", "-o", "think", "off")
+        get_output("-m", "far", "hi", "-o", "thinking", "off")
+        run("set", "far", "think", "100")
+        get_output("-m", "far", "hi")
+    assert [body["chat_template_kwargs"] for body in far.asked] == [
+        {"enable_thinking": False, "thinking": False},
+        {"thinking": False},
+        {"enable_thinking": True, "thinking": True},
+    ]
+    assert [body.get("thinking_budget_tokens") for body in far.asked] == [0, None, 100]
+    assert not any("reasoning_effort" in body for body in far.asked)
 
 
 # Sampling

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import EngineError
-from llm_hf_models.inference import openai_protocol
-from llm_hf_models.inference.openai_protocol import ResponseParser
-from tests.support.openai_server import END, format_delta, join_text
+from llm_hf_models.inference.openai_protocol import Finish
+from llm_hf_models.inference.response_parser import ResponseParser
+from llm_hf_models.inference.tool_calls import ToolCall
+from tests.support.openai_server import END, Item, format_delta, join_text
 
 # Real HTTP on loopback; a test chooses the response.
 
@@ -32,21 +33,20 @@ STREAM = (
 @given(st.lists(st.integers(0, len(STREAM)), max_size=30))
 def test_stream_is_parsed_equally_however_it_is_split(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]
-    reader = ResponseParser(stream=True)
-    items: list[openai_protocol.Piece | openai_protocol.Finish] = []
+    reader = ResponseParser()
+    items: list[Item] = []
     for begin, end in pairwise(edges):
         items += reader.feed(STREAM[begin:end])
     items += reader.end()
     assert join_text(items) == "Hello é"
-    assert join_text(items, "tool_args") == '{"a":1}'
-    assert {item.index for item in items if isinstance(item, openai_protocol.Piece) and item.kind != "text"} == {1}
+    assert items[-2] == ToolCall("f", '{"a":1}', "c1")
 
 
 @given(st.binary(max_size=300), st.booleans())
 def test_hostile_bytes_give_an_answer_or_one_of_our_errors(data: bytes, stream: bool) -> None:
-    reader = ResponseParser(stream=stream)
+    reader = ResponseParser()
     try:
         items = [*reader.feed(b"data: " + data + b"\n" if stream else data), *reader.end()]
     except EngineError:
         return
-    assert isinstance(items[-1], openai_protocol.Finish)
+    assert isinstance(items[-1], Finish)

@@ -94,6 +94,16 @@ def test_model_is_found_by_id_alias_repo_or_name_unless_ambiguous(db: Database) 
         db.get_model("owner/name")
 
 
+def test_model_is_found_by_other_spellings_and_by_its_file(db: Database) -> None:
+    half = db.register(make_model("owner/half", quant="F16", aliases=("h", "h:F16"))).model_id
+    name = db.get_model(half).files[0].path
+    for text in ("owner/half:fp16", "hf://owner/half:FP16", "https://huggingface.co/owner/half:f16", "H:fp16", name):
+        assert db.find_model(text).model_id == half
+    for text in ("F16", "owner/half:Q8_0", "owner/half:F", "other/half:F16"):
+        with pytest.raises(UnknownModelError):
+            db.find_model(text)
+
+
 def test_removing_a_model_removes_its_files_aliases_and_checks(db: Database, path: Path) -> None:
     kept = db.register(make_model("owner/kept"))
     gone = db.register(make_model(aliases=("x",), checks=(Check("scan", "safe", 1.0),)))
