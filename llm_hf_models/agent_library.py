@@ -150,9 +150,10 @@ class AgentLibrary(Library):
         """The context for reading downloads, which changes nothing: a lost worker is restarted by `resume`."""
         return replace(self._context, reads_only=True)
 
-    def is_allowed(self, action: str) -> bool:
-        """Return False if the settings forbid an action, such as `delete`, in all cases."""
-        return policy.find_prohibition(self._limits, action) is None
+    def explain_prohibition(self, action: str) -> str | None:
+        """Return why the settings forbid an action, such as `delete`, in all cases. None if they allow it."""
+        error = policy.find_prohibition(self._limits, action)
+        return (error.cause or error.message) if error else None
 
     # Changes with a plan
 

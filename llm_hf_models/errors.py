@@ -118,6 +118,10 @@ class HubUnavailableError(NetworkError):
     """The Hub failed to process a request, or its response is not in the Hub's format."""
 
 
+class MissingHeadersError(HubUnavailableError):
+    """huggingface_hub needs headers that a response lacks. The package's own transfer needs only the digest."""
+
+
 class HubServerError(HubUnavailableError):
     """The Hub reports a temporary error (HTTP 5xx or 408), so a retry may succeed."""
 

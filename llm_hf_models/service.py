@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
     from llm_hf_models.models.types import (
         ImportResult,
+        LibrarySurvey,
         LoadTestReport,
         LocalModelView,
         PromptResult,
@@ -308,6 +309,18 @@ class Library:
             states = remote_endpoints.check_health(remote)
         return tuple(local_models.make_view(model, states.get(model.model_id)) for model in models)
 
+    def survey(self, text: str = "") -> LibrarySurvey:
+        """Return the local models, newest first, with the updates on the Hub and the space that removing them frees.
+
+        The Hub is asked for at most 3 seconds. A model whose repo did not answer is unknown.
+
+        Args:
+            text: Return only models with this text in their id or in an alias.
+        """
+        from llm_hf_models.models import survey
+
+        return survey.survey(self._context, text)
+
     def show(self, name: str) -> LocalModelView:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
         from llm_hf_models.models import local_models
@@ -375,7 +388,7 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
         progress: Progress = ignore_event,
     ) -> ImportResult:
         """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.

@@ -23,6 +23,7 @@ from llm_hf_models.errors import (
     FileNotFoundInRepoError,
     HfModelsError,
     HubUnavailableError,
+    MissingHeadersError,
     NotModifiedError,
     OfflineError,
     RevisionNotFoundError,
@@ -276,6 +277,7 @@ class Hub:
             FileNotFoundInRepoError, RepoNotFoundError, RevisionNotFoundError: the Hub has no such
                 file, repo or commit.
             AccessError: the Hub denied access.
+            MissingHeadersError: the Hub's response lacks headers that huggingface_hub needs.
             NetworkError: a request failed.
             StorageError: the file could not be written.
         """
@@ -303,10 +305,9 @@ class Hub:
             if isinstance(cause, HfHubHTTPError) and cause.response is not None:
                 raise make_hub_error(request, cause.response.status_code, cause.response.headers) from None
             if isinstance(cause, FileMetadataError):
-                raise HubUnavailableError(
+                raise MissingHeadersError(
                     f"huggingface_hub can't download {file.path} from {request.host}",
-                    cause="Headers that it needs are missing: X-Repo-Commit, ETag or Content-Length.",
-                    hint="Use the transfer that needs only the digest: llm hf settings transport http",
+                    cause="X-Repo-Commit, ETag or Content-Length is missing.",
                 ) from None
             if cause is error and not isinstance(error, HfHubHTTPError):
                 raise translate_disk_error(error, cache_dir, 0, 0) from None

@@ -38,6 +38,20 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def is_text(value: object) -> bool:
+    """Return whether a value is a text that can be stored: JSON can also contain half of a surrogate pair."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _drop_unless_text(value: object) -> object:
+    return value if is_text(value) else None
+
+
 def parse_flag(value: object) -> bool:
     """Return a flag. A value that is neither true nor false counts as true, which is the more careful reading."""
     return (
@@ -46,7 +60,7 @@ def parse_flag(value: object) -> bool:
 
 
 OR_NONE, OR_EMPTY = fall_back_to(None), fall_back_to(list)
-Text = Annotated[str | None, OR_NONE]
+Text = Annotated[str | None, BeforeValidator(_drop_unless_text)]
 Texts = Annotated[list[Text], OR_EMPTY]
 Number = Annotated[Annotated[int, Field(ge=0, le=MAX_NUMBER)] | None, BeforeValidator(_drop_bool), OR_NONE]
 Time = Annotated[datetime | None, BeforeValidator(_drop_bool), OR_NONE]

@@ -15,7 +15,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import UNKNOWN_SIZE, HubFile, Location, RepoDetails
 
-MAX_FILES_TO_LOCATE = 50  # one request each
+MAX_FILES_TO_LOCATE = 20  # one request each
 MAX_GIT_FILE_BYTES = 10_000_000  # the Hub stores larger files with LFS, so their git blob is not their content
 SHA256_CHARS = 64
 

@@ -25,6 +25,7 @@ from llm_hf_models.hub.json_fields import (
     Texts,
     Time,
     fall_back_to,
+    is_text,
     make_protocol_error,
     parse_flag,
     validate_json,
@@ -223,8 +224,8 @@ def _parse_scan_status(status: object) -> tuple[bool | None, tuple[tuple[str, st
     issues: dict[str, str] = {}
     for entry in entries if isinstance(entries, list) else ():
         path, level = (entry.get("path"), entry.get("level")) if isinstance(entry, dict) else (entry, None)
-        if isinstance(path, str) and path:
-            issues[path] = clean_text(level, MAX_STATUS_CHARS) if isinstance(level, str) and level else UNKNOWN_LEVEL
+        if path and is_text(path):
+            issues[path] = clean_text(level, MAX_STATUS_CHARS) if level and is_text(level) else UNKNOWN_LEVEL
         else:
             is_clear = False
     return done if is_clear else None, tuple(issues.items())
@@ -291,7 +292,7 @@ def parse_scans(body: bytes, host: str) -> list[FileScan]:
     scans = []
     for info in validate_json(_PATHS, body, host):
         result = info and info.securityFileStatus
-        if isinstance(result, str) and result:
+        if result and is_text(result):
             result = {"status": result}
         if info and info.path and isinstance(result, dict):
             status = _Scanner.model_validate(result).status or ""

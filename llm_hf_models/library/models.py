@@ -207,14 +207,6 @@ class ModelTables(SQLiteFile):
             hint = suggest_word(alias, known) + "List the aliases with `llm hf alias`."
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
-    def list_used_locations(self, *, exclude_model: str | None = None) -> set[str]:
-        """Return the file locations of all models, except for the model with the id `exclude_model`."""
-        rows = self.fetch_rows(
-            "select distinct location from files join models on models.id = files.model where model_id is not ?",
-            exclude_model,
-        )
-        return {row["location"] for row in rows}
-
 
 def _list_repo_names(model: LocalModel) -> Iterable[str]:
     """Return the name of a model's repo, and the name that it had when the model was pulled."""
@@ -238,7 +230,12 @@ def _find_by_spelling(models: Iterable[LocalModel], text: str) -> list[LocalMode
         for model in models
     ]
     if not colon:
-        found = [entry for entry in entries if any(head in list_file_names(path) for path in entry.files)]
+        folded = head.casefold()
+        found = [
+            entry
+            for entry in entries
+            if any(folded in map(str.casefold, list_file_names(path)) for path in entry.files)
+        ]
     else:
         found = find_named([entry for entry in entries if head.casefold() in _list_heads(entry.model)], spelling)
     return [entry.model for entry in found]

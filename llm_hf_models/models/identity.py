@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.gguf.variants import Variant
@@ -29,10 +29,12 @@ def find_model_of_variant(
     return next(iter(found), None)
 
 
-def find_local_variant(models: Sequence[LocalModel], details: RepoDetails, variant: Variant) -> LocalModel | None:
+def find_local_variant(
+    models: Sequence[LocalModel], repo: str, variant: Variant, digests_by_path: Mapping[str, str | None]
+) -> LocalModel | None:
     """Return the local model to show with a variant: one of the repo, else one of another repo with the same files."""
-    of_repo = [model for model in find_models_of_repo(models, details.id) if model.quant == variant.quant]
-    digests = {file.sha256 for file in details.files if file.path in variant.files}
+    of_repo = [model for model in find_models_of_repo(models, repo) if model.quant == variant.quant]
+    digests = {digests_by_path.get(path) for path in variant.files}
     same = (model for model in models if None not in digests and list_weight_digests(model) == digests)
     return next(iter(of_repo), None) or next(same, None)
 

@@ -22,7 +22,7 @@ from llm_hf_models.errors import (
     RepoNotFoundError,
     UnknownModelError,
 )
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
@@ -32,7 +32,8 @@ from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
 from llm_hf_models.models.local_models import format_pull_ref, suggest_fix
 from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
-from llm_hf_models.models.types import Freshness
+from llm_hf_models.models.types import Freshness, UpdateState
+from llm_hf_models.models.update_state import compare_with_repo, decide_without_hub
 from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
@@ -232,12 +233,13 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     if variants:
         choice = choose_variant(context, variants, None)
         try:
-            facts = fetch_facts(context, hub, ref.repo, details, choice.variant)
+            facts = apply_task(fetch_facts(context, hub, ref.repo, details, choice.variant), details.task)
             choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
             notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts)
+    variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
     scan = scan_summary.summarize_details(details)
     if freshness.stale and scan.state != "issues reported":
         scan = scan_summary.make_not_asked(freshness.problem)
@@ -285,9 +287,6 @@ def _assess_variants(
     chosen: Variant | None,
     facts: ModelFacts | None,
 ) -> tuple[VariantInfo, ...]:
-    with context.open_database() as db:
-        models = db.list_models()
-    local = {variant: identity.find_local_variant(models, details, variant) for variant in variants}
     parameters = (facts and facts.parameters) or details.parameters
     tokens, memory = context.settings().context, get_memory_for_models(context)
     return tuple(
@@ -296,10 +295,36 @@ def _assess_variants(
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
             fit=assess_fit(variant, facts, tokens, memory),
             chosen=variant == chosen,
-            local_model=here.model_id if (here := local[variant]) else None,
         )
         for variant in variants
     )
+
+
+def _add_local_models(
+    context: Context,
+    revision: str | None,
+    details: RepoDetails,
+    freshness: Freshness,
+    variants: Sequence[VariantInfo],
+) -> tuple[VariantInfo, ...]:
+    """Add the local model with each variant, and whether its files differ from those of the repo."""
+    with context.open_database() as db:
+        models = db.list_models()
+    digests = {file.path: file.sha256 for file in details.files}
+    found = []
+    for variant in variants:
+        if model := identity.find_local_variant(models, details.id, variant, digests):
+            is_same = model.revision == revision or model.commit == details.commit
+            state = decide_without_hub(model) or (
+                compare_with_repo(model, details, freshness)
+                if is_same
+                else UpdateState(None, "the local model is of another revision")
+            )
+            variant = replace(  # noqa: PLW2901
+                variant, local_model=model.model_id, update_available=state.available, update_note=state.note
+            )
+        found.append(variant)
+    return tuple(found)
 
 
 def _explain_access(details: RepoDetails) -> str | None:

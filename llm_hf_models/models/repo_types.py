@@ -61,6 +61,8 @@ class SearchResult(RepoSummary):
     """One repo in the results of a search, compared with this machine."""
 
     local_models: tuple[str, ...] = ()  # the ids of local models from that repo
+    update_available: bool | None = None  # for one of them; None if there is none, or if it is unknown
+    update_note: str | None = None  # why it is unknown
     fits: bool | None = None  # estimated from the number of parameters; None if the Hub does not report it
 
 
@@ -81,6 +83,8 @@ class VariantInfo(Variant):
     fit: Fit | None = None
     chosen: bool = False  # True if a pull without a quantization chooses this variant
     local_model: str | None = None  # the id of the local model with this variant
+    update_available: bool | None = None  # whether the local model's files differ from these
+    update_note: str | None = None  # why that is unknown
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
@@ -10,9 +10,12 @@ from pydantic import TypeAdapter
 from llm_hf_models.context import Context
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.hub.types import RepoSummary, SearchFilters
-from llm_hf_models.models import metadata_cache
+from llm_hf_models.library.records import LocalModel
+from llm_hf_models.models import metadata_cache, updates
 from llm_hf_models.models.identity import find_models_of_repo
 from llm_hf_models.models.repo_types import SearchPage, SearchResult
+from llm_hf_models.models.types import UpdateState
+from llm_hf_models.models.update_state import combine
 from llm_hf_models.models.variant_choice import get_memory_for_models
 
 # A search knows only the number of parameters of a repo. A pull usually chooses Q4_K_M, which has 4.85 bits per
@@ -34,15 +37,12 @@ def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, 
         _SUMMARIES.validate_json,
         refresh=refresh,
     )
-    local_models = _group_local_models(context, rows)
     memory = get_memory_for_models(context)
-    results = [
-        SearchResult(**vars(row), local_models=local_models[row.id], fits=_estimate_fit(row, memory)) for row in rows
-    ]
+    results = [SearchResult(**vars(row), fits=_estimate_fit(row, memory)) for row in rows]
     if fits:
         results = [result for result in results if result.fits]
     suggestions = () if results else _suggest_changes(query, filters, fits=fits)
-    return SearchPage(tuple(results[: filters.limit]), freshness, suggestions)
+    return SearchPage(_add_local_models(context, results[: filters.limit]), freshness, suggestions)
 
 
 def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
@@ -52,11 +52,19 @@ def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
     return fitting.assess_fit(weights, None, context=0, available=memory).fits
 
 
-def _group_local_models(context: Context, rows: Sequence[RepoSummary]) -> dict[str, tuple[str, ...]]:
-    """Return the ids of the local models from each repo."""
+def _add_local_models(context: Context, results: Sequence[SearchResult]) -> tuple[SearchResult, ...]:
+    """Add the local models from each repo, and whether one of them has an update."""
     with context.open_database() as db:
-        models = [model for model in db.list_models() if model.state != "missing"]
-    return {row.id: tuple(model.model_id for model in find_models_of_repo(models, row.id)) for row in rows}
+        every = [model for model in db.list_models() if model.state != "missing"]
+    of_repo = {row.id: find_models_of_repo(every, row.id) for row in results}
+    states = updates.find_updates(context, [model for models in of_repo.values() for model in models])
+    return tuple(_add_update(row, of_repo[row.id], states) for row in results)
+
+
+def _add_update(row: SearchResult, here: Sequence[LocalModel], states: Mapping[str, UpdateState]) -> SearchResult:
+    ids = tuple(model.model_id for model in here)
+    found = combine([states[name] for name in ids])
+    return replace(row, local_models=ids, update_available=found.available, update_note=found.note)
 
 
 def _suggest_changes(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:

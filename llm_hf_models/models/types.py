@@ -70,6 +70,29 @@ class LocalModelView(Result):
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
     left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    # Only in a survey (Library.survey). None otherwise, or if it is unknown.
+    update_available: bool | None = None  # whether the repo has other files now
+    update_note: str | None = None  # why that is unknown
+    freed_bytes: int | None = None  # by removing only this model
+
+
+@dataclass(frozen=True)
+class UpdateState:
+    """Whether the repo of a local model has other files now. `available` is None if that is unknown."""
+
+    available: bool | None
+    note: str | None = None  # why it is unknown
+
+
+@dataclass(frozen=True)
+class LibrarySurvey:
+    """Local models, compared with the Hub and with each other. Sizes are in bytes, and shared data counts once."""
+
+    models: tuple[LocalModelView, ...]
+    size: int  # on the disk
+    freed_bytes: int  # by removing all of these models; files of the user are kept
+    outdated: int  # models with an update
+    unknown: int  # models that could not be compared with the Hub
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,8 @@ def settle_ref(ref: ModelRef, details: RepoDetails) -> ModelRef:
         named = [path for path in paths if fold(text) in map(fold, list_file_names(path))]
         if len(named) == 1:
             return replace(ref, quant=None, file=RepoFile(named[0]))
-    return ref
+    # Ollama writes `:latest` for a model without a tag.
+    return replace(ref, quant=None) if text.casefold() == "latest" else ref
 
 
 def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -> Variant:

@@ -35,6 +35,7 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "None": (lambda value: value is None, "None"),
     "Path": (lambda value: isinstance(value, os.PathLike), "a path"),
     "Mapping[str, Any]": (lambda value: isinstance(value, Mapping), "a dictionary"),
+    "Mapping[str, str]": (lambda value: isinstance(value, Mapping), "a dictionary"),
     "Sequence[str]": _NAMES,
     "Collection[str]": _NAMES,
     "tuple[str, ...]": _NAMES,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
@@ -57,6 +59,18 @@ def count_bytes_on_disk(file: Path) -> int:
     except OSError:
         return 0
     return min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * STAT_BLOCK_BYTES)
+
+
+def count_freed_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes that removing all these files would free. A file with another hard link frees nothing."""
+    found = Counter((status.st_dev, status.st_ino, status.st_nlink, status.st_size) for status in _iter_status(files))
+    return sum(size for (_, _, links, size), names in found.items() if names >= links)
+
+
+def _iter_status(files: Iterable[Path]) -> Iterator[os.stat_result]:
+    for file in set(files):
+        with suppress(OSError):
+            yield file.lstat()
 
 
 def is_same_disk(path: Path, other: Path) -> bool:

@@ -88,7 +88,7 @@ def list_public_names(kind: type) -> list[str]:
 
 
 def build_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON schema (2020-12) of the values that `to_json` returns for a dataclass.
+    """Return the JSON schema of the values that `to_json` returns for a dataclass, for drafts 7 and 2020-12 alike.
 
     Raises:
         KeyError: a member's annotation has no JSON form, which is a bug in this package.
@@ -116,11 +116,10 @@ def _describe_container(origin: type, arguments: tuple[Any, ...], shared: dict[s
     if issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _describe_type(arguments[1], shared)}
     if origin is tuple and arguments[1:] != (Ellipsis,):
-        return {
-            "type": "array",
-            "prefixItems": [_describe_type(member, shared) for member in arguments],
-            "minItems": len(arguments),
-        }
+        # Drafts 7 and 2020-12 spell the types of single positions in different ways, so any position may have any type.
+        members = [_describe_type(member, shared) for member in dict.fromkeys(arguments)]
+        items = members[0] if len(members) == 1 else {"anyOf": members}
+        return {"type": "array", "items": items, "minItems": len(arguments), "maxItems": len(arguments)}
     return {"type": "array", "items": _describe_type(arguments[0], shared)}
 
 
@@ -143,6 +142,6 @@ _LEAF_SCHEMAS: dict[object, dict[str, Any]] = {
     int: {"type": "integer"},
     float: {"type": "number"},
     str: {"type": "string"},
-    datetime: {"type": "string", "format": "date-time"},
+    datetime: {"type": "string", "description": "ISO 8601"},  # strict validators refuse unknown values of `format`
     Path: {"type": "string"},
 }

@@ -59,9 +59,9 @@ def is_hidden(char: str) -> bool:
     return unicodedata.category(char) in _HIDDEN or _INVISIBLE.match(char) is not None
 
 
-def quote_label(name: str) -> str:
+def quote_label(name: str, max_chars: int = MAX_LABEL_CHARS) -> str:
     """Return a foreign name, such as a label from a file name: shortened, and in quotes unless it is one plain word."""
-    short = clean_text(name, MAX_LABEL_CHARS)
+    short = clean_text(name, max_chars)
     return short if _PLAIN_LABEL.fullmatch(short.removesuffix("…")) else json.dumps(short, ensure_ascii=False)
 
 

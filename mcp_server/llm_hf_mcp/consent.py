@@ -29,6 +29,7 @@ from llm_hf_models.types import Consent, ConsentRequest
 
 # Since this protocol version, an elicitation is part of the result, not a request of its own, and HTTP has no sessions.
 MODERN_SINCE = "2026-07-28"
+MAX_QUESTION_CHARS = 1000
 STDIO = "stdio"  # the only session of a server over stdio
 
 
@@ -55,7 +56,9 @@ async def request_agreement(
     """
     if not change.requests:
         return SettledConsent()
-    text, name = " ".join(request.text for request in change.requests), change.requests[0].target
+    # policy.py has quoted the names in the texts. A host may show a question as it is, so it is cleaned as a whole too.
+    text = clean_text(" ".join(request.text for request in change.requests), MAX_QUESTION_CHARS)
+    name = change.requests[0].target
     if given := _get_session_consents(ctx).get(change.requests):
         return SettledConsent(given)
     if can_elicit(ctx):

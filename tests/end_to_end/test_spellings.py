@@ -46,6 +46,7 @@ def test_pull_accepts_each_spelling_of_a_variant_and_each_name_of_a_file() -> No
     for text in (DRAFT, "Walrus-Q8_0-MTP", "Walrus-Q8_0-MTP.gguf"):
         plan = library.plan(f"{REPO}:{text}")
         assert (plan.model_id, [file.path for file in plan.files]) == (None, [DRAFT])
+    assert library.plan(f"hf.co/{REPO}:latest").weights == library.plan(REPO).weights
     with pytest.raises(QuantNotFoundError):
         library.plan(f"{REPO}:Q2_K")
     with pytest.raises(FileNotFoundInRepoError):

@@ -53,18 +53,26 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
         output.note(NOTHING_TO_REMOVE)
 
 
-@click.command("list", epilog=format_examples("llm hf list", "llm hf list --json"))
+@click.command("list", epilog=format_examples("llm hf list", "llm hf list --updates", "llm hf list --json"))
+@click.option(
+    "--updates", is_flag=True, help="Also show which models have an update, and the space that removing each frees."
+)
 @json_option
-def list_(as_json: bool) -> None:
+def list_(updates: bool, as_json: bool) -> None:
     """List the models on this machine and their state.
 
-    Also checks whether remote endpoints respond, for up to two seconds.
+    Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
+    to three seconds.
     """
-    models = open_library().list(health=True)
+    library = open_library()
+    survey = library.survey() if updates else None
+    models = survey.models if survey else library.list(health=True)
     if as_json:
         output.print_json(models)
     elif models:
-        output.emit(local_views.render_local_models(models, output.get_width()))
+        output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
+        if survey:
+            output.emit(local_views.render_totals(survey))
         if repairs := local_views.render_repairs(models):
             output.note(repairs)
     else:

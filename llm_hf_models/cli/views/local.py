@@ -13,7 +13,7 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
+    from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Removal, Verification
     from llm_hf_models.types import (
         EngineView,
         SandboxStatus,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], max_width: int | None) -> str:
-    """Return a table of local models."""
+def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
+    """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
     columns = [
         Column("ID", min_width=24),
         Column("ALIASES", 3, min_width=12),
@@ -38,6 +38,7 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None)
         Column("USED", 4, right=True),
         Column("STATE", 1),
         Column("KIND", 7),
+        *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
     ]
     rows = [
         [
@@ -49,10 +50,26 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None)
             cli_format.format_age(model.last_used) or "never",
             running_views.format_state(model),
             model.kind,
+            *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
         ]
         for model in models
     ]
     return format_table(columns, rows, max_width=max_width)
+
+
+def _format_update(model: LocalModelView) -> str:
+    words = {True: "available", False: "up to date"}
+    return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
+
+
+def render_totals(survey: LibrarySurvey) -> str:
+    """Return the number and size of the models of a survey, and the space that removing all of them frees."""
+    count = len(survey.models)
+    return (
+        f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size)} on the disk, "
+        f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
+        f"{survey.outdated} with an update, {survey.unknown} unknown."
+    )
 
 
 def _format_revision(model: LocalModelView) -> str:

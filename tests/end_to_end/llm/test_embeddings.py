@@ -141,6 +141,7 @@ def test_kind_and_pooling_can_be_given_to_import_and_pull(tmp_path: Path, monkey
         assert "supported only by an embedding model" in refused.stderr
         run("pull", "owner/plain-GGUF", "-q", "--kind", "embedding", "--pooling", "mean")
         assert run_json("show", "plain")["options"] == {"kind": "embedding", "pooling": "mean"}
+        assert run_json("info", "owner/told-GGUF")["facts"]["kind"] == "embedding"
         assert run_json("pull", "owner/told-GGUF", "--dry-run")["facts"]["kind"] == "embedding"
         run("pull", "owner/told-GGUF", "-q")  # the Hub's task is a second witness
         assert run_json("show", "told")["kind"] == "embedding"

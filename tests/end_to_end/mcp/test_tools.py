@@ -97,7 +97,7 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert "tiny" in names["aliases"]
         assert "small" not in names["aliases"]
         (local,) = (await call_tool(client, "hf_list_models", name="tiny"))["models"]
-        assert (local["state"], local["quant"]) == ("ready", "Q4_K_M")
+        assert (local["state"], local["model_id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
         again = await call_tool(client, "hf_download_model", ref=REPO)
         assert again["download"] is None
         assert again["model"]["model_id"] == local["model_id"]
@@ -356,7 +356,7 @@ async def test_unverified_files_run_only_with_consent(tmp_path: Path) -> None:
 async def test_read_only_server_offers_no_tool_that_changes_anything() -> None:
     async with connect_stdio("--read-only", "--allow-delete") as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == LOOKING
-        assert "Unknown tool" in await call_refused(client, "hf_download_model", ref=REPO)
+        assert "is not offered" in await call_refused(client, "hf_download_model", ref=REPO)
         assert (await call_tool(client, "hf_search_models", query="tiny"))["results"]
 
 

@@ -7,10 +7,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from llm_hf_models.errors import FileNotFoundInRepoError, HubUnavailableError, RevisionNotFoundError
 from llm_hf_models.hub.refs import RepoFile
-from llm_hf_models.hub.types import RepoDetails, SearchFilters
+from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
 from tests.support import hub_repos
 from tests.support.hub_replies import MISSING, change_field, fetch_reply, send_reply
 from tests.support.hub_repos import REPO, make_client
@@ -73,6 +74,7 @@ def test_odd_field_changes_only_what_it_determines(server: HubServer, field: str
         assert {name: getattr(found, name) for name in kept} == kept, value
         if top != "siblings" or value is None:
             assert [file.path for file in found.files] == [file.path for file in usual.files], value
+        TypeAdapter(RepoDetails).dump_json(found)  # it can be stored
         no_files = (field, value) == ("siblings", [])
         assert no_files or top == "securityRepoStatus" or usual.files[0] in found.files, value
 
@@ -84,6 +86,7 @@ def test_odd_field_spoils_no_other_row_of_a_search(server: HubServer, field: str
     send_reply(server, "/api/models?", [None, "text", {}, [], 5, *rows, row, {"id": "../x"}, {"id": 7}])
     found = make_client(server).search("", SearchFilters(limit=100))
     assert [each.id for each in found] == [str(REPO)] * (len(ODD_VALUES) + 1)
+    TypeAdapter(list[RepoSummary]).dump_json(found)  # they can be stored
     assert (found[-1].parameters, found[-1].likes, found[-1].license) == (135_000_000, 2, "mit")
 
 
@@ -96,7 +99,7 @@ TIME = datetime(2024, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
         ("id", "Acme/Tiny-gguf", {"id": "Acme/Tiny-gguf", "author": "Acme"}),
         ("id", "no-owner", {"id": str(REPO)}),
         ("author", "mallory", {"author": "acme"}),
-        ("tags", ["en", None, 5, {}, "license:apache-2.0"], {"tags": ("en", "license:apache-2.0")}),
+        ("tags", ["en", None, 5, {}, "\ud800", "license:apache-2.0"], {"tags": ("en", "license:apache-2.0")}),
         ("tags", ["license:"], {"license": None}),
         ("tags", ["base_model:", "base_model:acme/tiny"], {"base_models": ("acme/tiny",)}),
         ("gated", None, {"gated": False}),
@@ -123,6 +126,8 @@ TIME = datetime(2024, 5, 6, 7, 8, 9, tzinfo=timezone.utc)
         # A warning that can't be read completely is never dropped.
         ("securityRepoStatus.filesWithIssues", "all", {"scans_done": None}),
         ("securityRepoStatus.filesWithIssues", [{"level": "unsafe"}], {"scans_done": None}),
+        ("securityRepoStatus.filesWithIssues.0.path", "\ud800", {"scans_done": None, "files_with_issues": ()}),
+        ("securityRepoStatus.filesWithIssues.0.level", "\ud800", {"files_with_issues": ((WEIGHTS, "issue"),)}),
         ("securityRepoStatus.filesWithIssues", [WEIGHTS], {"files_with_issues": ((WEIGHTS, "issue"),)}),
         ("securityRepoStatus.filesWithIssues.0.level", None, {"files_with_issues": ((WEIGHTS, "issue"),)}),
         ("securityRepoStatus.filesWithIssues.0.level", "new", {"files_with_issues": ((WEIGHTS, "new"),)}),
