@@ -107,20 +107,26 @@ class Context:
         return self.endpoint() != settings.endpoint()
 
     def token(self) -> tokens.Token | None:
-        """Return the token for this Hub, if any."""
-        return None if self.withholds_token else self._find_token()
-
-    def _find_token(self) -> tokens.Token | None:
+        """Return the token for this Hub, if there is one that needs no passphrase."""
         from llm_hf_models.hub import tokens
 
-        return tokens.find_token(self.ask_passphrase)
+        return None if self.withholds_token else tokens.find_token(notify=self.notify)
+
+    def unlock_token(self) -> tokens.Token | None:
+        """Return the token for this Hub, if any. Ask for the passphrase if it is locked."""
+        from llm_hf_models.hub import tokens
+
+        token = self.token()
+        if self.ask_passphrase is None or self.withholds_token or not tokens.is_locked(token):
+            return token
+        return tokens.find_token(self.ask_passphrase, self.notify)
 
     def hub(self) -> Hub:
         """Return a client of the Hub with the token for it."""
         return self.make_hub_client(self.token())
 
     def make_hub_client(self, token: tokens.Token | None) -> Hub:
-        """Return a client of the Hub with the given token."""
+        """Return a client of the Hub with the given token. Without one, a locked token is unlocked if it is needed."""
         from llm_hf_models.hub import tokens
         from llm_hf_models.hub.client import Hub
 
@@ -128,7 +134,12 @@ class Context:
             self.endpoint(),
             token=token.value if token else None,
             token_hint=tokens.suggest_token_fix(token),
+            unlock=self._unlock_value,
             timeout=self.settings().metadata_seconds,
             deadline=self.deadline,
             offline=settings.is_offline(),
         )
+
+    def _unlock_value(self) -> str | None:
+        token = self.unlock_token()
+        return token.value if token else None

@@ -549,11 +549,14 @@ class Library:
 
     # The account and the machine
 
-    def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus:
-        """Validate a token with the Hub, and store it in the keychain, or in an encrypted file without a keychain."""
+    def login(self, token: str, *, ask_passphrase: Callable[[], str], plain: bool = False) -> TokenStatus:
+        """Validate a token with the Hub, and store it in the keychain, or in an encrypted file without a keychain.
+
+        With `plain`, store it in a file that only this user can read, as `hf auth login` does.
+        """
         from llm_hf_models import account
 
-        return account.login(self._context, token, ask_passphrase)
+        return account.login(self._context, token, ask_passphrase, plain=plain)
 
     def logout(self) -> tuple[str, ...]:
         """Remove the token that `login` stored. Return the places that it was removed from."""

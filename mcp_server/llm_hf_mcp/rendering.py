@@ -45,8 +45,8 @@ _EVENT_TEXTS = {
     "cancelled": "was cancelled", "stalled": "stalled", "retrying": "was retried", "waiting": "had to wait",
     "verifying": "is being verified",
 }  # fmt: skip
-_RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
 _USUAL_RESULTS = ("matches", "valid", "no findings", "loads", "no issue reported", "not reported", "not scanned")
+_RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
 _FINISH_TEXTS = {"length": "cut off at max_tokens", "loop": "stopped because it repeated the same text"}
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
@@ -395,7 +395,7 @@ def format_response(done: PromptResult) -> Report:
 def format_removal(removed: Removal) -> Report:
     """Return the result of a deletion."""
     kept = (
-        f" Kept, because other programs use them or the user imported them: {_join_parts(removed.kept[:MAX_ITEMS])}."
+        f" Kept, because others use or own them, or the user imported them: {_join_parts(removed.kept[:MAX_ITEMS])}."
         if removed.kept
         else ""
     )

@@ -16,7 +16,7 @@ from llm_hf_mcp.time_limit import RESERVED_SECONDS
 from mcp import Client
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from llm_hf_models.hub import tokens
+from llm_hf_models.hub import encrypted_token, tokens
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub
@@ -317,9 +317,10 @@ async def test_gated_repo_asks_before_it_uses_the_token(
         assert "llm hf login" in words
         assert "No tool accepts" in words
     tokens.store_token(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
+    encrypted_token.lock()
     async with connect_stdio(era=era) as client:
         words = await call_refused(client, "hf_download_model", ref="owner/closed-GGUF")
-        assert "ask the user to fix it. The stored token is encrypted" in words
+        assert "Unlock the stored token: ask the user to run `llm hf whoami`." in words
         assert "LLM_HF_PASSPHRASE" in words
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_stranger"))
     async with connect_stdio(era=era) as client:
