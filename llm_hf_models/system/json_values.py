@@ -11,6 +11,8 @@ from pathlib import Path, PurePath
 from types import UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from llm_hf_models.redaction import redact
+
 MAX_SHOWN_CHARS = 60
 
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
@@ -20,7 +22,8 @@ def to_json(value: object) -> JsonValue:
     """Convert a value of the service to a JSON value, for `--json` and for MCP's structured content.
 
     A dataclass becomes an object with its fields and public properties. A field declared with `repr=False` contains
-    a secret and is omitted. Numbers that JSON can't represent (NaN, infinities) become their names.
+    a secret and is omitted. Strings contain no token or key of this process, even if a server repeats it. Numbers that
+    JSON can't represent (NaN, infinities) become their names.
 
     Raises:
         TypeError: the value contains an object without a JSON form, which is a bug in this package.
@@ -28,7 +31,7 @@ def to_json(value: object) -> JsonValue:
     if is_dataclass(value):
         return {name: to_json(getattr(value, name)) for name in list_public_names(type(value))}
     if isinstance(value, Mapping):
-        return {str(key): to_json(member) for key, member in value.items()}
+        return {redact(str(key)): to_json(member) for key, member in value.items()}
     if isinstance(value, AbstractSet):
         return [to_json(member) for member in sorted(value)]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -39,10 +42,10 @@ def to_json(value: object) -> JsonValue:
 def _convert_leaf(value: object) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (str, PurePath)):
+        return redact(str(value))
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, PurePath):
-        return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
@@ -70,6 +73,7 @@ def _shorten(value: object) -> str:
     if is_dataclass(value):
         return f"{type(value).__name__}(...)"
     if isinstance(value, str):
+        value = redact(value)
         return repr(value if len(value) <= MAX_SHOWN_CHARS else value[: MAX_SHOWN_CHARS - 1] + "…")
     if isinstance(value, Mapping | Sequence | AbstractSet):
         return f"<{len(value)} items>"
