@@ -32,6 +32,7 @@ NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another w
 MAX_NOTICE_CHARS = 200
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
 DELETE = "\x7f"  # the one control character that JSON does not escape in ASCII text
+QUIET_KEY = "llm_hf_models.quiet"  # of click's context: whether the user gave -q
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
@@ -80,9 +81,21 @@ def _discard_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """Print a note for the user on stderr. If stderr can't be written, ignore that."""
+    """Print a note for the user on stderr, unless the command is quiet. If stderr can't be written, ignore that."""
+    if not is_quiet():
+        alert(text)
+
+
+def alert(text: str) -> None:
+    """Print an error, or a text that a question refers to, on stderr, even if the command is quiet."""
     waiting_note.cancel()
     _write_note(text)
+
+
+def is_quiet() -> bool:
+    """Return whether the user gave -q to the command that this thread runs."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET_KEY))
 
 
 def _write_note(text: str) -> None:
@@ -173,15 +186,15 @@ def get_width() -> int | None:
 def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
     """Print message, cause and hint on separate lines of stderr, an interruption on one line. Return the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        note(INTERRUPTED)
+        alert(INTERRUPTED)
         return InterruptedByUserError.exit_code
     if isinstance(error, InterruptedByUserError):
-        note(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
+        alert(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
         return error.exit_code
-    note(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
+    alert(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
     for part in (error.cause, error.hint):
         if part:
-            note(_clean_lines(part))
+            alert(_clean_lines(part))
     return error.exit_code
 
 

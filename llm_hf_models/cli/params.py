@@ -42,13 +42,13 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
     try:
         agreed = _ask_yes_no(question)
     except KeyboardInterrupt:
-        output.note("")
+        output.alert("")
         raise InterruptedByUserError(f"{refused}.") from None
     if agreed is None:
-        output.note("")
+        output.alert("")
         raise BadInputError(f"{refused}: no answer was given", hint=hint)
     if not agreed:
-        output.note(f"{refused}.")
+        output.alert(f"{refused}.")
         raise click.exceptions.Exit(1)
 
 
@@ -158,9 +158,25 @@ def json_option(command: F) -> F:
     return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
 
 
-def quiet_option(command: F) -> F:
-    """Add `-q`, which hides progress and notes."""
-    return click.option("-q", "--quiet", is_flag=True, help="Hide progress and notes.")(command)
+def json_or_list_option(command: F) -> F:
+    """Add `--json` to a command that takes several names."""
+    text = "Print JSON; a list if several names are given."
+    return click.option("as_json", "--json", is_flag=True, help=text)(command)
+
+
+def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = False) -> Callable[[F], F]:
+    """Add `-q`, which silences `output.note` and the notes of the library.
+
+    Args:
+        text: The help text.
+        is_passed: Pass `quiet` to the command, for example because it then prints only ids.
+    """
+
+    def store(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001
+        ctx.meta[output.QUIET_KEY] = value
+        return value
+
+    return click.option("-q", "--quiet", is_flag=True, help=text, callback=store, expose_value=is_passed)
 
 
 def aliases_option(command: F) -> F:

@@ -115,7 +115,7 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["limit", "fast"], "or `off` for no limit."),
         (["limit", "5"], "'5' has no unit. Write 5M for megabytes per second, or 5B for bytes per second."),
         (["pull", "o/n", "--limit-rate", "5"], "'5' has no unit. Write 5M"),
-        (["pull"], "Missing argument 'REF'"),
+        (["pull"], "Missing argument 'REF...'"),
         (["verify"], "Give either NAME or --all."),
         (["stop", "x", "--all"], "Give either NAME or --all."),
         (["pause"], "Give either ID or --all."),
