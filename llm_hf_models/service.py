@@ -442,6 +442,13 @@ class Library:
             progress=progress,
         )
 
+    @staticmethod
+    def list_importable(*paths: Path | str) -> tuple[Path, ...]:
+        """Return a file of each model among files and folders, for `import_file`. Subfolders are included."""
+        from llm_hf_models.gguf import shards
+
+        return tuple(shards.list_models([Path(path) for path in paths]))
+
     def prompt(
         self,
         name: str,
