@@ -149,12 +149,16 @@ async def test_no_answer_of_the_mcp_server_has_the_token(hub: HubServer, home: H
     assert hub
     async with connect_stdio() as client:
         calls: list[tuple[str, dict[str, Any]]] = [
-            ("hf_search_models", {"query": "echo"}), ("hf_get_model", {"name": REPO, "card": True}),
-            ("hf_inspect_gguf", {"name": f"{REPO}:{FILE}"}), ("hf_download_model", {"name": f"{REPO}:Q4_K_M"}),
-            ("hf_get_downloads", {}), ("hf_list_models", {}), ("hf_status", {}),
+            ("hf_search_models", {"query": "echo", "verbosity": "full"}),
+            ("hf_get_model", {"repo": REPO, "card": True, "files": True, "verbosity": "full"}),
+            ("hf_inspect_gguf", {"model": f"{REPO}:{FILE}", "metadata": True, "template": True}),
+            ("hf_download_model", {"ref": f"{REPO}:Q4_K_M", "wait_seconds": 45}), ("hf_get_downloads", {"id": 1}),
+            ("hf_list_models", {"verbosity": "full"}), ("hf_status", {}),
         ]  # fmt: skip
         for tool, arguments in calls:
-            check((await client.call_tool(tool, arguments)).model_dump_json())
+            result = await client.call_tool(tool, arguments)
+            assert not result.is_error, result
+            check(result.model_dump_json())
         hub.fault(Status(403, {"X-Error-Message": repeat(TOKEN).replace("\u200b", "")}), times=None)
         for tool, arguments in calls:
             check((await client.call_tool(tool, arguments)).model_dump_json())
