@@ -197,6 +197,16 @@ def echo_key(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
     handler.wfile.write(b"".join(pieces) + END)
 
 
+def join_texts(stream: str) -> str:
+    """Return the text and the reasoning that a client assembles from a stream."""
+    events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    joined = ["".join(delta.get(name) or "" for delta in deltas) for name in ("content", "reasoning_content")]
+    assert joined[0].startswith(f"It is {REPLACEMENT}, {REPLACEMENT}"), joined
+    assert REPLACEMENT in joined[1]
+    return "\n".join(joined)
+
+
 def refuse_with_key(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
     key = handler.headers["Authorization"]
     text = json.dumps({"error": {"message": f"{'x' * 480} invalid {key}", "type": key}})
@@ -223,7 +233,7 @@ def test_a_completion_does_not_repeat_the_key(key: str, home: Home) -> None:
         done_prompt = Library().prompt("far", "hello")
         check(repr(done_prompt), key)
         with run_relay("far") as (server, address):
-            for stream, text in ((True, "hi"), (False, "hi"), (False, "hello")):
+            for stream, text in ((True, "hi"), (False, "hi"), (False, "hello"), (True, "hello")):
                 request = {"model": "far", "messages": [{"role": "user", "content": text}]}
                 reply = httpx2.post(
                     f"{address}/v1/chat/completions", json={**request, "stream": stream},
@@ -231,6 +241,7 @@ def test_a_completion_does_not_repeat_the_key(key: str, home: Home) -> None:
                 )  # fmt: skip
                 assert reply.status_code == 200
                 check(reply.text, key)
+                check(join_texts(reply.text) if stream else "", key)
     check_files(home.llm, key)
 
 
