@@ -213,14 +213,14 @@ def _describe_state(file: PlannedFile) -> str:
     return f"{format_size(file.partial)} on disk" if file.partial else "to download"
 
 
-def render_choice(planned: PullPlan) -> str:
-    """Return the chosen variant, the reason for it and all warnings, before a pull starts."""
+def render_choice(planned: PullPlan, *, warns_of_memory: bool) -> str:
+    """Return the chosen variant, the reason for it and the warnings, before a pull starts."""
     stale = render_freshness(planned.freshness) if planned.freshness.stale else None
     if planned.already_complete:
         return f"{planned.model_id} is already on this machine." + (f" {stale}" if stale else "")
     lines = [f"{planned.repo}, {_format_reason(planned.quant, planned.reason)}" if planned.quant else planned.ref]
     lines += [f"Warning: {stale}"] if stale else []
-    if planned.fit and not planned.fit.fits:
+    if warns_of_memory and planned.fit and not planned.fit.fits:
         lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
     lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
