@@ -189,6 +189,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
             ("Quantization", _format_reason(planned.quant, planned.reason)),
             ("Left out", "\n".join((*planned.left_out, *planned.unusable))),
+            ("Parameters", _format_parameters(planned)),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
@@ -203,6 +204,15 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
         max_width=max_width,
     )
     return f"{facts}\n\n{format_table(columns, rows, max_width=max_width)}"
+
+
+def _format_parameters(planned: PullPlan) -> str:
+    """Return the number of parameters and their bits; `unknown` for a model if its headers don't tell them."""
+    if planned.facts is None:
+        return ""
+    bits = planned.facts.bits_per_weight
+    parameters = cli_format.format_parameters(planned.facts.parameters) or "unknown"
+    return f"{parameters}, {bits:.2f} bits per weight" if bits else parameters
 
 
 def _describe_state(file: PlannedFile) -> str:
