@@ -295,13 +295,11 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (KeyboardInterrupt(), "Interrupted; run the same command to continue."),
+        (InterruptedByUserError(output.INTERRUPTED), "Interrupted; run the same command to continue."),
         (InterruptedByUserError("Cancelled", cause="not shown", hint="llm hf retry 3"), "Cancelled. llm hf retry 3"),
     ],
 )
-def test_interruption_is_one_line(
-    error: HfModelsError | KeyboardInterrupt, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interruption_is_one_line(error: HfModelsError, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert output.print_error(error) == 130
     assert capsys.readouterr().err == f"{line}\n"
 
