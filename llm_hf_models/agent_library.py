@@ -23,6 +23,7 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.redaction import redact
 from llm_hf_models.service import Library, ignore_event
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.private_files import make_private_folder, open_private
@@ -388,6 +389,6 @@ class AgentLibrary(Library):
             # Several processes append to the log, so each line is written in one call.
             descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
-                os.write(descriptor, (json.dumps({**line, **outcome}) + "\n").encode())
+                os.write(descriptor, (redact(json.dumps({**line, **outcome})) + "\n").encode())
             finally:
                 os.close(descriptor)

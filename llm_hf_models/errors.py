@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+from llm_hf_models.redaction import redact
+
 
 class HfModelsError(Exception):
     """The base class of this package's exceptions.
 
-    Each interface can format the message, cause and hint in its own way.
+    Each interface can format the message, cause and hint in its own way. They never contain a token or key of this
+    process, even if a server repeats it.
 
     Args:
         message: what happened, in one sentence without a trailing newline.
@@ -19,10 +22,10 @@ class HfModelsError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.cause = cause
-        self.hint = hint
+        self.message = redact(message)
+        self.cause = redact(cause) if cause else cause
+        self.hint = redact(hint) if hint else hint
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.message, self.cause, self.hint) if part)
@@ -272,6 +275,10 @@ class DeclinedError(InterruptedByUserError):
 
 class KeychainError(HfModelsError):
     """The token could not be stored or read."""
+
+
+class KeychainTimeoutError(KeychainError):
+    """The operating system's keychain did not respond."""
 
 
 class NotModifiedError(HfModelsError):

@@ -10,7 +10,7 @@ from typing import Any
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
-from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
 from llm_hf_models.models.types import LocalModelView, Removal
@@ -91,8 +91,8 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
     limit = limits.agent_ask_above_bytes
     if limit and plan.fetch_bytes > limit:
         yield ConsentRequest("large", plan.ref, f"Download {format_size(plan.fetch_bytes)} for {_quote(plan.ref)}?")
-    restrictions = [name for name in ("gated", "private") if (plan.hub or {}).get(name)]
-    if restrictions and plan.fetch_bytes and context.token() is not None:
+    restrictions = list_restrictions(plan)
+    if restrictions and context.token() is not None:
         text = f"Use your Hub token to download {_quote(plan.ref)}, which is {' and '.join(restrictions)}?"
         yield ConsentRequest("token", plan.ref, text)
 

@@ -27,7 +27,7 @@ def _check_token(context: Context) -> TokenStatus:
     try:
         token = context.token()
         source = token.source if token else None
-        return whoami(context)
+        return whoami(context, unlock=False)
     except HfModelsError as error:
         return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
 
@@ -49,7 +49,7 @@ def collect_status(context: Context) -> Status:
         models_bytes=sum(locations.values()),
         engines=engines,
         sandbox=_read_sandbox(context),
-        endpoint=settings.get_display_endpoint(),
+        endpoint=context.display_endpoint(),
         offline=settings.is_offline(),
         token=_check_token(context),
         versions=_list_versions(),

@@ -11,13 +11,14 @@ from llm_hf_models import account, cleanup, paths
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import queue, worker
 from llm_hf_models.errors import HfModelsError, LibraryBusyError, LibraryError, NotWritableError, UnknownModelError
-from llm_hf_models.hub import cache_layout, tokens
-from llm_hf_models.inference import engine_folder, running_engines
+from llm_hf_models.hub import cache_layout, encrypted_token, keychain, tokens
+from llm_hf_models.inference import running_engines
 from llm_hf_models.library.download_records import UNFINISHED_STATES
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import local_files
 from llm_hf_models.system.disk import count_bytes_on_disk
 from llm_hf_models.system.ownership import wait_at_most
+from llm_hf_models.system.runtime_folder import choose_runtime_folder
 from llm_hf_models.types import StoredItem, Uninstallation
 
 STOP_SECONDS = 30.0
@@ -69,11 +70,11 @@ def _list_model_files(models: list[LocalModel]) -> Iterator[StoredItem]:
 def _list_data() -> Iterator[StoredItem]:
     folder = paths.data_dir()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name == tokens.encrypted_token_path().name:
-            yield StoredItem("token", str(path), _measure(path), "encrypted Hub token")
+        if path in (encrypted_token.get_path(), tokens.plain_token_path()):
+            yield StoredItem("token", str(path), _measure(path), "Hub token")
         elif path.name != IMPORTED:  # its files belong to models
             yield StoredItem("data", str(path), _measure(path), DESCRIPTIONS.get(path.name, ""))
-    runtime = engine_folder.find_base_folder()
+    runtime = choose_runtime_folder()
     if runtime.is_dir():
         yield StoredItem("data", str(runtime), _measure(runtime), "sockets and logs of running engines")
 
@@ -98,7 +99,7 @@ def _list_refs(models: list[LocalModel], cache: Path) -> Iterator[StoredItem]:
 
 def _list_token() -> Iterator[StoredItem]:
     with suppress(HfModelsError):
-        if tokens.is_in_keychain():
+        if keychain.read_token() is not None:
             yield StoredItem("token", "keychain", 0, "Hub token")
 
 

@@ -16,6 +16,7 @@ import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, UsageError
+from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class HfGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command and print an HfModelsError without a traceback. Any other exception is a bug and propagates."""
+        redact_stderr()
         with _print_errors(ctx):
             return super().invoke(ctx)
 

@@ -18,6 +18,7 @@ from typing import TextIO
 import click
 
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, StorageError
+from llm_hf_models.redaction import redact
 from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.status_line import StatusLine
 from llm_hf_models.system.text import clean_text, is_hidden
@@ -63,7 +64,7 @@ def emit(text: str) -> None:
     """
     waiting_note.cancel()
     try:
-        click.echo(_replace_unencodable(text, sys.stdout), color=has_colour(sys.stdout))
+        click.echo(_replace_unencodable(redact(text), sys.stdout), color=has_colour(sys.stdout))
     except BrokenPipeError:
         _discard_stdout()
         raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None

@@ -112,3 +112,8 @@ class PullPlan(Result):
     note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
     unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names
+
+
+def list_restrictions(plan: PullPlan) -> list[str]:
+    """Return why the download of a plan's files needs a token: `gated`, `private`, both or none."""
+    return [name for name in ("gated", "private") if (plan.hub or {}).get(name) and plan.fetch_bytes]

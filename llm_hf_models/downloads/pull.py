@@ -15,7 +15,7 @@ from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan import complete_draft
-from llm_hf_models.downloads.plan_types import PullPlan, PullResult
+from llm_hf_models.downloads.plan_types import PullPlan, PullResult, list_restrictions
 from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
@@ -237,6 +237,8 @@ def _store_options(context: Context, plan: PullPlan, model_id: str) -> None:
 def _fetch_files(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[fetch_variant.StoredFile]:
+    if list_restrictions(plan):
+        context.unlock_token()  # before the threads of the transfer need it
     hub, repo = context.hub(), RepoId.parse(plan.repo)
     limits = _make_limits(context, plan)
     share = FairShare(context, row.id, plan.options.connections, plan.options.limit_rate)

@@ -83,11 +83,15 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
 
 
 def _find_token(context: Context, plan: PullPlan | None) -> HandedToken | None:
-    """Return the caller's token, unless the plan is for another Hub. This may ask for the passphrase."""
+    """Return the caller's token, unless the plan is for another Hub. Ask for the passphrase if the plan needs it."""
     # Imported late: listing downloads does not need them.
     from llm_hf_models.downloads import records, token_handoff
+    from llm_hf_models.downloads.plan_types import list_restrictions
 
-    return token_handoff.find_token_for_worker(records.derive_context(context, plan) if plan else context)
+    if plan is None:
+        return token_handoff.find_token_for_worker(context)
+    planned = records.derive_context(context, plan)
+    return token_handoff.find_token_for_worker(planned, unlock=bool(list_restrictions(plan)))
 
 
 def _find_token_for_row(context: Context, download_id: int) -> HandedToken | None:

@@ -251,7 +251,8 @@ def _scan_with_huggingface_hub(cache_dir: Path) -> HFCacheInfo | None:
         from huggingface_hub import scan_cache_dir
 
         return scan_cache_dir(cache_dir)
-    except (CacheNotFound, ValueError):  # ValueError: a file, or a bad HF_ENDPOINT at import
+    # ValueError: a file, or a bad HF_ENDPOINT at import. OSError: a repo that another user owns.
+    except (CacheNotFound, ValueError, OSError):
         return None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_hf_models.hub.refs import RepoFile, RepoId, is_commit, parse_revision
-from llm_hf_models.system.disk import sync_folder
+from llm_hf_models.system.disk import DENIED_ERRNOS, list_matches, sync_folder
 
 REF_NAMESPACE = "llm-hf"
 _NO_SYMLINK_ERRNOS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -63,7 +63,7 @@ def has_size(path: Path, size: int) -> bool:
 
 def find_blobs(cache_dir: Path, etag: str, size: int) -> Iterator[Path]:
     """Yield complete blobs with this etag, the sha256 of the content, from any repo in the cache."""
-    for blob in sorted(cache_dir.glob(f"models--*/blobs/{etag}")):
+    for blob in sorted(list_matches(cache_dir, f"models--*/blobs/{etag}")):
         if has_size(blob, size):
             yield blob
 
@@ -127,18 +127,23 @@ def _is_symlink_unsupported(error: OSError) -> bool:
 def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None) -> None:
     """Write the refs of a commit: the requested branch or tag (`main` for None), and `llm-hf/<commit>`.
 
-    The latter keeps `hf cache prune` from deleting the commit.
+    The latter keeps `hf cache prune` from deleting the commit. In a cache that is read-only or belongs to another user,
+    no ref is written: its owner decides what it keeps.
 
     Raises:
-        OSError: a ref could not be written.
+        OSError: a ref could not be written for another reason.
     """
     names = [f"{REF_NAMESPACE}/{commit}"]
     if revision is None or not is_commit(revision):
         names.append(parse_revision(revision) if revision else "main")
     for name in names:
         path = repo_folder(cache_dir, repo) / "refs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, commit, cache_work_folder(cache_dir))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, commit, cache_work_folder(cache_dir))
+        except OSError as error:
+            if error.errno not in DENIED_ERRNOS:
+                raise
         sync_folder(path.parent)
 
 

@@ -23,9 +23,11 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
+from llm_hf_models.inference.piece_redactor import PieceRedactor
 from llm_hf_models.inference.response_parser import ResponseParser
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
 from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.redaction import redact_bytes
 
 if TYPE_CHECKING:
     import httpx2
@@ -92,17 +94,17 @@ def _stream_turn(
     with ExitStack() as stack:
         endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
-        detector = LoopDetector(turn.loop_limit)
+        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
         try:
             for data in response.iter_bytes():
-                for piece in parser.feed(data):
+                for piece in redactor.clean_text(parser.feed(data)):
                     yield piece
                     if detector.is_loop(piece.text):
                         yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
                         return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        yield from parser.end()
+        yield from redactor.clean_end(parser.end())
 
 
 def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoint, *, has_begun: bool) -> Turn:
@@ -147,17 +149,17 @@ async def _stream_turn_async(
     async with AsyncExitStack() as stack:
         endpoint, response = await _open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
-        detector = LoopDetector(turn.loop_limit)
+        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
         try:
             async for data in response.aiter_bytes():
-                for piece in parser.feed(data):
+                for piece in redactor.clean_text(parser.feed(data)):
                     yield piece
                     if detector.is_loop(piece.text):
                         yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
                         return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        for last in parser.end():
+        for last in redactor.clean_end(parser.end()):
             yield last
 
 
@@ -231,7 +233,7 @@ async def send_request(
 
 
 async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of a response from `send_request` as they arrive.
+    """Yield the bytes of a response from `send_request` as they arrive. They may repeat the endpoint's key.
 
     Raises:
         EngineLostError: The connection broke or timed out.
@@ -272,7 +274,7 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
             raise _build_lost_error(endpoint, error) from None
     if not response.is_success:
         raise build_response_error(response.status_code, body, url)
-    return openai_protocol.parse_served_models(body)
+    return openai_protocol.parse_served_models(redact_bytes(body))
 
 
 def _open_response(

@@ -28,6 +28,7 @@ from llm_hf_models.library.records import (
     LocalModel,
 )
 from llm_hf_models.paths import user_dir
+from llm_hf_models.redaction import remember
 
 _TEMPLATE_PROBLEM = re.compile(r"chat[ _]template")  # in the errors of llama.cpp's log
 
@@ -156,7 +157,9 @@ def build_remote_endpoint(model: LocalModel, key: str | None = None) -> Endpoint
         BadInputError: The endpoint needs a key that is not set.
     """
     base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
-    return Endpoint(base_url, key=key or _find_stored_key(model), model=model.options.get(ENDPOINT_MODEL))
+    key = key or _find_stored_key(model)
+    remember(key)  # the server may repeat it
+    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
 
 
 def _find_stored_key(model: LocalModel) -> str | None:

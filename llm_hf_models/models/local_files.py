@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -41,12 +42,13 @@ class RemovalPlanner:
     def list_removable(self, models: Collection[LocalModel]) -> list[LocalFile]:
         """Return the files that removing all these models removes: no file that another model uses or that a user owns.
 
-        A file that was imported in place belongs to the user.
+        A file that was imported in place belongs to the user. A read-only cache can belong to another user.
         """
         ids = {model.model_id for model in models}
         used = {file.location for model in self._models if model.model_id not in ids for file in model.files}
         own = (file for model in models if model.place != "in place" for file in model.files)
-        return list({file.location: file for file in own if file.location not in used}.values())
+        removable = {file.location: file for file in own if file.location not in used}
+        return [file for location, file in removable.items() if _is_removable(Path(location))]
 
     def count_freed_bytes(self, models: Collection[LocalModel]) -> int:
         """Return the bytes that removing all these models frees. Data that they share counts once.
@@ -81,7 +83,10 @@ def group_by_cache(files: Iterable[LocalFile]) -> dict[Path, set[Path]]:
 
 
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
-    """Remove a model and the files that nothing else uses. A file that the user imported in place is never removed."""
+    """Remove a model and the files that nothing else uses.
+
+    A file that the user imported in place, or in a cache of another user that is read-only, is never removed.
+    """
     with context.open_database() as db:
         model = db.find_model(name)
         planner = RemovalPlanner(db.list_models())
@@ -99,6 +104,17 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
                 raise
     default = suggest_new_default((model.model_id, *model.aliases))
     return Removal(model.model_id, tuple(locations), freed, kept, done=not dry_run, llm_default=default)
+
+
+def _is_removable(path: Path) -> bool:
+    """Return False if the file is in a folder of another user that this user can't write to."""
+    try:
+        is_own = os.name != "posix" or path.parent.stat().st_uid == os.geteuid()
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # it is missing
+    return is_own or os.access(path.parent, os.W_OK)
 
 
 def _delete_files(model: LocalModel, files: Sequence[LocalFile]) -> None:
@@ -143,8 +159,8 @@ def _has_difference(files: Sequence[tuple[str, str]]) -> bool:
 
 def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) -> str | None:
     """Return why a file is not the recorded one. If it is, add its stamp to `stamps` and return None."""
-    if not Path(file.location).exists():
-        return "missing"
+    if problem := _find_problem(Path(file.location)):
+        return problem
     recorded = file.sha256 or file.git_sha1
     if not recorded:
         return "no digest recorded"
@@ -159,6 +175,17 @@ def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) 
         return "modified while it was read"
     verified_files.note_verified(recorded, Path(file.location), found.stamp)
     stamps[file.location] = found.stamp
+    return None
+
+
+def _find_problem(path: Path) -> str | None:
+    """Return why a file is not there for this user, or None if it is."""
+    try:
+        path.stat()
+    except PermissionError as error:  # it is in a folder of another user
+        return f"not readable: {error.strerror}"
+    except OSError:
+        return "missing"
     return None
 
 

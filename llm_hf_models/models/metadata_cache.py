@@ -66,7 +66,7 @@ def fetch_with_cache(
     """
     token = context.token()
     hub = context.make_hub_client(token)
-    name = json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
+    name = _make_name(context, key, token)
     with context.open_database() as db:
         cached, old = _load_cached(db, name, load)
         if cached and old is not None and not refresh and _is_fresh(context, cached):
@@ -85,8 +85,14 @@ def fetch_with_cache(
             if cached is None or old is None:
                 raise _add_offline_hint(error) from None
             return old, _make_freshness(cached, problem=error.message)
+        if token is None:
+            name = _make_name(context, key, context.token())  # the request may have unlocked the token
         db.save_metadata(name, dump(response), hub.last_etag)
     return response, Freshness()
+
+
+def _make_name(context: Context, key: dict[str, object], token: tokens.Token | None) -> str:
+    return json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
 
 
 def _is_fresh(context: Context, cached: CachedMetadata) -> bool:

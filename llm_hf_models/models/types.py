@@ -99,8 +99,8 @@ class LibrarySurvey:
 class Removal(Result):
     """The files that `rm` removes, or would remove. Sizes are in bytes.
 
-    `kept` are files that another model uses, or that the user imported in place. `llm_default` is the command that
-    chooses another default model of llm, if the removed one is llm's default.
+    `kept` are files that another model uses, that the user imported in place, or that this user can't remove.
+    `llm_default` is the command that chooses another default model of llm, if the removed one is llm's default.
     """
 
     model_id: str

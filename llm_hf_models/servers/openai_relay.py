@@ -39,6 +39,7 @@ from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
+from llm_hf_models.redaction import redact_bytes
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
 from llm_hf_models.servers.embedding_requests import fit_embedding_request
 from llm_hf_models.servers.http_errors import HttpResponseError
@@ -341,12 +342,12 @@ async def _iter_events(opening: asyncio.Future[_Opened]) -> AsyncGenerator[bytes
     try:
         opened = await opening
         if not opened.is_stream:
-            yield b"data: " + b"".join([chunk async for chunk in opened.chunks]) + b"\n\n"
+            yield redact_bytes(b"data: " + b"".join([chunk async for chunk in opened.chunks]) + b"\n\n")
             return
         relayed = opened.relayed
         events = check_events(split_events(opened.chunks), drop_progress=relayed.drop_progress, schema=relayed.schema)
         async for event in events:
-            yield event
+            yield redact_bytes(event)
     except HfModelsError as error:
         yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
 
@@ -359,12 +360,12 @@ async def _read_whole(opened: _Opened) -> bytes:
         EngineLostError: The stream ended early.
     """
     if not opened.is_stream:
-        return b"".join([chunk async for chunk in opened.chunks])
+        return redact_bytes(b"".join([chunk async for chunk in opened.chunks]))
     whole = await assemble_response(split_events(opened.chunks))
     checker = ResponseChecker(opened.relayed.schema)
     checker.add_choices(whole["choices"])
     checker.check()
-    return json.dumps(whole).encode()
+    return redact_bytes(json.dumps(whole).encode())
 
 
 def _blame_client(error: EngineRequestError, endpoint: Endpoint) -> None:

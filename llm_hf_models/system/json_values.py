@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from llm_hf_models.redaction import redact
+
 MAX_SHOWN_CHARS = 60
 
 # The type of a field that is a point in time, in seconds since 1970. In JSON it is a text (see `format_utc`).
@@ -24,8 +26,8 @@ def to_json(value: object) -> JsonValue:
     """Convert a value of the service to a JSON value, for `--json` and for MCP's structured content.
 
     A dataclass becomes an object with its fields and public properties. A field declared with `repr=False` contains
-    a secret and is omitted. Points in time become texts in UTC. Numbers that JSON can't represent (NaN, infinities)
-    become their names.
+    a secret and is omitted. Strings contain no token or key of this process, even if a server repeats it. Points in
+    time become texts in UTC. Numbers that JSON can't represent (NaN, infinities) become their names.
 
     Raises:
         TypeError: the value contains an object without a JSON form, which is a bug in this package.
@@ -38,7 +40,7 @@ def _convert(value: object, *, is_time: bool) -> JsonValue:
     if is_dataclass(value):
         return _convert_members(value)
     if isinstance(value, Mapping):
-        return {str(key): _convert(member, is_time=is_time) for key, member in value.items()}
+        return {redact(str(key)): _convert(member, is_time=is_time) for key, member in value.items()}
     if isinstance(value, AbstractSet):
         return [_convert(member, is_time=is_time) for member in sorted(value)]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -57,10 +59,10 @@ def _convert_members(value: object) -> dict[str, JsonValue]:
 def _convert_leaf(value: object) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (str, PurePath)):
+        return redact(str(value))
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, PurePath):
-        return str(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
@@ -98,6 +100,7 @@ def _shorten(value: object) -> str:
     if is_dataclass(value):
         return f"{type(value).__name__}(...)"
     if isinstance(value, str):
+        value = redact(value)
         return repr(value if len(value) <= MAX_SHOWN_CHARS else value[: MAX_SHOWN_CHARS - 1] + "…")
     if isinstance(value, Mapping | Sequence | AbstractSet):
         return f"<{len(value)} items>"

@@ -395,7 +395,7 @@ def format_response(done: PromptResult) -> Report:
 def format_removal(removed: Removal) -> Report:
     """Return the result of a deletion."""
     kept = (
-        f" Kept, because other programs use them or the user imported them: {_join_parts(removed.kept[:MAX_ITEMS])}."
+        f" Kept, because others use or own them, or the user imported them: {_join_parts(removed.kept[:MAX_ITEMS])}."
         if removed.kept
         else ""
     )

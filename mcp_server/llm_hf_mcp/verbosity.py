@@ -56,7 +56,7 @@ ROWS: dict[str, RowFields] = {
     ),
     "downloads": RowFields(
         always=("id", "ref", "state", "total_bytes", "done_bytes"),
-        short=("requested_action", "error"),
+        short=("requested_action", "error", "needs_worker"),
         normal=(
             "repo", "quant", "bytes_per_second", "seconds_left", "requested_by", "background", "created", "updated",
         ),
