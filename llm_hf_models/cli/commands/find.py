@@ -54,7 +54,7 @@ def inspect(names: tuple[str, ...], metadata: bool, tensors: bool, template: boo
     """Show the header of a GGUF file.
 
     REF|FILE is a file, the name of a model on this machine, or a model on the Hub. From the Hub, only the header is
-    downloaded.
+    downloaded. Of a split model, the headers of all shards are read, and the figures are those of the whole model.
     """
     library = open_library(uses_hub=_may_name_repo(names))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,7 +30,8 @@ from llm_hf_models.cli.several import emit_in_parts, use_each
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
-from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
+from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullPlan, PullResult
@@ -93,11 +96,19 @@ def _render_load_test(report: LoadTestReport) -> str:
     "--allow-unsafe", is_flag=True, help="Pull even if a Hub scanner reports a file as unsafe; this is recorded."
 )
 @click.option("--allow-invalid", is_flag=True, help="Keep a file that breaks the GGUF rules, without registering it.")
-@click.option("-y", "--yes", is_flag=True, help="With --to: overwrite files that differ without asking.")
+@click.option(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Don't ask before a large download, a model that does not fit, or overwriting files (--to).",
+)
 @click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
 @quiet_option()
 @json_or_list_option
+@click.pass_context
 def pull(
+    ctx: click.Context,
+    /,
     refs: tuple[str, ...],
     aliases: tuple[str, ...],
     no_mmproj: bool,
@@ -130,22 +141,20 @@ def pull(
         raise click.UsageError("--alias names one model. Give one REF.")
     library = open_library(uses_hub=True)
     pull_options = PullOptions(mmproj=not no_mmproj, aliases=aliases, **options)  # type: ignore[arg-type]
-    plans = [library.plan(ref, pull_options) for ref in dict.fromkeys(refs)]
+    plans = {ref: library.plan(ref, pull_options) for ref in dict.fromkeys(refs)}
     is_list = len(refs) > 1
     if dry_run:
-        use_each(plans, lambda plan: plan, emit_in_parts(_render_plan), as_json=as_json, is_list=is_list)
+        emit = emit_in_parts(_render_plan)
+        use_each(list(plans.values()), lambda plan: plan, emit, as_json=as_json, is_list=is_list)
         return
-    for plan in plans:
-        if plan.replaces and not yes:
-            confirm(
-                f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
-                refused="Nothing was replaced",
-                hint="Pass -y to replace without asking.",
-            )
-    puller = _Puller(library, on_done, tests_later=test, is_in_background=background)
-    results = use_each(plans, puller.pull, _print_id, as_json=as_json, is_list=is_list)
-    if test:
-        _test_pulled(library, results)
+    for ref, plan in plans.items():
+        concerns = () if yes else library.list_concerns(plan)
+        output.note(hub_views.render_choice(plan, warns_of_memory=not concerns))
+        if not yes:
+            _ask_before_pull(ref, plan, concerns)
+    puller = _Puller(library, on_done, tests=test, is_in_background=background)
+    use_each(list(plans.values()), puller.pull, _print_id, as_json=as_json, is_list=is_list, finish=puller.test_pulled)
+    ctx.exit(0 if puller.passed else 1)
 
 
 def _render_plan(plan: PullPlan) -> str:
@@ -158,24 +167,55 @@ class _Puller:
 
     library: Library
     on_done: str | None
-    tests_later: bool
+    tests: bool  # load-test the models that were pulled in the foreground
     is_in_background: bool
+    passed: bool = True  # no model failed its test
 
     def pull(self, plan: PullPlan) -> PullResult | DownloadView:
         """Pull in the foreground, or queue a background download."""
-        output.note(hub_views.render_choice(plan))
         result = None if self.is_in_background else _pull_in_foreground(self.library, plan)
         if result is None:  # by --background or by pressing the key
             self.is_in_background = True
             row = self.library.enqueue(plan, on_done=self.on_done)
             output.note(downloads_views.render_queued(row))
-            if self.tests_later and plan.model_id:
+            if self.tests and plan.model_id:
                 output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
             return row
         output.note(hub_views.render_pull_result(result))
         if not output.is_quiet():
             output.notify(f"{result.model_id or plan.ref} is ready", result.seconds)
         return result
+
+    def test_pulled(self, results: Sequence[PullResult | DownloadView]) -> None:
+        """Load-test the models, and print the reports."""
+        from llm_hf_models.downloads.plan_types import PullResult
+
+        pulled = [one.model_id for one in results if isinstance(one, PullResult) and one.model_id] if self.tests else []
+        for model_id in pulled:
+            report = self.library.test(model_id)
+            output.alert(_render_load_test(report))
+            self.passed = self.passed and report.passed
+
+
+def _ask_before_pull(ref: str, plan: PullPlan, concerns: Sequence[str]) -> None:
+    """Ask whether to replace files, and to download a large model or one that does not fit. End the command on a no.
+
+    Raises:
+        BadInputError: there is no answer, or no terminal for the question about the download.
+    """
+    if plan.replaces:
+        confirm(
+            f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
+            refused="Nothing was replaced",
+            hint="Pass -y to replace without asking.",
+        )
+    if not concerns:
+        return
+    hint = f"To download it without a question, add -y: llm hf pull {shlex.quote(ref)} -y"
+    if not output.is_terminal(sys.stdin):
+        raise BadInputError(f"{plan.ref} was not downloaded", cause="\n".join(concerns), hint=hint)
+    question = f"{' '.join(concerns)} Download {format_size(plan.fetch_bytes)}?"
+    confirm(question, refused="Nothing was downloaded", hint=hint)
 
 
 def _print_id(result: PullResult | DownloadView) -> None:
@@ -185,18 +225,6 @@ def _print_id(result: PullResult | DownloadView) -> None:
         output.emit(result.model_id or "\n".join(result.files))
     else:
         output.emit(str(result.id))
-
-
-def _test_pulled(library: Library, results: Sequence[PullResult | DownloadView]) -> None:
-    """Load-test the models that were pulled in the foreground. End the command with exit code 1 if one fails."""
-    from llm_hf_models.downloads.plan_types import PullResult
-
-    ids = [result.model_id for result in results if isinstance(result, PullResult) and result.model_id]
-    reports = [library.test(model_id) for model_id in ids]
-    for report in reports:
-        output.alert(_render_load_test(report))
-    if not all(report.passed for report in reports):
-        raise click.exceptions.Exit(1)
 
 
 def _pull_in_foreground(library: Library, plan: PullPlan) -> PullResult | None:

@@ -51,7 +51,8 @@ def test_unknown_name_among_several_is_reported_and_the_others_shown(command: st
     assert done.stderr.count("Error: ") == 1
     assert "nobody" in done.stderr
     assert all(path.name[:3] in done.stdout for path in two)
-    assert len(json.loads(run(command, "cat", "nobody", "dog", "--json", code=code).stdout)) == 2
+    printed = json.loads(run(command, "cat", "nobody", "dog", "--json", code=code).stdout)
+    assert (len(printed["done"]), "nobody" in printed["error"]["message"]) == (2, True)
 
 
 def test_rm_removes_several_after_one_question_or_none_at_all() -> None:
