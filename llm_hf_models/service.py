@@ -638,6 +638,13 @@ class Library:
         return status_module.set_setting(key, value)
 
     @staticmethod
+    def list_options() -> dict[str, str]:
+        """Return the options that `set_options` accepts, with their descriptions."""
+        from llm_hf_models.inference import options
+
+        return {key: field.description or "" for key, field in options.StoredOptions.model_fields.items()}
+
+    @staticmethod
     def check_setting(key: str, value: str) -> None:
         """Raise an error if a setting does not accept a value. Nothing is stored."""
         from llm_hf_models import settings

@@ -12,7 +12,7 @@ import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import RATE, json_option, quiet_option, require_one_of
+from llm_hf_models.cli.params import RATE, DownloadId, WatchedDownload, json_option, quiet_option, require_one_of
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, RequestedAction
@@ -37,6 +37,7 @@ NO_LIMIT = -1
 )
 @click.option(
     "--watch",
+    type=WatchedDownload(),
     is_flag=False,
     flag_value=ALL,
     metavar="[ID]",
@@ -144,7 +145,7 @@ def clear(as_json: bool) -> None:
 
 
 @downloads.command("log", epilog=format_examples("llm hf downloads log 3"))
-@click.argument("number", metavar="ID", type=int)
+@click.argument("number", metavar="ID", type=DownloadId())
 @json_option
 def log(number: int, as_json: bool) -> None:
     """Show the log of a download, oldest entry first."""
@@ -188,7 +189,7 @@ def _join_with_or(words: Sequence[str]) -> str:
 
 
 def _make_command(action: _Action) -> click.Command:
-    @click.argument("given", metavar="[ID]...", type=int, nargs=-1)
+    @click.argument("given", metavar="[ID]...", type=DownloadId(), nargs=-1)
     @click.option("everything", "--all", is_flag=True, help=f"All {_join_with_or(action.states)} downloads.")
     @quiet_option("Hide notes.")
     @json_option

@@ -13,6 +13,8 @@ from llm_hf_models.cli.framework import format_examples, ignore_text, open_libra
 from llm_hf_models.cli.params import (
     LOOPBACK,
     LocalName,
+    OptionKey,
+    OptionPair,
     json_option,
     listen_options,
     quiet_option,
@@ -77,8 +79,15 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     ),
 )
 @click.argument("name", type=NAME, metavar="REF")
-@click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...")
-@click.option("unset", "--unset", multiple=True, metavar="KEY", help="Remove the default of this option; repeatable.")
+@click.argument("pairs", type=OptionPair(), nargs=-1, metavar="[KEY VALUE]...")
+@click.option(
+    "unset",
+    "--unset",
+    type=OptionKey(),
+    multiple=True,
+    metavar="KEY",
+    help="Remove the default of this option; repeatable.",
+)
 @quiet_option("Print nothing after a change.", is_passed=True)
 @json_option
 def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], quiet: bool, as_json: bool) -> None:
