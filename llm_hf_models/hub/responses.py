@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationE
 from llm_hf_models.errors import BadRefError, HubUnavailableError
 from llm_hf_models.hub.errors import HubRequest
 from llm_hf_models.hub.refs import RepoFile, is_commit
-from llm_hf_models.hub.types import Account, FileScan, HubFile, Location, RepoDetails, RepoSummary, ScannerResult
+from llm_hf_models.hub.types import Account, FileScan, FoundRepo, HubFile, Location, RepoDetails, ScannerResult
 from llm_hf_models.system.text import clean_text
 
 T = TypeVar("T")
@@ -72,6 +73,10 @@ class _Safetensors(BaseModel):
     total: _Number = None
 
 
+class _FileName(BaseModel):
+    rfilename: str
+
+
 class _HubModel(BaseModel):
     id: str = Field(min_length=1, max_length=200)
     author: _Text = None
@@ -88,15 +93,22 @@ class _HubModel(BaseModel):
     gguf: _Gguf | None = None
     safetensors: _Safetensors | None = None
     sha: _Sha1 | None = None
-    siblings: list[_Sibling] = []
     securityRepoStatus: _ScanSummary | None = None  # noqa: N815 - the Hub's name
 
 
-_MODELS = TypeAdapter(list[_HubModel])
-_MODEL = TypeAdapter(_HubModel)
+class _HubRow(_HubModel):
+    siblings: list[_FileName] = []
 
 
-def parse_summaries(body: bytes, host: str) -> list[RepoSummary]:
+class _HubRepo(_HubModel):
+    siblings: list[_Sibling] = []
+
+
+_MODELS = TypeAdapter(list[_HubRow])
+_MODEL = TypeAdapter(_HubRepo)
+
+
+def parse_summaries(body: bytes, host: str) -> list[FoundRepo]:
     """Parse the results of a search.
 
     Args:
@@ -106,7 +118,17 @@ def parse_summaries(body: bytes, host: str) -> list[RepoSummary]:
     Raises:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
-    return [RepoSummary(**_build_summary_fields(row)) for row in _validate_json(_MODELS, body, host)]
+    return [
+        FoundRepo(**_build_summary_fields(row), paths=tuple(_list_gguf_paths(row)))
+        for row in _validate_json(_MODELS, body, host)
+    ]
+
+
+def _list_gguf_paths(row: _HubRow) -> Iterable[str]:
+    for file in row.siblings:
+        with suppress(BadRefError):  # an unsafe name, which can't be pulled
+            if file.rfilename.lower().endswith(".gguf"):
+                yield RepoFile(file.rfilename).path
 
 
 def parse_details(body: bytes, host: str) -> RepoDetails:

@@ -60,6 +60,8 @@ class SearchResult(RepoSummary):
 
     local_models: tuple[str, ...] = ()  # the ids of local models from that repo
     fits: bool | None = None  # estimated from the number of parameters; None if the Hub does not report it
+    recommended_quant: str | None = None  # the variant that a plain pull chooses, as far as the file names show
+    recommended_bytes: int | None = None  # size of its weights, estimated from the number of parameters
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class SearchPage:
     results: tuple[SearchResult, ...]
     freshness: Freshness
     suggestions: tuple[str, ...] = ()
+    more: bool = False  # True if the limit has cut the list
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ def _format_search_row(row: SearchResult) -> str:
     return f"{quote_label(row.id)}: " + _join_parts(
         [
             f"{format_count(row.parameters)} parameters" if row.parameters else None,
+            f"{quote_label(row.recommended_quant)} of about {format_size(row.recommended_bytes)}"
+            if row.recommended_quant and row.recommended_bytes
+            else None,
             row.license or "no licence stated",
             row.task,
             f"{row.downloads:,} downloads a month" if row.downloads is not None else None,

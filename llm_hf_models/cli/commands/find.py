@@ -118,7 +118,9 @@ def check(ctx: click.Context, name: str, as_json: bool) -> None:
 def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_json: bool, **filters: object) -> None:
     """Find models on the Hub.
 
-    Lists repos whose name contains the words of QUERY. Without QUERY, only the options filter the list.
+    Lists repos whose name contains the words of QUERY. Without QUERY, only the options filter the list. QUANT is the
+    quantization that a plain pull downloads, as far as the file names show. SIZE (of QUANT) and FITS are estimated from
+    the number of parameters.
     """
     from llm_hf_models.hub.types import SearchFilters
 
@@ -128,6 +130,8 @@ def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_j
         output.print_json(page)
     elif page.results:
         output.emit(hub_views.render_search(page, output.get_width()))
+        if page.more:
+            output.note(f"There are more results than these {len(page.results)}. Raise --limit to see them.")
         _note_freshness(hub_views.render_freshness(page.freshness))
     else:
         output.note(hub_views.render_no_results(page))

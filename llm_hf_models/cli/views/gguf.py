@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_fields, format_table
+from llm_hf_models.cli.layout import Column, format_fields, format_table
 from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.units import format_size
 

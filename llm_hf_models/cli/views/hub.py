@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_fields, format_table
+from llm_hf_models.cli.layout import Column, format_fields, format_table
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
@@ -26,19 +26,19 @@ OMITTED_TAG_PREFIXES = ("license:", "region:", "base_model:", "gguf")
 def render_search(page: SearchPage, max_width: int | None) -> str:
     """Return a table of the repos that a search found."""
     columns = [
-        Column("ID", min_width=24),
-        Column("PARAMS", 2, right=True),
-        Column("SIZE", 3, right=True),
-        Column("DOWNLOADS", 4, right=True),
-        Column("LIKES", 6, right=True),
-        Column("UPDATED", 5, right=True),
-        Column("LOCAL", 1),
-        Column("FITS", 7),
-        Column("GATED", 8),
-        Column("LICENCE", 9, min_width=8),
-        Column("TASK", 10, min_width=10),
-        Column("AUTHOR", 12),
-        Column("TAGS", 11, min_width=12),
+        Column("ID", min_width=32, keep_end=True),
+        Column("PARAMS", 4, right=True),
+        Column("QUANT", 6),
+        Column("SIZE", 1, right=True),
+        Column("FITS", 2),
+        Column("LOCAL", 3, min_width=8),
+        Column("GATED", 5),
+        Column("DOWNLOADS", 7, right=True),
+        Column("UPDATED", 8, right=True),
+        Column("LIKES", 9, right=True),
+        Column("LICENCE", 10, min_width=8, extra=True),
+        Column("TASK", 11, min_width=10, extra=True),
+        Column("TAGS", 12, min_width=12, extra=True),
     ]
     return format_table(columns, [_make_search_row(row) for row in page.results], max_width=max_width)
 
@@ -48,16 +48,16 @@ def _make_search_row(row: SearchResult) -> list[str]:
     return [
         row.id,
         cli_format.format_parameters(row.parameters),
-        cli_format.format_bytes(row.size),
-        cli_format.format_number(row.downloads),
-        cli_format.format_number(row.likes),
-        cli_format.format_age(row.updated),
-        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
+        row.recommended_quant or "",
+        f"~{format_size(row.recommended_bytes)}" if row.recommended_bytes else "",
         cli_format.format_yes_no(row.fits),
+        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
         _describe_gating(row),
+        cli_format.format_number(row.downloads),
+        cli_format.format_age(row.updated),
+        cli_format.format_number(row.likes),
         row.license or "",
         row.task or "",
-        row.author,
         ", ".join(tags),
     ]
 
@@ -155,7 +155,12 @@ def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> 
 
 def render_repo_files(found: ModelInfo, max_width: int | None) -> str:
     """Return a table of a repo's files."""
-    columns = [Column("FILE", min_width=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
+    columns = [
+        Column("FILE", min_width=24, keep_end=True),
+        Column("SIZE", 1, right=True),
+        Column("HUB SCAN", 2),
+        Column("DIGEST", 3, extra=True),
+    ]
     return format_table(columns, [_make_file_row(file) for file in found.files], max_width=max_width)
 
 
@@ -173,7 +178,7 @@ def _describe_scan(found: ModelInfo) -> str:
 
 def render_plan(planned: PullPlan, max_width: int | None) -> str:
     """Return the plan of a pull, for `--dry-run`."""
-    columns = [Column("FILE", min_width=24), Column("SIZE", right=True), Column("STATE", 1)]
+    columns = [Column("FILE", min_width=24, keep_end=True), Column("SIZE", right=True), Column("STATE", 1)]
     rows = [[file.path, format_size(file.size), _describe_state(file)] for file in planned.files]
     facts = format_fields(
         [

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_fields, format_table
+from llm_hf_models.cli.layout import Column, format_fields, format_table
 from llm_hf_models.cli.views import running as running_views
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
@@ -30,29 +30,36 @@ MAX_LINE_CHARS = 400
 def render_local_models(models: Sequence[LocalModelView], max_width: int | None) -> str:
     """Return a table of local models."""
     columns = [
-        Column("ID", min_width=24),
-        Column("ALIASES", 3, min_width=12),
+        Column("ALIAS", min_width=20, keep_end=True),
+        Column("ID", min_width=24, keep_end=True),
         Column("SIZE", 2, right=True),
-        Column("QUANT", 5),
-        Column("REVISION", 6),
-        Column("USED", 4, right=True),
         Column("STATE", 1),
-        Column("KIND", 7),
+        Column("KIND", 3),
+        Column("USED", 4, right=True),
+        Column("QUANT", 5, extra=True),
+        Column("REVISION", 6, extra=True),
+        Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
-    rows = [
-        [
-            model.model_id,
-            ", ".join(model.aliases),
-            format_size(model.size) if model.files else "",
-            model.quant,
-            _format_revision(model),
-            cli_format.format_age(model.last_used) or "never",
-            running_views.format_state(model),
-            model.kind,
-        ]
-        for model in models
+    return format_table(columns, [_make_model_row(model) for model in models], max_width=max_width)
+
+
+def _make_model_row(model: LocalModelView) -> list[str]:
+    shortest, *others = _sort_aliases(model) or [""]
+    return [
+        shortest,
+        model.model_id,
+        format_size(model.size) if model.files else "",
+        running_views.format_state(model),
+        model.kind,
+        cli_format.format_age(model.last_used) or "never",
+        model.quant,
+        _format_revision(model),
+        ", ".join(others),
     ]
-    return format_table(columns, rows, max_width=max_width)
+
+
+def _sort_aliases(model: LocalModelView) -> list[str]:
+    return sorted(model.aliases, key=len)
 
 
 def _format_revision(model: LocalModelView) -> str:
@@ -70,7 +77,9 @@ def render_repairs(models: Sequence[LocalModelView]) -> str:
 def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
     """Return a table of aliases."""
     rows = [[alias, model.model_id] for model in models for alias in model.aliases]
-    return format_table([Column("ALIAS"), Column("MODEL", min_width=24)], sorted(rows), max_width=max_width)
+    return format_table(
+        [Column("ALIAS"), Column("MODEL", min_width=24, keep_end=True)], sorted(rows), max_width=max_width
+    )
 
 
 def render_local_model(model: LocalModelView, max_width: int | None) -> str:
@@ -79,7 +88,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     summary = format_fields(
         [
             ("Model", model.model_id),
-            ("Aliases", ", ".join(model.aliases)),
+            ("Aliases", ", ".join(_sort_aliases(model))),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
@@ -103,10 +112,10 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
         max_width=max_width,
     )
     columns = [
-        Column("FILE"),
+        Column("FILE", min_width=24, keep_end=True),
         Column("ROLE", 2),
         Column("SIZE", 1, right=True),
-        Column("LOCATION", 3, min_width=30, wrap=True),
+        Column("LOCATION", 3, below=True),
     ]
     rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
     parts = [format_table(columns, rows, max_width=max_width)] if rows else []
@@ -194,15 +203,15 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
 def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
     """Return a table of running engines."""
     columns = [
-        Column("MODEL", min_width=24),
+        Column("MODEL", min_width=24, keep_end=True),
         Column("MEMORY", 1, right=True),
         Column("CONTEXT", 5, right=True),
         Column("UPTIME", 3, right=True),
         Column("IDLE", 2, right=True),
         Column("SPEED", 4, right=True),
         Column("PID", 6, right=True),
-        Column("CONFINED BY", 7, min_width=16),
-        Column("ADDRESS", 8),
+        Column("CONFINED BY", 7, min_width=16, extra=True),
+        Column("ADDRESS", 8, extra=True),
     ]
     rows = [
         [
@@ -315,7 +324,7 @@ def render_settings(every: Sequence[SettingView], max_width: int | None) -> str:
         Column("KEY"),
         Column("VALUE", right=True),
         Column("SOURCE", 1),
-        Column("DESCRIPTION", 2, min_width=30, wrap=True),
+        Column("DESCRIPTION", 2, min_width=60, wrap=True, below=True),
     ]
     rows = [[one.key, cli_format.format_setting(one.value), one.source, one.description] for one in every]
     return format_table(columns, rows, max_width=max_width)
@@ -361,7 +370,7 @@ def render_stored_files(files: Sequence[StoredFile], max_width: int | None) -> s
     """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
     if not files:
         return "Nothing is stored."
-    columns = [Column("SIZE", right=True), Column("PURPOSE", 1), Column("PATH", min_width=24)]
+    columns = [Column("SIZE", right=True), Column("PURPOSE"), Column("PATH", below=True)]
     rows = [[format_size(file.size), file.description, file.path] for file in files]
     total = format_size(sum(file.size for file in files))
     return f"{format_table(columns, rows, max_width=max_width)}\n{len(files)} files and folders, {total} in all."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_table
+from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_range
 

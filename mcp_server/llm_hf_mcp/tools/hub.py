@@ -93,7 +93,7 @@ async def search_models(
         )
     whole = await call(library.search, query, filters, fits=fits)
     rows, after = select_page(whole.results, cursor, limit=limit)
-    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, after)
+    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, after is not None, after)
     return build_result(found, rendering.format_search)
 
 

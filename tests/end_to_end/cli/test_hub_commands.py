@@ -79,6 +79,34 @@ def test_search_shows_a_row_with_the_known_facts() -> None:
     assert (row["id"], row["downloads"], row["gated"], row["local_models"]) == (REPO, 1234, False, [])
 
 
+def test_search_estimates_the_size_of_the_recommended_variant(hub: HubServer, tmp_path: Path) -> None:
+    weights = tiny_chat(tmp_path / "any.gguf")
+    names = ("m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-F16.gguf", "mmproj-m-F16.gguf", "m.imatrix.gguf")
+    hub.add_repo(REPO, dict.fromkeys(names, weights), gguf={"total": 8_000_000_000})
+    hub.add_repo("owner/huge-GGUF", {"huge-IQ1_S.gguf": weights}, gguf={"total": 10**15})
+    hub.add_repo("owner/odd-GGUF", {"odd.gguf": weights}, gguf={"total": 8_000_000_000})
+    hub.add_repo("owner/unknown-GGUF", {"unknown-Q8_0.gguf": weights})
+    rows = {row["id"]: row for row in run_json("search", "gguf")["results"]}
+    found = {name: (row["recommended_quant"], row["recommended_bytes"], row["fits"]) for name, row in rows.items()}
+    assert found[REPO][0] == "Q4_K_M"
+    assert found[REPO][1] == pytest.approx(4.92e9, rel=0.02), "Llama-3.1-8B at Q4_K_M has 4.92 GB"
+    assert found["owner/huge-GGUF"] == ("IQ1_S", 250_000_000_000_000, False)
+    assert found["owner/odd-GGUF"] == ("odd", None, None)
+    assert found["owner/unknown-GGUF"] == ("Q8_0", None, None)
+    assert re.search(rf"{REPO} +8B +Q4_K_M +~4.9 GB ", run("search", "tiny").stdout)
+
+
+def test_search_says_if_there_are_more_results(hub: HubServer) -> None:
+    for number in range(3):
+        hub.add_repo(f"owner/m{number}-GGUF", {"m-Q8_0.gguf": b"GGUF"}, gguf={"total": 1_000_000})
+    assert "more results than these 2. Raise --limit" in run("search", "--limit", "2").stderr
+    assert "more results than these 2" in run("search", "--limit", "2", "--fits").stderr
+    assert run_json("search", "--limit", "2")["more"]
+    for limit in (3, 500):
+        assert "more results" not in run("search", "--limit", str(limit)).stderr
+    assert len(run_json("search", "--limit", "2")["results"]) == 2
+
+
 @pytest.mark.usefixtures("repo")
 def test_search_marks_variants_that_are_installed() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")

@@ -88,7 +88,7 @@ def test_missing_file_gives_a_clear_error(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 def test_list_has_a_row_for_each_model() -> None:
     done = run("list")
-    assert re.search(r"hf/local/tiny:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
+    assert re.search(r"tiny +hf/local/tiny:Q8_0 .*unverified +chat +never +Q8_0 +walrus, tiny:Q8_0", done.stdout)
     assert "is unverified: " in done.stderr
     (model,) = run_json("list")
     assert model["state"] == "unverified"
