@@ -9,12 +9,13 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, TokenInvalidError
 from llm_hf_models.hub import tokens
 from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.errors import LOGIN_HINT
 from llm_hf_models.types import TokenStatus
 
 MAX_TOKEN_CHARS = 1000
 
 
-def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> TokenStatus:
+def login(context: Context, value: str, ask_passphrase: Callable[[], str], *, plain: bool = False) -> TokenStatus:
     """Validate a token with the Hub, then store it.
 
     Raises:
@@ -30,7 +31,7 @@ def login(context: Context, value: str, ask_passphrase: Callable[[], str]) -> To
     current = context.settings()
     hub = Hub(settings.endpoint(), token=value, timeout=current.metadata_seconds, offline=settings.is_offline())
     account = hub.whoami()
-    return TokenStatus(tokens.store_token(value, ask_passphrase=ask_passphrase), account)
+    return TokenStatus(tokens.store_token(value, ask_passphrase=ask_passphrase, plain=plain), account)
 
 
 def logout() -> tuple[str, ...]:
@@ -38,20 +39,22 @@ def logout() -> tuple[str, ...]:
     return tuple(tokens.remove_stored_token())
 
 
-def whoami(context: Context) -> TokenStatus:
+def whoami(context: Context, *, unlock: bool = True) -> TokenStatus:
     """Validate the token in use, and return its source and owner.
 
     If there is no token or the Hub rejects it, `problem` of the result is the reason.
+
+    Args:
+        context: the context with the Hub and its token.
+        unlock: ask for the passphrase of a locked token.
     """
-    token = context.token()
+    token = context.unlock_token() if unlock else context.token()
     if token is None:
-        locked = tokens.is_locked(token)
+        hint = tokens.suggest_token_fix(token)
         return TokenStatus(
-            None,
-            None,
-            tokens.suggest_token_fix(token) if locked else "There is no token. Run `llm hf login` to store one.",
+            None, None, "There is no token. Run `llm hf login` to store one." if hint == LOGIN_HINT else hint
         )
     try:
-        return TokenStatus(token.source, context.hub().whoami())
+        return TokenStatus(token.source, context.make_hub_client(token).whoami())
     except TokenInvalidError as error:
         return TokenStatus(token.source, None, str(error))

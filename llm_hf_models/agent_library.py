@@ -23,6 +23,7 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.redaction import redact
 from llm_hf_models.service import Library, ignore_event
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.private_files import make_private_folder, open_private
@@ -38,6 +39,7 @@ from llm_hf_models.types import (
 )
 
 if TYPE_CHECKING:
+    from llm_hf_models.context import Context
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.models.types import PromptResult
@@ -131,11 +133,12 @@ class AgentLibrary(Library):
     Args:
         agent: The name of the agent in the log.
         requested_by: As for `Library`.
+        seconds: The time for all requests to the Hub together, from now on; None for no limit.
     """
 
-    def __init__(self, agent: str, *, requested_by: str = "mcp") -> None:
+    def __init__(self, agent: str, *, requested_by: str = "mcp", seconds: float | None = None) -> None:
         super().__init__(requested_by=requested_by)
-        self._context = replace(self._context, is_agent=True)
+        self._context = replace(self._context, is_agent=True).limit_time(seconds)
         self._agent = agent
 
     @cached_property
@@ -143,15 +146,27 @@ class AgentLibrary(Library):
         """The settings in force, which are read once."""
         return self._context.settings()
 
-    def is_allowed(self, action: str) -> bool:
-        """Return False if the settings forbid an action, such as `delete`, in all cases."""
-        return policy.find_prohibition(self._limits, action) is None
+    @property
+    def _reading_context(self) -> Context:
+        """The context for reading downloads, which changes nothing: a lost worker is restarted by `resume`."""
+        return replace(self._context, reads_only=True)
+
+    def explain_prohibition(self, action: str) -> str | None:
+        """Return why the settings forbid an action, such as `delete`, in all cases. None if they allow it."""
+        error = policy.find_prohibition(self._limits, action)
+        return (error.cause or error.message) if error else None
 
     # Changes with a plan
 
-    def prepare_download(self, ref: str | PullPlan, options: PullOptions | None = None) -> PreparedChange[PullPlan]:
-        """Plan a pull of `ref`, and return it with the requests that need consent first."""
-        return self._prepare_pull("download", ref, options)
+    def prepare_download(
+        self, ref: str, options: PullOptions | None = None, *, draft_after: float | None = None
+    ) -> PreparedChange[PullPlan]:
+        """Plan a pull of `ref`, and return it with the requests that need consent first.
+
+        The consent depends on the sizes in the repo's list of files, which a draft (`draft_after`, see `Library.plan`)
+        has too. The worker that completes a draft downloads exactly these files.
+        """
+        return self._prepare("download", ref, partial(self.plan, ref, options, draft_after=draft_after))
 
     def prepare_removal(self, name: str) -> PreparedChange[Removal]:
         """Plan the removal of a model, and return it with the requests that need consent first."""
@@ -374,6 +389,6 @@ class AgentLibrary(Library):
             # Several processes append to the log, so each line is written in one call.
             descriptor = open_private(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
-                os.write(descriptor, (json.dumps({**line, **outcome}) + "\n").encode())
+                os.write(descriptor, (redact(json.dumps({**line, **outcome})) + "\n").encode())
             finally:
                 os.close(descriptor)

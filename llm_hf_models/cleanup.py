@@ -32,7 +32,7 @@ from llm_hf_models.inference import engine_folder, running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.system import verified_files
-from llm_hf_models.system.disk import count_bytes_on_disk
+from llm_hf_models.system.disk import count_bytes_on_disk, list_matches
 from llm_hf_models.system.ownership import is_owned
 from llm_hf_models.types import Cleanup
 
@@ -82,7 +82,7 @@ def _find_leftovers(context: Context, db: Database, rows: SortedRows) -> Iterato
     cache, keep_seconds = context.cache_dir(), context.settings().orphan_seconds
     for folder in _find_work_folders(cache, rows):
         yield from _find_partials(folder, rows, keep_seconds)
-        yield from _select_old("note", folder.glob("*.tmp"), keep_seconds, INTERRUPTED)
+        yield from _select_old("note", list_matches(folder, "*.tmp"), keep_seconds, INTERRUPTED)
     yield from _find_old_notes(cache, keep_seconds)
     yield from _find_broken_refs(cache)
     yield from _find_incompletes(cache, keep_seconds)
@@ -123,7 +123,7 @@ def _find_partials(folder: Path, rows: SortedRows, keep_seconds: float) -> Itera
 
 def _find_old_notes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
     """Yield the notes about verified files that were removed or modified since, and those of earlier versions."""
-    unused = cache_layout.cache_work_folder(cache).glob("*.checked")
+    unused = list_matches(cache_layout.cache_work_folder(cache), "*.checked")
     yield from _select_old("note", unused, 0, "an earlier version wrote it")
     outdated = verified_files.find_outdated_notes()
     yield from _select_old("note", outdated, keep_seconds, "its file was removed or modified")
@@ -132,7 +132,7 @@ def _find_old_notes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
 
 def _find_broken_refs(cache: Path) -> Iterator[Leftover]:
     """Yield the package's own refs to snapshots that another tool removed. `hf cache` calls such a repo corrupt."""
-    for ref in cache.glob(f"models--*/refs/{cache_layout.REF_NAMESPACE}/*"):
+    for ref in list_matches(cache, f"models--*/refs/{cache_layout.REF_NAMESPACE}/*"):
         if not (ref.parents[2] / "snapshots" / ref.name).is_dir():
             yield Leftover("ref", str(ref), count_bytes_on_disk(ref), "its snapshot was removed")
 
@@ -140,7 +140,7 @@ def _find_broken_refs(cache: Path) -> Iterator[Leftover]:
 def _find_incompletes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
     """Yield huggingface_hub's partial files. Their names are random, so it never continues them after a kill."""
     for leftover in _select_old(
-        "incomplete", cache.glob("*--*/blobs/*.incomplete"), keep_seconds, "huggingface_hub was interrupted"
+        "incomplete", list_matches(cache, "*--*/blobs/*.incomplete"), keep_seconds, "huggingface_hub was interrupted"
     ):
         if not cache_files.is_being_downloaded(Path(leftover.path)):
             yield leftover

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,8 @@ from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.settings import Settings
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from llm_hf_models.hub import tokens
     from llm_hf_models.hub.client import Hub
     from llm_hf_models.library.database import Database
@@ -29,19 +34,38 @@ class Context:
         notify: Shows a message to the user while a request is waiting for a retry. With None, requests don't wait.
         planned_cache: The cache of a download that was planned in another environment; None for this environment's.
         planned_endpoint: The Hub of such a download.
+        show_activity: Shows the user what a long request is doing, such as the bytes of a header so far.
+        stop: Ends a wait for a retry when set.
+        is_patient: Whether requests are retried as long as those of a transfer, even if no user can be notified.
+        deadline: The time by which requests must end, of time.monotonic(); None for no limit.
         is_agent: Whether the caller is an agent, which may name models and repos, but no files on this machine.
+        reads_only: Whether nothing may be changed, not even the state of a download whose process has ended.
     """
 
     requested_by: str = "python"
     ask_passphrase: Callable[[], str | None] | None = None
     notify: Callable[[str], None] | None = None
+    show_activity: Callable[[str], None] | None = None
+    stop: threading.Event | None = None
+    is_patient: bool = False
+    deadline: float | None = None
     planned_cache: Path | None = None
     planned_endpoint: str | None = None
     is_agent: bool = False
+    reads_only: bool = False
 
     def settings(self) -> Settings:
         """Return the current settings."""
         return settings.load()
+
+    def limit_time(self, seconds: float | None) -> Self:
+        """Return a context whose requests must also end within `seconds`. None sets no further limit."""
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        return self if until == math.inf else replace(self, deadline=min(until, self.deadline or math.inf))
+
+    def count_seconds_left(self) -> float:
+        """Return the seconds until the deadline; infinity if there is none."""
+        return math.inf if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
     def stale_seconds(self) -> float:
         """Return the age in seconds at which the last heartbeat of a download's owner is stale."""
@@ -54,7 +78,7 @@ class Context:
     @property
     def changes_nothing(self) -> bool:
         """Return True if the caller may only read: it works on a copy of the library, and starts no process."""
-        return self.is_agent and self.settings().agent_read_only
+        return self.reads_only or (self.is_agent and self.settings().agent_read_only)
 
     def open_database(self) -> Database:
         """Open the library. The result is a context manager."""
@@ -83,20 +107,26 @@ class Context:
         return self.endpoint() != settings.endpoint()
 
     def token(self) -> tokens.Token | None:
-        """Return the token for this Hub, if any."""
-        return None if self.withholds_token else self._find_token()
-
-    def _find_token(self) -> tokens.Token | None:
+        """Return the token for this Hub, if there is one that needs no passphrase."""
         from llm_hf_models.hub import tokens
 
-        return tokens.find_token(self.ask_passphrase)
+        return None if self.withholds_token else tokens.find_token(notify=self.notify)
+
+    def unlock_token(self) -> tokens.Token | None:
+        """Return the token for this Hub, if any. Ask for the passphrase if it is locked."""
+        from llm_hf_models.hub import tokens
+
+        token = self.token()
+        if self.ask_passphrase is None or self.withholds_token or not tokens.is_locked(token):
+            return token
+        return tokens.find_token(self.ask_passphrase, self.notify)
 
     def hub(self) -> Hub:
         """Return a client of the Hub with the token for it."""
         return self.make_hub_client(self.token())
 
     def make_hub_client(self, token: tokens.Token | None) -> Hub:
-        """Return a client of the Hub with the given token."""
+        """Return a client of the Hub with the given token. Without one, a locked token is unlocked if it is needed."""
         from llm_hf_models.hub import tokens
         from llm_hf_models.hub.client import Hub
 
@@ -104,6 +134,12 @@ class Context:
             self.endpoint(),
             token=token.value if token else None,
             token_hint=tokens.suggest_token_fix(token),
+            unlock=self._unlock_value,
             timeout=self.settings().metadata_seconds,
+            deadline=self.deadline,
             offline=settings.is_offline(),
         )
+
+    def _unlock_value(self) -> str | None:
+        token = self.unlock_token()
+        return token.value if token else None

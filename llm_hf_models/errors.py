@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from llm_hf_models.redaction import redact
+
 
 class HfModelsError(Exception):
     """The base class of this package's exceptions.
 
-    Each interface can format the message, cause and hint in its own way.
+    Each interface can format the message, cause and hint in its own way. They never contain a token or key of this
+    process, even if a server repeats it.
 
     Args:
         message: what happened, in one sentence without a trailing newline.
@@ -17,10 +20,10 @@ class HfModelsError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, cause: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.cause = cause
-        self.hint = hint
+        self.message = redact(message)
+        self.cause = redact(cause) if cause else cause
+        self.hint = redact(hint) if hint else hint
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return "\n".join(part for part in (self.message, self.cause, self.hint) if part)
@@ -116,6 +119,10 @@ class RateLimitedError(NetworkError):
 
 class HubUnavailableError(NetworkError):
     """The Hub failed to process a request, or its response is not in the Hub's format."""
+
+
+class MissingHeadersError(HubUnavailableError):
+    """huggingface_hub needs headers that a response lacks. The package's own transfer needs only the digest."""
 
 
 class HubServerError(HubUnavailableError):
@@ -251,6 +258,10 @@ class InterruptedByUserError(HfModelsError):
 
 class KeychainError(HfModelsError):
     """The token could not be stored or read."""
+
+
+class KeychainTimeoutError(KeychainError):
+    """The operating system's keychain did not respond."""
 
 
 class NotModifiedError(HfModelsError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -67,12 +67,13 @@ def register_models(register: Callable[..., None], model_aliases: list[Any]) -> 
         found = _list_models(("chat", "base"))
         if found:
             from llm_hf_models.llm_plugin.models import create_models
-            from llm_hf_models.llm_plugin.names import find_other_plugins_names
+            from llm_hf_models.llm_plugin.names import find_other_plugins_names, find_requested_model
 
             taken = find_other_plugins_names(model_aliases)
+            requested = find_requested_model({*taken, *_list_names(found)})
             for model in found:
-                free = [alias for alias in model.aliases if alias not in taken]
-                register(*create_models(model), aliases=free)
+                names = (*model.aliases, *(name for name, model_id in requested.items() if model_id == model.model_id))
+                register(*create_models(model), aliases=[name for name in names if name not in taken])
     except Exception as error:  # noqa: BLE001 - `llm models` must work even if this fails
         _report_error(error)
 
@@ -84,9 +85,12 @@ def register_embedding_models(register: Callable[..., None]) -> None:
         found = _list_models(("embedding",))
         if found:
             from llm_hf_models.llm_plugin.models import HfEmbeddingModel
+            from llm_hf_models.llm_plugin.names import find_requested_model
 
+            requested = find_requested_model(_list_names(found))
             for model in found:
-                register(HfEmbeddingModel(model), aliases=model.aliases)
+                more = (name for name, model_id in requested.items() if model_id == model.model_id)
+                register(HfEmbeddingModel(model), aliases=(*model.aliases, *more))
     except Exception as error:  # noqa: BLE001 - `llm embed-models` must work even if this fails
         _report_error(error)
 
@@ -98,6 +102,10 @@ def _list_models(kinds: tuple[str, ...]) -> list[RegisteredModel]:
     return [
         model for model in read_registered_models(library_path(), _report_unreadable_library) if model.kind in kinds
     ]
+
+
+def _list_names(models: Iterable[RegisteredModel]) -> set[str]:
+    return {name for model in models for name in (model.model_id, *model.aliases)}
 
 
 def _report_unreadable_library() -> None:

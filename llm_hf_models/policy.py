@@ -10,16 +10,19 @@ from typing import Any
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
-from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
+from llm_hf_models.system.text import quote_label
 from llm_hf_models.system.units import format_size
 from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
 # The plan of a change, or the model to prompt.
 Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
+MAX_NAMES = 5  # in a question
 _STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
 
 
@@ -51,7 +54,7 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
         return tuple(_request_pull_consent(context, limits, subject))
     if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
-        return (ConsentRequest("delete", subject.model_id, f"Delete {subject.model_id} and free {freed}?"),)
+        return (ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?"),)
     if isinstance(subject, LocalModelView):
         return tuple(_request_run_consent(subject))
     if isinstance(subject, DownloadChange):
@@ -62,6 +65,11 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
 def is_preapproved(limits: Settings, request: ConsentRequest) -> bool:
     """Return whether the setting agent_yes_to allows an action without consent."""
     return request.action in settings.split_list(limits.agent_yes_to)
+
+
+def _quote(name: str) -> str:
+    """Return a name, which others may have chosen, so that it can not look like a part of the question."""
+    return quote_label(name, MAX_NAME_CHARS)
 
 
 def _refuse_to_overfill(context: Context, limits: Settings, plan: PullPlan) -> None:
@@ -82,10 +90,10 @@ def _refuse_to_overfill(context: Context, limits: Settings, plan: PullPlan) -> N
 def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) -> Iterator[ConsentRequest]:
     limit = limits.agent_ask_above_bytes
     if limit and plan.fetch_bytes > limit:
-        yield ConsentRequest("large", plan.ref, f"Download {format_size(plan.fetch_bytes)} for {plan.ref}?")
-    restrictions = [name for name in ("gated", "private") if (plan.hub or {}).get(name)]
-    if restrictions and plan.fetch_bytes and context.token() is not None:
-        text = f"Use your Hub token to download {plan.ref}, which is {' and '.join(restrictions)}?"
+        yield ConsentRequest("large", plan.ref, f"Download {format_size(plan.fetch_bytes)} for {_quote(plan.ref)}?")
+    restrictions = list_restrictions(plan)
+    if restrictions and context.token() is not None:
+        text = f"Use your Hub token to download {_quote(plan.ref)}, which is {' and '.join(restrictions)}?"
         yield ConsentRequest("token", plan.ref, text)
 
 
@@ -93,12 +101,13 @@ def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:
     # The prompt itself verifies or refuses a file that has changed since its digest matched.
     digest = next((check.result for check in model.checks if check.kind == "digest"), None)  # the newest is first
     if model.state == "unverified" and digest != "matches":
-        text = f"Run {model.model_id}, whose files were never verified against a digest?"
+        text = f"Run {_quote(model.model_id)}, whose files were never verified against a digest?"
         yield ConsentRequest("unverified", model.model_id, text)
     if model.endpoint:
         key = model.key_name or model.key_env
-        with_key = f" with your API key {key}" if key else ""
-        yield ConsentRequest("endpoint", model.model_id, f"Prompt {model.model_id} on {model.endpoint}{with_key}?")
+        with_key = f" with your API key {_quote(key)}" if key else ""
+        text = f"Prompt {_quote(model.model_id)} on {_quote(model.endpoint)}{with_key}?"
+        yield ConsentRequest("endpoint", model.model_id, text)
 
 
 def _request_control_consent(context: Context, limits: Settings, change: DownloadChange) -> Iterator[ConsentRequest]:
@@ -110,7 +119,7 @@ def _request_control_consent(context: Context, limits: Settings, change: Downloa
     if change.verb in ("resume", "retry"):
         yield from review(context, limits, change.plan)
     elif download.requested_by != AGENT and download.state in UNFINISHED_STATES:
-        what = f"{change.verb.capitalize()} download {download.id} of {download.ref}"
+        what = f"{change.verb.capitalize()} download {download.id} of {_quote(download.ref)}"
         lost = " Its downloaded data is discarded." if change.verb == "cancel" else ""
         starter = _STARTERS.get(download.requested_by, "a person started")
         text = f"{what} ({format_size(download.total_bytes)}), which {starter}?{lost}"
@@ -119,7 +128,8 @@ def _request_control_consent(context: Context, limits: Settings, change: Downloa
 
 def _request_interruption_consent(change: DownloadClearance | EngineStop) -> Iterator[ConsentRequest]:
     if isinstance(change, EngineStop):
-        if names := ", ".join(sorted({engine.model_id for engine in change.engines})):
+        if ids := sorted({engine.model_id for engine in change.engines}):
+            names = ", ".join(map(_quote, ids[:MAX_NAMES])) + (" and others" if len(ids) > MAX_NAMES else "")
             yield ConsentRequest("interrupt", "stop engines", f"Stop the engines of {names}, which may be in use?")
     elif count := sum(row.requested_by != AGENT for row in change.downloads):
         text = f"Remove the records of {count} downloads that a person started?"

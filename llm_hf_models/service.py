@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
+from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
     from llm_hf_models.models.types import (
         ImportResult,
+        LibrarySurvey,
         LoadTestReport,
         LocalModelView,
         PromptResult,
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
         EngineView,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -49,6 +51,7 @@ def _ignore_message(message: str) -> None:
     """Ignore a message."""
 
 
+@check_arguments
 class Library:
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
@@ -59,7 +62,9 @@ class Library:
         requested_by: The interface of the caller, stored with each download: `cli`, `mcp` or `python`.
         ask_passphrase: Returns the passphrase of the encrypted token file, or None if no user can enter it. With
             None instead of a callable, that file is not used.
-        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait.
+        notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait,
+            except for those that plan a pull.
+        show_activity: Shows the user what a long request is doing; each text replaces the previous one.
     """
 
     def __init__(
@@ -68,8 +73,14 @@ class Library:
         requested_by: str = "python",
         ask_passphrase: Callable[[], str | None] | None = None,
         notify: Callable[[str], None] | None = None,
+        show_activity: Callable[[str], None] | None = None,
     ) -> None:
-        self._context = Context(requested_by, ask_passphrase, notify)
+        self._context = Context(requested_by, ask_passphrase, notify, show_activity)
+
+    @property
+    def _reading_context(self) -> Context:
+        """The context for reading downloads, which also corrects their states and restarts a lost worker."""
+        return self._context
 
     # The Hub
 
@@ -120,12 +131,21 @@ class Library:
 
     # Pulling
 
-    def plan(self, ref: str, options: PullOptions | None = None) -> PullPlan:
-        """Plan a pull of `ref`. Raise an error if a policy, the disk space or an invalid header prevents it."""
+    def plan(self, ref: str, options: PullOptions | None = None, *, draft_after: float | None = None) -> PullPlan:
+        """Plan a pull of `ref`. Raise an error if a policy, the disk space or an invalid header prevents it.
+
+        Args:
+            ref: The model ref.
+            options: The options of the pull.
+            draft_after: The seconds after which the plan is returned without the header and the scan reports, if they
+                are slow. The process that carries out the plan then reads and checks them first.
+        """
         from llm_hf_models.downloads import plan as downloads_plan
         from llm_hf_models.downloads import plan_types
 
-        return downloads_plan.plan_pull(self._context, ref, options or plan_types.PullOptions())
+        return downloads_plan.plan_pull(
+            self._context, ref, options or plan_types.PullOptions(), draft_after=draft_after
+        )
 
     def pull(
         self,
@@ -215,19 +235,19 @@ class Library:
         """List at most `limit` downloads (-1: all), newest first; finished ones only with `include_finished`."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.list_downloads(self._context, include_finished=include_finished, limit=limit)
+        return downloads_queue.list_downloads(self._reading_context, include_finished=include_finished, limit=limit)
 
     def get_download(self, download_id: int) -> DownloadView:
         """Return one download by its id."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.get_download(self._context, download_id)
+        return downloads_queue.get_download(self._reading_context, download_id)
 
     def get_download_log(self, download_id: int) -> tuple[DownloadNote, ...]:
         """Return the log of a download, oldest entry first."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.read_log(self._context, download_id)
+        return downloads_queue.read_log(self._reading_context, download_id)
 
     def pause(self, download_id: int) -> DownloadView:
         """Pause a download and keep the downloaded bytes."""
@@ -272,7 +292,7 @@ class Library:
         """Yield the events of a download until it has finished or is paused, whichever process carries it out."""
         from llm_hf_models.downloads import queue as downloads_queue
 
-        return downloads_queue.follow(self._context, download_id, stop=stop)
+        return downloads_queue.follow(self._reading_context, download_id, stop=stop)
 
     # The library
 
@@ -288,6 +308,18 @@ class Library:
 
             states = remote_endpoints.check_health(remote)
         return tuple(local_models.make_view(model, states.get(model.model_id)) for model in models)
+
+    def survey(self, text: str = "") -> LibrarySurvey:
+        """Return the local models, newest first, with the updates on the Hub and the space that removing them frees.
+
+        The Hub is asked for at most 3 seconds. A model whose repo did not answer is unknown.
+
+        Args:
+            text: Return only models with this text in their id or in an alias.
+        """
+        from llm_hf_models.models import survey
+
+        return survey.survey(self._context, text)
 
     def show(self, name: str) -> LocalModelView:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
@@ -356,6 +388,7 @@ class Library:
         mmproj: Path | str | None = None,
         with_mmproj: bool = True,
         aliases: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
         progress: Progress = ignore_event,
     ) -> ImportResult:
         """Register a GGUF file on this machine. A generation_config.json in the same folder is used as well.
@@ -368,6 +401,7 @@ class Library:
                 another model.
             with_mmproj: False registers the model without a projector.
             aliases: The aliases of the model.
+            options: Options to store for the model, as `set_options` does: `kind` and `pooling`.
             progress: Called with the progress of hashing.
         """
         from llm_hf_models.models import import_file as models_import_file
@@ -380,6 +414,7 @@ class Library:
             mmproj=Path(mmproj) if mmproj is not None else None,
             with_mmproj=with_mmproj,
             aliases=aliases,
+            options=options or {},
             progress=progress,
         )
 
@@ -421,7 +456,7 @@ class Library:
 
         return cleanup.clean_up(self._context)
 
-    def list_stored_files(self) -> tuple[StoredFile, ...]:
+    def list_stored_files(self) -> tuple[StoredItem, ...]:
         """List the files and folders that this package has stored on this machine."""
         from llm_hf_models import stored_files
 
@@ -514,11 +549,14 @@ class Library:
 
     # The account and the machine
 
-    def login(self, token: str, *, ask_passphrase: Callable[[], str]) -> TokenStatus:
-        """Validate a token with the Hub, and store it in the keychain, or in an encrypted file without a keychain."""
+    def login(self, token: str, *, ask_passphrase: Callable[[], str], plain: bool = False) -> TokenStatus:
+        """Validate a token with the Hub, and store it in the keychain, or in an encrypted file without a keychain.
+
+        With `plain`, store it in a file that only this user can read, as `hf auth login` does.
+        """
         from llm_hf_models import account
 
-        return account.login(self._context, token, ask_passphrase)
+        return account.login(self._context, token, ask_passphrase, plain=plain)
 
     def logout(self) -> tuple[str, ...]:
         """Remove the token that `login` stored. Return the places that it was removed from."""
@@ -573,28 +611,30 @@ class Library:
 
     def serve(
         self,
-        names: Sequence[str],
+        names: Sequence[str] = (),
         host: str = "127.0.0.1",
         port: int = 0,
         *,
         key: str | None = None,
         notify: Callable[[str], None] = _ignore_message,
+        log: Callable[[str], None] | None = None,
     ) -> RelayServer:
         """Create a server that offers some models in OpenAI's protocol. Call `serve_forever()` to run it.
 
         Args:
-            names: The models.
+            names: The models; empty serves all models.
             host: The address to listen on.
             port: The port; 0 chooses a free one, which `server_address` contains.
             key: The API key that clients must send. With None, a random key is generated (see its `key` attribute).
             notify: Shows a message to the user, for example that an engine was evicted or a context reduced.
+            log: Receives a line for each request, without its content and key.
 
         Raises:
             NotWritableError: The server can't listen on that address.
         """
         from llm_hf_models.servers import openai_relay
 
-        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify)
+        return openai_relay.make_server(self._context, names, host, port, key=key, notify=notify, log=log)
 
     def mirror(
         self,

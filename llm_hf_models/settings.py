@@ -99,6 +99,12 @@ class Settings(BaseModel):
     retry_seconds: float = Field(
         1, gt=0, description="Seconds before the first retry; each retry doubles them, up to a minute."
     )
+    unlock_seconds: float = Field(
+        28_800,
+        ge=0,
+        description="Seconds for which an encrypted token stays unlocked after its passphrase was entered; 0 asks in"
+        " each command.",
+    )
     metadata_lifetime_seconds: float = Field(
         300, ge=0, description="Seconds for which search and info use cached responses of the Hub."
     )

@@ -27,7 +27,7 @@ def _check_token(context: Context) -> TokenStatus:
     try:
         token = context.token()
         source = token.source if token else None
-        return whoami(context)
+        return whoami(context, unlock=False)
     except HfModelsError as error:
         return TokenStatus(source, None, f"could not be checked: {error.message}" if source else error.message)
 

@@ -11,14 +11,15 @@ from llm_hf_models import account, cleanup, paths
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import queue, worker
 from llm_hf_models.errors import HfModelsError, LibraryBusyError, LibraryError, NotWritableError, UnknownModelError
-from llm_hf_models.hub import cache_layout, tokens
-from llm_hf_models.inference import engine_folder, running_engines
+from llm_hf_models.hub import cache_layout, encrypted_token, keychain, tokens
+from llm_hf_models.inference import running_engines
 from llm_hf_models.library.download_records import UNFINISHED_STATES
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import local_files
 from llm_hf_models.system.disk import count_bytes_on_disk
 from llm_hf_models.system.ownership import wait_at_most
-from llm_hf_models.types import StoredFile, Uninstallation
+from llm_hf_models.system.runtime_folder import choose_runtime_folder
+from llm_hf_models.types import StoredItem, Uninstallation
 
 STOP_SECONDS = 30.0
 IMPORTED = "imported"
@@ -36,7 +37,7 @@ DESCRIPTIONS = {
 }
 
 
-def list_stored_files(context: Context) -> tuple[StoredFile, ...]:
+def list_stored_files(context: Context) -> tuple[StoredItem, ...]:
     """Return the files and folders of this package: models first, then its own data, partial files and the token.
 
     Files that the user imported in place are not included. Files of the cache that another tool downloaded are
@@ -57,34 +58,34 @@ def list_stored_files(context: Context) -> tuple[StoredFile, ...]:
     )
 
 
-def _list_model_files(models: list[LocalModel]) -> Iterator[StoredFile]:
+def _list_model_files(models: list[LocalModel]) -> Iterator[StoredItem]:
     seen: set[str] = set()
     for model in models:
         for file in model.files:
             if model.place != "in place" and file.location not in seen:
                 seen.add(file.location)
-                yield StoredFile("model", file.location, _measure(Path(file.location).resolve()), model.model_id)
+                yield StoredItem("model", file.location, _measure(Path(file.location).resolve()), model.model_id)
 
 
-def _list_data() -> Iterator[StoredFile]:
+def _list_data() -> Iterator[StoredItem]:
     folder = paths.data_dir()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name == tokens.encrypted_token_path().name:
-            yield StoredFile("token", str(path), _measure(path), "encrypted Hub token")
+        if path in (encrypted_token.get_path(), tokens.plain_token_path()):
+            yield StoredItem("token", str(path), _measure(path), "Hub token")
         elif path.name != IMPORTED:  # its files belong to models
-            yield StoredFile("data", str(path), _measure(path), DESCRIPTIONS.get(path.name, ""))
-    runtime = engine_folder.find_base_folder()
+            yield StoredItem("data", str(path), _measure(path), DESCRIPTIONS.get(path.name, ""))
+    runtime = choose_runtime_folder()
     if runtime.is_dir():
-        yield StoredFile("data", str(runtime), _measure(runtime), "sockets and logs of running engines")
+        yield StoredItem("data", str(runtime), _measure(runtime), "sockets and logs of running engines")
 
 
-def _list_work(cache: Path) -> Iterator[StoredFile]:
+def _list_work(cache: Path) -> Iterator[StoredItem]:
     folder = cache_layout.cache_work_folder(cache)
     if folder.is_dir():
-        yield StoredFile("partial", str(folder), _measure(folder), "partial files of downloads")
+        yield StoredItem("partial", str(folder), _measure(folder), "partial files of downloads")
 
 
-def _list_refs(models: list[LocalModel], cache: Path) -> Iterator[StoredFile]:
+def _list_refs(models: list[LocalModel], cache: Path) -> Iterator[StoredItem]:
     caches = {cache} | {
         cache_layout.infer_cache_dir(file.location, file.path)
         for model in models
@@ -93,13 +94,13 @@ def _list_refs(models: list[LocalModel], cache: Path) -> Iterator[StoredFile]:
     }
     for folder in sorted(caches):
         for ref in sorted(folder.glob(f"models--*/refs/{cache_layout.REF_NAMESPACE}/*")):
-            yield StoredFile("ref", str(ref), _measure(ref), "keeps `hf cache prune` from removing a model")
+            yield StoredItem("ref", str(ref), _measure(ref), "keeps `hf cache prune` from removing a model")
 
 
-def _list_token() -> Iterator[StoredFile]:
+def _list_token() -> Iterator[StoredItem]:
     with suppress(HfModelsError):
-        if tokens.is_in_keychain():
-            yield StoredFile("token", "keychain", 0, "Hub token")
+        if keychain.read_token() is not None:
+            yield StoredItem("token", "keychain", 0, "Hub token")
 
 
 def _measure(path: Path) -> int:

@@ -10,6 +10,7 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.types import DownloadView, Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
+from llm_hf_models.system.json_values import Result
 from llm_hf_models.system.machine import MachineMemory
 
 # How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
@@ -18,7 +19,7 @@ Consent = Literal["person", "words"]
 
 
 @dataclass(frozen=True)
-class TokenStatus:
+class TokenStatus(Result):
     """The source and owner of the token in use. The token itself is not included."""
 
     source: str | None
@@ -27,7 +28,7 @@ class TokenStatus:
 
 
 @dataclass(frozen=True)
-class EngineView:
+class EngineView(Result):
     """A running engine, without its API key. Times are in Unix seconds, memory is in bytes."""
 
     model_id: str
@@ -54,7 +55,7 @@ class SandboxStatus:
 
 
 @dataclass(frozen=True)
-class Status:
+class Status(Result):
     """An overview of this machine and this installation. Sizes are in bytes."""
 
     machine: MachineMemory
@@ -75,7 +76,7 @@ class Status:
 
 
 @dataclass(frozen=True)
-class SettingView:
+class SettingView(Result):
     """One setting with its value, default and description."""
 
     key: str
@@ -87,7 +88,7 @@ class SettingView:
 
 
 @dataclass(frozen=True)
-class Cleanup:
+class Cleanup(Result):
     """The files and records that `gc` removes or has removed."""
 
     files: tuple[Leftover, ...]
@@ -101,7 +102,7 @@ StoredKind = Literal["model", "data", "partial", "ref", "token"]
 
 
 @dataclass(frozen=True)
-class StoredFile:
+class StoredItem(Result):
     """A file or folder that this package has stored. Its size on disk is in bytes."""
 
     kind: StoredKind
@@ -111,11 +112,11 @@ class StoredFile:
 
 
 @dataclass(frozen=True)
-class Uninstallation:
+class Uninstallation(Result):
     """The files that `uninstall` removes or has removed."""
 
-    files: tuple[StoredFile, ...]
-    kept: tuple[StoredFile, ...]
+    files: tuple[StoredItem, ...]
+    kept: tuple[StoredItem, ...]
     freed_bytes: int
     done: bool = False
 

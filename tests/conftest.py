@@ -16,6 +16,8 @@ from typing import Any
 import hypothesis
 import pytest
 
+from llm_hf_models import redaction
+
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -119,6 +121,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
         monkeypatch.delenv(name)
     for name, value in _make_environment(home).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(redaction, "_forms", ())  # what other tests have left in memory
+    monkeypatch.setattr("llm_hf_models.hub.encrypted_token._keys", {})
+    monkeypatch.setattr("llm_hf_models.hub.keychain._closed_until", 0.0)
+    monkeypatch.setattr("llm_hf_models.hub.tokens._notified_of_keychain", False)
     saves_time = "end_to_end" in request.path.parts and not request.node.get_closest_marker("new_machine")
     if saves_time:
         _copy_sandbox_result(_session_folder, home.llm / "hf")

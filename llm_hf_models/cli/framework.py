@@ -16,6 +16,7 @@ import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.errors import BadInputError, HfModelsError
+from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class HfGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command and print an HfModelsError without a traceback. Any other exception is a bug and propagates."""
+        redact_stderr()
         try:
             return super().invoke(ctx)
         except (HfModelsError, KeyboardInterrupt) as error:
@@ -94,17 +96,26 @@ def open_library(*, uses_hub: bool = False) -> Library:
 
     Args:
         uses_hub: Whether the command needs an answer of the Hub. If it then prints nothing for SLOW_SECONDS, a note on
-            the terminal names the Hub, unless the command is quiet.
+            the terminal names the Hub, unless the command is quiet. While a header is read, a line has its bytes.
     """
     from llm_hf_models.service import Library
 
-    # A command may need the token several times; the user types the passphrase once.
-    library = Library(requested_by="cli", ask_passphrase=functools.cache(ask_passphrase), notify=output.note)
     context = click.get_current_context(silent=True)
-    if uses_hub and context and not context.params.get("quiet") and (host := library.get_hub_host()):
+    quiet = bool(context and context.params.get("quiet"))
+    library = Library(
+        requested_by="cli",
+        ask_passphrase=functools.cache(ask_passphrase),  # the user types the passphrase once
+        notify=_ignore_text if quiet else output.note,
+        show_activity=None if quiet else output.waiting_note.update,
+    )
+    if uses_hub and context and not quiet and (host := library.get_hub_host()):
         output.waiting_note.start(f"Waiting for {clean_text(host)}…", SLOW_SECONDS)
         context.call_on_close(output.waiting_note.cancel)
     return library
+
+
+def _ignore_text(_text: str) -> None:
+    """Show nothing. The library still waits for a retry, as it does with a function that shows notes."""
 
 
 def ask_passphrase() -> str | None:

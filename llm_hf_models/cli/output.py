@@ -7,17 +7,21 @@ import os
 import shutil
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TextIO
 
 import click
 
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, StorageError
+from llm_hf_models.redaction import redact
 from llm_hf_models.system.json_values import to_json
+from llm_hf_models.system.status_line import StatusLine
 from llm_hf_models.system.text import clean_text, is_hidden
 
 MAX_ERROR_CHARS = 4000
 MAX_CARD_CHARS = 200_000
+SHORT_SECONDS = 0.5  # work of this length needs no note
 NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another window
 MAX_NOTICE_CHARS = 200
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
@@ -54,7 +58,7 @@ def emit(text: str) -> None:
     """
     waiting_note.cancel()
     try:
-        click.echo(_replace_unencodable(text, sys.stdout), color=has_colour(sys.stdout))
+        click.echo(_replace_unencodable(redact(text), sys.stdout), color=has_colour(sys.stdout))
     except BrokenPipeError:
         _discard_stdout()
         raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None
@@ -85,6 +89,8 @@ class _WaitingNote:
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
+        self._line = StatusLine()
+        self._first_update: float | None = None
 
     def start(self, text: str, seconds: float) -> None:
         """Print the note after some seconds, unless it is cancelled before or stderr is not a terminal."""
@@ -93,8 +99,21 @@ class _WaitingNote:
             self._timer.daemon = True
             self._timer.start()
 
+    def update(self, text: str) -> None:
+        """Show a text in place of the note. It replaces the previous one, and short work shows none."""
+        now = time.monotonic()
+        self._first_update = self._first_update or now
+        if now - self._first_update >= SHORT_SECONDS:
+            self._stop_timer()
+            self._line.show(text)
+
     def cancel(self) -> None:
-        """Don't print the note. If it is being printed, return when it is complete."""
+        """Don't print the note, and erase an updated text. If the note is being printed, return when it is complete."""
+        self._stop_timer()
+        self._line.clear()
+        self._first_update = None
+
+    def _stop_timer(self) -> None:
         timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()

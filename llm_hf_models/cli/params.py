@@ -193,6 +193,21 @@ def listen_options(port: int) -> Callable[[F], F]:
     return lambda command: address(number(command))
 
 
+def kind_options(command: F) -> F:
+    """Add `--kind` and `--pooling`, which are stored as the model's options."""
+    kind = click.option(
+        "--kind",
+        type=click.Choice(["chat", "base", "embedding"]),
+        help="Kind of model, if its header doesn't tell it; `llm hf set` can change it.",
+    )
+    pooling = click.option(
+        "--pooling",
+        type=click.Choice(["mean", "cls", "last"]),
+        help="Pooling of an embedding model, if its header doesn't tell it.",
+    )
+    return kind(pooling(command))
+
+
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """Check that the user gave either an argument or `--all`.
 

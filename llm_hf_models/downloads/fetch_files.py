@@ -6,17 +6,16 @@ This module uses neither SQLite nor the terminal.
 from __future__ import annotations
 
 import contextlib
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from pathlib import Path
 
 from llm_hf_models.downloads.file_verifier import FileVerifier
 from llm_hf_models.downloads.local_files import build_partial_path, build_whole_path, count_partial_bytes
-from llm_hf_models.errors import HubUnavailableError, InterruptedByUserError
+from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.system.disk import require_space, sync_folder
@@ -29,8 +28,6 @@ from llm_hf_models.transfer.types import Event, ExpectedFile, Progress, Transfer
 
 MAX_FILES_AT_ONCE = 4
 SIGNAL_CHECK_SECONDS = 0.1  # Windows handles Ctrl-C only between two waits of the main thread
-SHA256_CHARS = 64
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class FileFetcher:
@@ -81,16 +78,9 @@ class FileFetcher:
         each, left = divmod(self._count_connections(), len(active))
         return each + (active.index(file.etag) < left)
 
-    def resolve_etag(self, file: HubFile) -> HubFile:
+    def complete(self, file: HubFile) -> HubFile:
         """Return the file with a digest, which names its blob. Request a missing digest from the Hub."""
-        etag = file.etag or self.hub.locate(self.repo, RepoFile(file.path), self.commit).etag
-        if not _DIGEST.fullmatch(etag):
-            raise HubUnavailableError(
-                f"The Hub reports no digest for {file.path}", cause="Without a digest the file can't be verified."
-            )
-        if file.etag:
-            return file
-        return replace(file, sha256=etag) if len(etag) == SHA256_CHARS else replace(file, git_sha1=etag)
+        return complete_file(self.hub, self.repo, file, self.commit)
 
     def move_verified(self, file: HubFile, location: Path) -> None:
         """Rename a verified file to its final name.

@@ -79,7 +79,7 @@ def fetch_into_cache(
     folder = cache_layout.cache_work_folder(cache_dir)
     fetcher = FileFetcher(hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop)
     blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
-    files = [fetcher.resolve_etag(file) for file in files]
+    files = [fetcher.complete(file) for file in files]
     fetched: set[str] = set()
     try:
         for _ in range(MAX_ROUNDS):
@@ -124,7 +124,7 @@ def fetch_into_folder(
     """
     work = cache_layout.target_work_folder(folder)
     fetcher = FileFetcher(hub, repo, commit, work, limits, get_connection_limit, get_rate_limit, progress, stop)
-    files = [fetcher.resolve_etag(file) for file in files]
+    files = [fetcher.complete(file) for file in files]
     fetcher.sources = find_local_files(cache_dir, repo, commit, files)
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
     try:

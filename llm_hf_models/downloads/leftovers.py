@@ -21,6 +21,7 @@ from llm_hf_models.errors import LibraryBusyError, NotWritableError, StorageErro
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES, UNFINISHED_STATES, Download
+from llm_hf_models.system.disk import list_matches
 from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned, wait_at_most
 
 NO_LIMIT = -1  # SQLite's value for no limit
@@ -170,7 +171,7 @@ def _is_same_folder(one: Path, other: Path) -> bool:
 def group_by_digest(folder: Path) -> Mapping[str, list[Path]]:
     """Return the files of downloads in a work folder, grouped by the digest in their names."""
     found: dict[str, list[Path]] = {}
-    for path in folder.glob("*"):
+    for path in list_matches(folder, "*"):
         if name := _LEFTOVER_NAME.fullmatch(path.name):
             found.setdefault(name["etag"], []).append(path)
     return found

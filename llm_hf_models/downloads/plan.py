@@ -4,76 +4,154 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llm_hf_models import settings
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import hub_scans
+from llm_hf_models.downloads import hub_scans, plan_checks
 from llm_hf_models.downloads.local_files import count_partial_bytes, find_files_in_folder, find_local_files
 from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
-from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import (
-    DiskFullError,
     FileNotFoundInRepoError,
     InvalidGgufError,
     NameTakenError,
-    PolicyError,
+    NetworkError,
+    SlowHeaderError,
     UnknownModelError,
 )
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_task
+from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
+from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
-from llm_hf_models.library.download_records import ACTIVE_STATES, Download
+from llm_hf_models.inference.options import validate_for_model
+from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models import repo_info, scan_summary, variant_choice
 from llm_hf_models.models.names import make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
+from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
+from llm_hf_models.network.errors import is_transient
 from llm_hf_models.paths import make_absolute
-from llm_hf_models.system.disk import count_free_bytes, is_same_disk, translate_disk_error
 from llm_hf_models.system.hashing import compute_digests
-from llm_hf_models.system.units import format_size
 
 
-def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
+def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after: float | None = None) -> PullPlan:
     """Plan a pull of the model ref `text`. Raise an error now if the pull is known to fail later.
+
+    Args:
+        context: The context with the settings, the token and the library.
+        text: The model ref.
+        options: The options of the pull.
+        draft_after: Return a draft (see `PullPlan.is_draft`) if reading the header and the scan reports takes longer
+            than these seconds. With None, they are requested as patiently as a transfer requests its bytes.
 
     Raises:
         BadRefError: The model ref is malformed.
         NotFoundError: The repo, revision, file or quantization does not exist.
         AccessError: The Hub refused access.
         NetworkError: The Hub could not be reached.
+        SlowHeaderError: The header took longer than `header_seconds`.
         PolicyError: A setting forbids this pull.
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
+        NotWritableError: A file's name is too long for the file system.
         DiskFullError: There is not enough disk space.
     """
-    ref = repo_info.add_revision(ModelRef.parse(text), options.revision)
-    details, freshness = repo_info.fetch_details(context, ref, refresh=True)
-    hub = context.hub()
-    # The scan reports are requested for the variant that will probably be chosen, while its header is read.
+    requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)
+    ref, details, freshness, note = repo_info.fetch_repo(context, requested, refresh=True)
+    repo_info.notify_of_name(context, note)
+    listing = _Listing(variant_choice.settle_ref(ref, details), requested.repo, options, details, freshness, note)
+    return _plan_listed(context, listing, draft_after=None if freshness.stale else draft_after)
+
+
+def _plan_listed(context: Context, listing: _Listing, *, draft_after: float | None) -> PullPlan:
+    """Return the plan for the listed files, or a draft if the headers and the scan reports take too long."""
+    ref, options, details, freshness = listing.ref, listing.options, listing.details, listing.freshness
+    context = replace(context, is_patient=not freshness.stale)
+    timed = context.limit_time(draft_after)
+    hub = timed.hub()
     guessed: tuple[Variant | None, str] = (
-        (None, "") if options.file_only else variant_choice.guess_variant(context, hub, ref, details)
+        (None, "") if options.file_only else variant_choice.guess_variant(timed, hub, ref, details)
     )
-    scan_request = (
+    # The scan reports are requested for the variant that will probably be chosen, while its header is read.
+    scans = (
         None if freshness.stale else hub_scans.ScanRequest(hub, ref.repo, details.commit, _list_paths(ref, guessed[0]))
     )
-    variant, reason = variant_choice.settle_variant(context, hub, ref, details, guessed)
+    try:
+        variant, reason = variant_choice.settle_variant(timed, hub, ref, details, guessed)
+        variant, left_out = _settle_projector(timed, hub, listing, variant)
+        plan = _plan_listed_files(timed, hub, listing, variant, reason)
+        plan = _complete(timed, hub, replace(plan, left_out=left_out), details, scans)
+        if draft_after is None or plan.scan_problem is None or timed.count_seconds_left():
+            return plan
+    except (NetworkError, SlowHeaderError) as error:
+        can_wait = is_transient(error) or isinstance(error, SlowHeaderError)
+        if draft_after is None or guessed[0] is None or not can_wait:
+            raise
+    return _make_draft(context, _plan_listed_files(timed, hub, listing, *guessed))
+
+
+def complete_draft(context: Context, draft: PullPlan) -> PullPlan:
+    """Read the headers and the scan reports for a draft, and return the complete plan.
+
+    It has the same files, or fewer: a projector is left out if its header shows that it is another model's.
+
+    Raises:
+        HfModelsError: An error of `plan_pull`.
+        InterruptedByUserError: The context's stop event was set.
+    """
+    context, ref = replace(context, is_patient=True), ModelRef.parse(draft.ref)
+    details, freshness = repo_info.fetch_details(context, replace(ref, revision=draft.commit))
+    listing = _Listing(ref, ref.repo, draft.options, details, freshness, draft.note)
+    hub = context.hub()
+    scans = hub_scans.ScanRequest(hub, ref.repo, draft.commit, [file.path for file in draft.files])
+    variant, left_out = _settle_projector(context, hub, listing, _rebuild_variant(draft))
+    if variant is not None and variant.mmproj != draft.mmproj:  # another one may be larger than the agreed download
+        variant = replace(variant, mmproj=None, mmproj_size=0)
+    plan = _plan_listed_files(context, hub, listing, variant, draft.reason)
+    return _complete(context, hub, replace(plan, model_id=draft.model_id, left_out=left_out), details, scans)
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """A request for a pull, and the repo's files that the Hub listed for it."""
+
+    ref: ModelRef
+    requested_repo: RepoId  # as the user wrote it
+    options: PullOptions
+    details: RepoDetails
+    freshness: Freshness
+    note: str | None
+
+
+def _settle_projector(
+    context: Context, hub: Hub, listing: _Listing, variant: Variant | None
+) -> tuple[Variant | None, tuple[str, ...]]:
+    """Return the variant with the projector that its header fits, and the projectors that were left out."""
+    if variant is None or not listing.options.mmproj:
+        return variant, ()
+    return projector_choice.settle_projector(
+        context, hub, listing.ref.repo, listing.details, variant, allow_invalid=listing.options.allow_invalid
+    )
+
+
+def _plan_listed_files(context: Context, hub: Hub, listing: _Listing, variant: Variant | None, reason: str) -> PullPlan:
+    """Return the plan for a variant, or for a single file, as far as the list of the repo's files tells."""
+    ref, options, details = listing.ref, listing.options, listing.details
     if variant is not None and not options.mmproj:
         variant = replace(variant, mmproj=None, mmproj_size=0)
-    paths = _list_paths(ref, variant)
-    chosen = [details.get_file(RepoFile(path)) for path in paths]
-    model_id = _build_model_id(ref, variant) if variant else None
-    _refuse_by_policy(context, details, chosen)
+    chosen = [_get_complete_file(context, hub, ref.repo, details, path) for path in _list_paths(ref, variant)]
+    model_id = _choose_model_id(context, ref, listing.requested_repo, variant) if variant else None
+    plan_checks.refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
     planned = _plan_files(context, ref.repo, details.commit, chosen, options)
-    plan = PullPlan(
+    return PullPlan(
         ref=str(ref),
         repo=str(ref.repo),
         revision=ref.revision,
@@ -90,16 +168,30 @@ def plan_pull(context: Context, text: str, options: PullOptions) -> PullPlan:
         options=options,
         replaces=_find_replaced(planned, options),
         hub=collect_repo_facts(details),
-        freshness=freshness,
+        freshness=listing.freshness,
         already_complete=_is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
+        note=listing.note,
+        unusable=tuple(variant_choice.list_left_out(details)),
     )
-    if variant is not None:
-        plan = _add_model(context, hub, plan, details, variant)
-    plan = _add_scans(plan, details, scan_request)
-    _refuse_full_disk(context, plan)
+
+
+def _complete(
+    context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, scans: hub_scans.ScanRequest | None
+) -> PullPlan:
+    """Return the plan with the facts from the header, and the scan reports."""
+    if plan.model_id is not None:
+        plan = _add_model(context, hub, plan, details)
+    plan = _add_scans(plan, details, scans)
+    plan_checks.refuse_place(context, plan)
     return plan
+
+
+def _make_draft(context: Context, plan: PullPlan) -> PullPlan:
+    """Return a plan without the header, after the checks that don't need it."""
+    plan_checks.refuse_place(context, plan)
+    return replace(plan, is_draft=True, aliases=_choose_aliases(context, plan, "chat"), fit=_assess_fit(context, plan))
 
 
 def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
@@ -108,6 +200,16 @@ def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
     if ref.file is None:
         raise FileNotFoundInRepoError(f"{ref} does not name a file")
     return (ref.file.path,)
+
+
+def _get_complete_file(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str) -> HubFile:
+    """Return a file with its digest, which is requested if the list of files lacks it.
+
+    Raises:
+        HubUnavailableError: The Hub reports no digest, so that the file could not be verified.
+    """
+    file = details.get_file(RepoFile(path))
+    return metadata_cache.request_with_retry(context, lambda: complete_file(hub, repo, file, details.commit))
 
 
 def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequest | None) -> PullPlan:
@@ -134,33 +236,18 @@ def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequ
     )
 
 
-def _build_model_id(ref: ModelRef, variant: Variant) -> str:
+def _choose_model_id(context: Context, ref: ModelRef, requested: RepoId, variant: Variant) -> str:
+    """Return the id of the model: that of the local model of the same variant, if there is one.
+
+    That id may have other capitals, or the name that the repo had before.
+    """
+    with context.open_database() as db:
+        models = db.list_models()
+    for repo in (ref.repo, requested):
+        if existing := identity.find_model_of_variant(models, str(repo), variant.quant, ref.revision):
+            return existing.model_id
     revision = f"@{ref.revision}" if ref.revision else ""
     return f"hf/{ref.repo}{revision}:{variant.quant}"
-
-
-def _refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[HubFile]) -> None:
-    now = context.settings()
-    owners, licenses = settings.split_list(now.allowed_owners), settings.split_list(now.allowed_licenses)
-    if owners and details.author.lower() not in owners:
-        raise PolicyError(
-            f"Pulling from {details.author} is not allowed",
-            cause=f"The setting allowed_owners allows only {now.allowed_owners}.",
-            hint="llm hf settings allowed_owners",
-        )
-    if licenses and (details.license or "").lower() not in licenses:
-        raise PolicyError(
-            f"The licence of {details.id} ({details.license or 'none stated'}) is not allowed",
-            cause=f"The setting allowed_licenses allows only {now.allowed_licenses}.",
-            hint="llm hf settings allowed_licenses",
-        )
-    total = sum(file.size for file in files)
-    if now.max_download_bytes and total > now.max_download_bytes:
-        raise PolicyError(
-            f"The pull is {format_size(total)}, more than max_download_bytes allows",
-            cause=f"The setting max_download_bytes is {format_size(now.max_download_bytes)}.",
-            hint="llm hf settings max_download_bytes",
-        )
 
 
 def _plan_files(
@@ -231,37 +318,59 @@ def _is_complete(
     )
 
 
-def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, variant: Variant) -> PullPlan:
+def _rebuild_variant(plan: PullPlan) -> Variant:
+    sizes = {file.path: file.size for file in plan.files}
+    size, mmproj_size = sum(sizes[path] for path in plan.weights), sizes[plan.mmproj] if plan.mmproj else 0
+    return Variant(str(plan.quant), plan.weights, size, plan.mmproj, mmproj_size)
+
+
+def _assess_fit(context: Context, plan: PullPlan, facts: ModelFacts | None = None) -> Fit:
+    tokens, memory = context.settings().context, variant_choice.get_memory_for_models(context)
+    return variant_choice.assess_fit(_rebuild_variant(plan), facts, tokens, memory)
+
+
+def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails) -> PullPlan:
     """Return the plan with the model's facts, findings, memory fit and aliases.
 
     Raises:
         InvalidGgufError: The header is invalid, and the options don't allow that.
         NameTakenError: Another model has a requested alias.
+        BadInputError: An option is not for this kind of model.
     """
     repo = RepoId.parse(plan.repo)
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()
     try:
-        preview = variant_choice.fetch_preview(context, hub, repo, details, variant)
-        facts, findings = preview.facts, preview.findings
+        preview = variant_choice.fetch_preview(context, hub, repo, details, _rebuild_variant(plan))
+        facts, findings = _determine_kind(plan, details, preview.facts), preview.findings
     except InvalidGgufError as error:  # the header can't be read at all
         if not plan.options.allow_invalid:
             error.hint = ALLOW_INVALID_HINT
             raise
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
-    tokens, memory = context.settings().context, variant_choice.get_memory_for_models(context)
     return replace(
         plan,
         findings=() if plan.already_complete else findings,
         facts=facts,
         hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
-        fit=variant_choice.assess_fit(variant, facts, tokens, memory),
-        aliases=_choose_aliases(context, plan, variant, facts.kind if facts else "chat"),
+        fit=_assess_fit(context, plan, facts),
+        aliases=_choose_aliases(context, plan, facts.kind if facts else "chat"),
     )
 
 
-def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: str) -> tuple[str, ...]:
+def _determine_kind(plan: PullPlan, details: RepoDetails, facts: ModelFacts) -> ModelFacts:
+    """Return the facts with the kind by the Hub's task, or by the options of the pull.
+
+    Raises:
+        BadInputError: An option is not for this kind of model.
+    """
+    facts = apply_kind(apply_task(facts, details.task), plan.options.kind)
+    validate_for_model(plan.options.model_options, plan.ref, embedding=facts.kind == "embedding")
+    return facts
+
+
+def _choose_aliases(context: Context, plan: PullPlan, kind: str) -> tuple[str, ...]:
     """Return the requested aliases, then the short names that no other model has.
 
     Raises:
@@ -275,47 +384,6 @@ def _choose_aliases(context: Context, plan: PullPlan, variant: Variant, kind: st
             raise NameTakenError(
                 f"{alias!r} is already an alias of {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
             )
-    short = make_short_names(plan.repo, variant.quant) if plan.revision is None else ()
+    short = make_short_names(plan.repo, str(plan.quant)) if plan.revision is None else ()
     free = [name for name in short if taken.get(name.casefold(), plan.model_id) == plan.model_id]
     return tuple(dict.fromkeys((*plan.options.aliases, *free)))
-
-
-def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
-    folder = Path(plan.folder)
-    try:
-        free, promised = count_free_bytes(folder), _count_promised_bytes(context, plan)
-    except OSError as error:
-        raise translate_disk_error(error, folder, plan.fetch_bytes, 0) from None
-    reserve = context.settings().disk_reserve
-    needed = plan.fetch_bytes + sum(file.size for file in plan.files if file.copy)
-    missing = needed + promised + reserve - free if needed else 0
-    if missing > 0:
-        raise DiskFullError(
-            f"Not enough disk space in {folder}: {format_size(missing)} short",
-            missing_bytes=missing,
-            cause=f"The pull needs {format_size(needed)},"
-            + (f" other downloads need {format_size(promised)}," if promised else "")
-            + f" {format_size(free)} are free, and {format_size(reserve)} are reserved (setting disk_reserve).",
-            hint="Remove leftovers with `llm hf gc`, or models with `llm hf rm` (`llm hf list` shows their sizes).",
-        )
-
-
-def _count_promised_bytes(context: Context, plan: PullPlan) -> int:
-    """Return the bytes that other running and queued downloads will still write to the same disk."""
-    with context.open_database() as db:
-        rows = db.list_downloads(states=ACTIVE_STATES, limit=-1)
-    stale = context.stale_seconds()
-    others = [
-        row
-        for row in rows
-        if (row.ref, row.commit) != (plan.ref, plan.commit)
-        # If the process of a download has ended, a worker continues it only if it is a background download.
-        and (row.state == "queued" or row.background or row.is_owner_running(stale_seconds=stale))
-    ]
-    return sum(max(0, row.total_bytes - row.done_bytes) for row in others if _may_share_disk(row, Path(plan.folder)))
-
-
-def _may_share_disk(row: Download, folder: Path) -> bool:
-    """Return True if a download writes to the disk of a folder, or if its plan can't be read."""
-    plan = load_plan_if_readable(row)
-    return plan is None or is_same_disk(Path(plan.folder), folder)

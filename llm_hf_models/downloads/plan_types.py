@@ -12,10 +12,12 @@ from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.types import FileScan, HubFile, ScanState
 from llm_hf_models.models.types import Freshness
+from llm_hf_models.system.arguments import check_fields
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
-class PullResult:
+class PullResult(Result):
     """The outcome of a pull."""
 
     plan: PullPlan
@@ -46,6 +48,17 @@ class PullOptions:
     connections: int | None = None
     limit_rate: int | None = None
     file_only: bool = False  # download only the named file, and register no model
+    kind: str | None = None  # options of the model to store, as `llm hf set` does
+    pooling: str | None = None
+
+    @property
+    def model_options(self) -> dict[str, str]:
+        """The options to store for the model."""
+        given = {"kind": self.kind, "pooling": self.pooling}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class PlannedFile(HubFile):
 
 
 @dataclass(frozen=True)
-class PullPlan:
+class PullPlan(Result):
     """Everything that a pull would do. Only metadata and a header have been downloaded for it."""
 
     ref: str
@@ -89,7 +102,18 @@ class PullPlan:
     hub: Mapping[str, Any] | None = None  # the Hub's metadata about the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched
     already_complete: bool = False  # registered and complete, so that the pull has nothing to download
+    # Whether the header and the scan reports are missing, because they could not be read in time. The process that
+    # carries out the plan reads them first. The files stay the same: consent was given for their sizes.
+    is_draft: bool = False
     # The cache and the Hub that the plan was made for. They take precedence over the environment of the process that
     # carries the plan out. None in plans of older versions.
     cache_dir: str | None = None
     endpoint: str | None = None
+    note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
+    left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
+    unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names
+
+
+def list_restrictions(plan: PullPlan) -> list[str]:
+    """Return why the download of a plan's files needs a token: `gated`, `private`, both or none."""
+    return [name for name in ("gated", "private") if (plan.hub or {}).get(name) and plan.fetch_bytes]

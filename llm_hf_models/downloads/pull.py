@@ -14,16 +14,19 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
-from llm_hf_models.downloads.plan_types import PullPlan, PullResult
+from llm_hf_models.downloads.plan import complete_draft
+from llm_hf_models.downloads.plan_types import PullPlan, PullResult, list_restrictions
 from llm_hf_models.downloads.records import derive_context, load_plan, open_row
 from llm_hf_models.downloads.running import RunningDownload
 from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, TokenMissingError, UnknownModelError
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.validate import ValidationReport, check_shards
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
+from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.projector_choice import WITHOUT_HINT
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.units import format_size
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
@@ -134,6 +137,10 @@ class ByteCounter:
 def _fetch_and_register(
     context: Context, row: Download, plan: PullPlan, running: RunningDownload, progress: Progress, stop: threading.Event
 ) -> PullResult:
+    if plan.is_draft:
+        plan = running.complete_plan(
+            lambda notify, draft=plan: complete_draft(replace(context, notify=notify, stop=stop), draft)  # type: ignore[misc]
+        )
     before = _find_registered(context, plan)
     if plan.already_complete and before is not None and before.state == "ready":
         # Nothing to download, but a queued pull has a row that callers follow, and maybe a command to run.
@@ -148,6 +155,8 @@ def _fetch_and_register(
     before = _find_registered(context, plan)
     is_copy = before is not None and _is_registered_elsewhere(before, plan)
     model = running.finish(_build_unchanged(before) if before and is_copy else model)
+    if model is not None and not is_copy:
+        _store_options(context, plan, model.model_id)
     if before is not None and model is not None:
         warnings += _release_old_files(context, before, model)
     return PullResult(
@@ -196,14 +205,15 @@ def _release_old_files(context: Context, before: LocalModel, model: LocalModel) 
     if not old or before.place == "in place":
         return []
     size = format_size(sum(file.size for file in old))
-    if before.place != "cache" or before.repo is None or before.commit is None:
+    if before.place != "cache" or before.commit is None:
         return [f"the model's previous files ({size}) are not removed: {old[0].location}"]
     with context.open_database() as db:
-        others = {(other.repo, other.commit) for other in db.list_models() if other.place == "cache"}
-    if (before.repo, before.commit) not in others:
-        cache_layout.remove_own_ref(
-            cache_layout.infer_cache_dir(old[0].location, old[0].path), RepoId.parse(before.repo), before.commit
-        )
+        models = [other for other in db.list_models() if other.place == "cache" and other.files]
+    # The name of the folder is that of the repo when the files were downloaded.
+    folder = cache_layout.infer_repo_folder(old[0].location, old[0].path)
+    others = {(cache_layout.infer_repo_folder(m.files[0].location, m.files[0].path), m.commit) for m in models}
+    if (folder, before.commit) not in others:
+        cache_layout.remove_own_ref(folder, before.commit)
     return [f"the model's previous files ({size}) remain in the cache: `hf cache ls` lists them"]
 
 
@@ -214,13 +224,21 @@ def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
             for alias in plan.aliases:
                 db.add_alias(alias, str(plan.model_id))
         model = db.get_model(str(plan.model_id))
+    _store_options(context, plan, model.model_id)
     paths = tuple(file.location for file in model.files)
     return PullResult(plan, None, model.model_id, model.aliases, paths, 0, time.monotonic() - started)
+
+
+def _store_options(context: Context, plan: PullPlan, model_id: str) -> None:
+    if plan.options.model_options:
+        set_options(context, model_id, plan.options.model_options)
 
 
 def _fetch_files(
     context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
 ) -> list[fetch_variant.StoredFile]:
+    if list_restrictions(plan):
+        context.unlock_token()  # before the threads of the transfer need it
     hub, repo = context.hub(), RepoId.parse(plan.repo)
     limits = _make_limits(context, plan)
     share = FairShare(context, row.id, plan.options.connections, plan.options.limit_rate)
@@ -307,8 +325,9 @@ def _validate_model(
         refuse_invalid(plan.ref, report.findings)
     projector = check_shards([by_path[plan.mmproj].location], seconds=seconds) if plan.mmproj else None
     if projector is not None and projector.errors:
-        refuse_invalid(str(plan.mmproj), projector.findings, "To pull the model without it, add --no-mmproj.")
+        refuse_invalid(str(plan.mmproj), projector.findings, WITHOUT_HINT)
     facts = report.header.facts if report.header else ModelFacts()
+    facts = apply_task(facts, (plan.hub or {}).get("task"))
     if projector is not None and projector.header is not None:
         facts = replace(facts, modalities=projector.header.facts.modalities)
     warnings = [f"{finding.code}: {finding.message}" for finding in report.warnings]
@@ -361,6 +380,6 @@ def _build_checks(
     return (
         Check("digest", "matches", now, matches),
         Check("scan", plan.scan or "not reported" if has_answer else "not asked", now, scan),
-        Check("structure", "valid", now, {"findings": structure}),
+        Check("structure", "valid", now, {"findings": structure, "left_out": plan.left_out}),
         Check("template", "findings" if template else "no findings", now, {"findings": template}),
     )

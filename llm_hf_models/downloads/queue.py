@@ -42,9 +42,10 @@ _REQUEUE_STATES: dict[str, tuple[DownloadState, ...]] = {"resume": ("paused",), 
 FOLLOW_POLL_SECONDS = 0.5
 
 
-def make_view(row: Download) -> DownloadView:
+def make_view(row: Download, *, needs_worker: bool = False) -> DownloadView:
     """Return the row as the CLI and the MCP server show it."""
-    return DownloadView(**{name: getattr(row, name) for name in DownloadView.__dataclass_fields__})
+    names = DownloadView.__dataclass_fields__.keys() - {"needs_worker"}
+    return DownloadView(**{name: getattr(row, name) for name in names}, needs_worker=needs_worker)
 
 
 def continue_in_background(context: Context, plan: PullPlan) -> None:
@@ -82,11 +83,15 @@ def enqueue(context: Context, plan: PullPlan, *, on_done: str | None = None) -> 
 
 
 def _find_token(context: Context, plan: PullPlan | None) -> HandedToken | None:
-    """Return the caller's token, unless the plan is for another Hub. This may ask for the passphrase."""
+    """Return the caller's token, unless the plan is for another Hub. Ask for the passphrase if the plan needs it."""
     # Imported late: listing downloads does not need them.
     from llm_hf_models.downloads import records, token_handoff
+    from llm_hf_models.downloads.plan_types import list_restrictions
 
-    return token_handoff.find_token_for_worker(records.derive_context(context, plan) if plan else context)
+    if plan is None:
+        return token_handoff.find_token_for_worker(context)
+    planned = records.derive_context(context, plan)
+    return token_handoff.find_token_for_worker(planned, unlock=bool(list_restrictions(plan)))
 
 
 def _find_token_for_row(context: Context, download_id: int) -> HandedToken | None:
@@ -126,22 +131,28 @@ def _ensure_worker(row: Download, token: HandedToken | None) -> None:
     worker.ensure_running(row.token_fingerprint, token)
 
 
-def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> None:
+def _restart_worker_if_needed(context: Context, rows: Iterable[Download]) -> set[int]:
     """Start a worker if background downloads wait for one, for example after a crash or a reboot.
 
-    This does not prompt for a passphrase. It does nothing for a caller that may only read.
+    This does not prompt for a passphrase. For a caller that may only read, no worker is started.
+
+    Returns:
+        The ids of the downloads that still wait for a worker.
     """
-    if context.changes_nothing:
-        return
     stale = context.stale_seconds()
     waiting = [row for row in rows if row.needs_worker(stale_seconds=stale)]
-    if waiting:
-        from llm_hf_models.downloads import worker  # imported late, as above
+    if not waiting:
+        return set()
+    from llm_hf_models.downloads import worker  # imported late, as above
 
-        if not worker.is_running():
-            with suppress(HfModelsError):  # the rows can be shown even if the database can't be written
-                _release_waiting(context, waiting)
-            worker.ensure_running(None, _find_token(replace(context, ask_passphrase=None), None))
+    if worker.is_running():
+        return set()
+    if context.changes_nothing:
+        return {row.id for row in waiting}
+    with suppress(HfModelsError):  # the rows can be shown even if the database can't be written
+        _release_waiting(context, waiting)
+    worker.ensure_running(None, _find_token(replace(context, ask_passphrase=None), None))
+    return set()
 
 
 def _release_waiting(context: Context, rows: Iterable[Download]) -> None:
@@ -181,8 +192,8 @@ def list_downloads(context: Context, *, include_finished: bool = False, limit: i
         _settle_abandoned(context, db)
         most = max(-1, min(limit, MAX_NUMBER))  # the range of SQLite's integers
         rows = db.list_downloads(states=() if include_finished else UNFINISHED_STATES, limit=most, with_plans=False)
-    _restart_worker_if_needed(context, rows)
-    return tuple(map(make_view, rows))
+    waiting = _restart_worker_if_needed(context, rows)
+    return tuple(make_view(row, needs_worker=row.id in waiting) for row in rows)
 
 
 def get_download(context: Context, download_id: int) -> DownloadView:
@@ -194,8 +205,7 @@ def get_download(context: Context, download_id: int) -> DownloadView:
     with context.open_downloads() as db:
         _settle_abandoned(context, db)
         row = _get_row(db, download_id)
-    _restart_worker_if_needed(context, [row])
-    return make_view(row)
+    return make_view(row, needs_worker=bool(_restart_worker_if_needed(context, [row])))
 
 
 def _get_row(db: DownloadTables, download_id: int) -> Download:
@@ -296,6 +306,8 @@ def _requeue(context: Context, download_id: int, verb: str) -> DownloadView:
                 db.add_note(download_id, "queued", f"by {context.requested_by}")
             requester = row.choose_requester(context.requested_by)
             db.update_download(download_id, token_fingerprint=fingerprint, requested_by=requester)
+            if row.error in LOST_OWNER_ERRORS:  # a worker is started for it now
+                db.update_download(download_id, error=None)
         queued = _get_row(db, download_id)
     _ensure_worker(queued, token)
     return make_view(queued)

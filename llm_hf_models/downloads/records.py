@@ -44,6 +44,19 @@ def open_row(
         )
 
 
+def store_completed_plan(db: DownloadTables, download_id: int, plan: PullPlan) -> PullPlan:
+    """Store the completed plan of a row that had a draft, with the aliases that were requested in the meantime."""
+    with db.transaction():
+        now = db.get_download(download_id)
+        stored = load_plan_if_readable(now) if now else None
+        aliases = tuple(dict.fromkeys((*plan.aliases, *(stored.aliases if stored else ()))))
+        plan = replace(plan, aliases=aliases)
+        db.update_download(
+            download_id, plan=_serialize_plan(plan), total_bytes=plan.total_bytes, state="running", error=None
+        )
+    return plan
+
+
 def find_open_row(context: Context, db: DownloadTables, plan: PullPlan) -> Download | None:
     """Return the unfinished row of a pull, if there is one."""
     return next(

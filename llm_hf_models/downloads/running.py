@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 from typing_extensions import Self
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads.records import load_plan_if_readable
+from llm_hf_models.downloads.records import load_plan_if_readable, store_completed_plan
 from llm_hf_models.errors import (
     DiskFullError,
     HfModelsError,
@@ -40,7 +40,7 @@ from llm_hf_models.system.private_files import append_to_private_file
 from llm_hf_models.system.processes import wait_in_background
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.plan_types import PlannedFile
+    from llm_hf_models.downloads.plan_types import PlannedFile, PullPlan
     from llm_hf_models.library.downloads import DownloadTables
     from llm_hf_models.library.records import LocalModel
     from llm_hf_models.transfer.types import Event, Progress
@@ -241,6 +241,30 @@ class RunningDownload:
                 self._db.update_download(self._row.id, error=None)
         elif event.kind == "progress" and self._stalled_bytes is None:
             self._stalled_bytes = event.done
+
+    def complete_plan(self, complete: Callable[[Callable[[str], None]], PullPlan]) -> PullPlan:
+        """Show the state `planning` while `complete` reads what the draft of a plan lacks, and store its result.
+
+        Args:
+            complete: Returns the complete plan. Its argument shows why it is waiting.
+
+        Raises:
+            InterruptedByUserError: The download was paused or cancelled meanwhile.
+        """
+
+        def show_wait(message: str) -> None:
+            # A database that can't be written now must not end the planning: the next wait tries again.
+            with suppress(HfModelsError), self._db.limit_busy_wait(PROGRESS_WAIT_SECONDS):
+                if self.owned:
+                    self._db.add_note(self._row.id, "waiting", message)
+                    self._db.update_download(self._row.id, error=message)
+
+        if self.owned:
+            self._db.update_download(self._row.id, state="planning")
+        plan = complete(show_wait)
+        if self._stop.is_set():
+            raise InterruptedByUserError("Stopped while the download was planned")
+        return store_completed_plan(self._db, self._row.id, plan) if self.owned else plan
 
     def mark_verifying(self) -> None:
         """Store that all bytes are downloaded and the files are being verified. Ignore a database that is locked."""

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import HfModelsError
-from llm_hf_models.hub import tokens
+from llm_hf_models.hub import encrypted_token, tokens
 
 FINGERPRINT_CHARS = 32
 
@@ -34,14 +34,14 @@ class HandedToken:
             return found
         if self.source == "environment":
             return tokens.Token(self.value, "environment")
-        newer = found is not None and found.source in ("keychain", "encrypted file")
+        newer = found is not None and found.source in ("plain file", "keychain", "encrypted file")
         return found if newer or _hash_token_file() != self.file_digest else tokens.Token(self.value, self.source)
 
 
-def find_token_for_worker(context: Context) -> HandedToken | None:
-    """Return the caller's token. This may ask for the passphrase."""
+def find_token_for_worker(context: Context, *, unlock: bool = False) -> HandedToken | None:
+    """Return the caller's token. Ask for the passphrase of a locked one if `unlock` is set."""
     try:
-        token = context.token()
+        token = context.unlock_token() if unlock else context.token()
     except HfModelsError:  # no passphrase or a wrong one: downloads that need a token will report the error
         return None
     if token is None:
@@ -65,7 +65,7 @@ def _compute_fingerprint(context: Context, token: str) -> str:
 def _hash_token_file() -> str | None:
     """Return the sha256 of the encrypted token file, or None if the file does not exist."""
     try:
-        return hashlib.sha256(tokens.encrypted_token_path().read_bytes()).hexdigest()
+        return hashlib.sha256(encrypted_token.get_path().read_bytes()).hexdigest()
     except OSError:
         return None
 

@@ -9,6 +9,7 @@ from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
+from llm_hf_models.system.json_values import Result
 
 LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
 
@@ -24,7 +25,7 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class DownloadView:
+class DownloadView(Result):
     """A download as the CLI and the MCP server show it, without its plan and its owner.
 
     Sizes are in bytes, times in Unix seconds.
@@ -47,10 +48,11 @@ class DownloadView:
     background: bool
     created: float
     updated: float
+    needs_worker: bool = False  # it waits in the queue, and no worker is running
 
 
 @dataclass(frozen=True)
-class DownloadEvent:
+class DownloadEvent(Result):
     """Something that happened to a download, in this or another process."""
 
     kind: str  # queued, started, progress, stalled, retrying, waiting, verifying, done, failed, paused, cancelled

@@ -24,6 +24,7 @@ from llm_hf_models.downloads import token_handoff
 from llm_hf_models.downloads.token_handoff import HandedToken
 from llm_hf_models.errors import HfModelsError, LibraryBusyError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, Download
+from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.ownership import OwnedByOtherError, acquire_ownership, is_owned
 from llm_hf_models.system.private_files import append_to_private_file
@@ -239,6 +240,7 @@ class Worker:
 
 def main() -> None:
     """Run the worker process, unless the worker for its token is running. It checks the queue again after the end."""
+    redact_stderr()  # which is the worker's log
     token = token_handoff.load_token(sys.stdin.read()) if TOKEN_ON_STDIN in sys.argv else None
     context = WorkerContext("worker", handed_token=token)
     while True:

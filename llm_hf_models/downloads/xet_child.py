@@ -22,7 +22,13 @@ from typing import IO, cast
 
 from llm_hf_models import errors
 from llm_hf_models.downloads.local_files import find_local_files
-from llm_hf_models.errors import HfModelsError, InterruptedByUserError, NetworkError, TimedOutError
+from llm_hf_models.errors import (
+    HfModelsError,
+    InterruptedByUserError,
+    MissingHeadersError,
+    NetworkError,
+    TimedOutError,
+)
 from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
@@ -75,7 +81,7 @@ def fetch_files(
         stop: Ends the download at once when set. huggingface_hub starts an interrupted file again from the beginning.
 
     Returns:
-        The paths of the files that huggingface_hub downloaded.
+        The paths of the files that huggingface_hub downloaded. A file whose headers it can't use is left out.
 
     Raises:
         NetworkError: The Hub could not be reached, or a download failed.
@@ -87,13 +93,16 @@ def fetch_files(
     missing = [file for file in files if file.path not in local]
     # The plan checked the disk space too, but may have been in the queue since then.
     require_space(cache_dir, sum(file.size for file in missing), limits.disk_reserve)
+    fetched = set()
     for file in missing:
         task = FetchTask(endpoint, str(repo), commit, file.path, str(cache_dir), metadata_seconds, token)
         blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
         progress(Event("started", file.path, 0, file.size))
-        _fetch_file(task, file, blobs, limits, progress, stop)
-        progress(Event("progress", file.path, file.size, file.size))
-    return {file.path for file in missing}
+        with contextlib.suppress(MissingHeadersError):
+            _fetch_file(task, file, blobs, limits, progress, stop)
+            progress(Event("progress", file.path, file.size, file.size))
+            fetched.add(file.path)
+    return fetched
 
 
 def _fetch_file(

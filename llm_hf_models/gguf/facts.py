@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from llm_hf_models.gguf.types import FILE_TYPES, ArrayInfo, TensorInfo
 from llm_hf_models.system.text import clean_text
@@ -21,6 +21,7 @@ CHAT_TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_TEMPLATE_KEY = "tokenizer.chat_template.tool_use"
 MAX_NAME_CHARS = 200
 MAX_BASE_MODELS = 16
+MAX_WIDTHS = 32
 MAX_LAYERS = 100_000  # a header may claim any number; above this, no values per layer are computed
 KV_ELEMENT_BYTES = 2  # size of one f16 number in the KV cache
 GUESSED_FILE_TYPE_FLAG = 1024  # LLAMA_FTYPE_GUESSED, a flag bit added to the file type
@@ -47,6 +48,8 @@ _RANK_POOLING = 4
 # set_swa_pattern).
 _WINDOW_PERIODS = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
 _CLASSIFIER_TENSORS = ("cls.weight", "cls.output.weight")
+_EMBEDDING_TASKS = ("feature-extraction", "sentence-similarity")
+_ENCODER_PREFIXES = ("v.", "t.", "a.")  # names of tensors of an mmproj's encoders
 _TOOLS = re.compile(r"\btools?\b|\btool_calls?\b")
 _REASONING = re.compile(r"<think|enable_thinking|reasoning_content|<\|channel\|>|\bthinking\b|\[THINK\]")
 _REPO_URL = re.compile(r"(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/)?([\w.-]+/[\w.-]+)/?")
@@ -76,6 +79,7 @@ class ModelFacts:
     tools: bool = False  # the template mentions tools, or there is a separate template for them
     reasoning: bool = False  # the template mentions thinking
     modalities: tuple[str, ...] = ()  # of an mmproj: "image", "audio"
+    projection_widths: tuple[int, ...] = ()  # of an mmproj: the embedding_length of a model that it fits, in any order
     license: str | None = None
     base_models: tuple[str, ...] = ()
     split_index: int | None = None
@@ -121,6 +125,7 @@ def derive_facts(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFact
         tools=bool(_TOOLS.search(template)) or TOOL_TEMPLATE_KEY in metadata,
         reasoning=bool(_REASONING.search(template)),
         modalities=_list_modalities(metadata, architecture),
+        projection_widths=_list_projection_widths(metadata, tensors, architecture),
         license=_get_license(metadata),
         base_models=_list_base_models(metadata),
         split_index=get_count(metadata, "split.no"),
@@ -140,6 +145,21 @@ def apply_template(facts: ModelFacts, template: str | None) -> ModelFacts:
         tools=bool(_TOOLS.search(template)),
         reasoning=bool(_REASONING.search(template)),
     )
+
+
+def apply_kind(facts: ModelFacts, kind: str | None) -> ModelFacts:
+    """Return the facts with a kind that the user set; None returns them unchanged."""
+    return replace(facts, kind=cast("Kind", kind)) if kind in get_args(Kind) else facts
+
+
+def apply_task(facts: ModelFacts, task: object) -> ModelFacts:
+    """Return the facts with the Hub's task as a second witness for the kind.
+
+    Many embedding models are language models without a pooling type in the header, which then looks like that of a
+    base or chat model.
+    """
+    embeds = task in _EMBEDDING_TASKS and facts.kind in ("base", "chat")
+    return replace(facts, kind="embedding") if embeds else facts
 
 
 def get_count(metadata: Metadata, key: str) -> int | None:
@@ -271,6 +291,24 @@ def _list_modalities(metadata: Metadata, architecture: str | None) -> tuple[str,
         return ()
     flags = (("image", "clip.has_vision_encoder"), ("audio", "clip.has_audio_encoder"))
     return tuple(name for name, key in flags if metadata.get(key) is True)
+
+
+def _list_projection_widths(
+    metadata: Metadata, tensors: Sequence[TensorInfo], architecture: str | None
+) -> tuple[int, ...]:
+    """Return the widths of models that an mmproj can belong to; empty if they are unknown.
+
+    llama.cpp's converter stores the model's embedding_length as projection_dim, and sets general.type. Earlier
+    converters stored a width of CLIP there (768 for LLaVA). Their projector ends in one of the tensors outside of the
+    encoder (`v.`), so all dimensions of those tensors are possible.
+    """
+    if architecture != "clip" and metadata.get("general.type") != "mmproj":
+        return ()
+    keys = (f"clip.{part}projection_dim" for part in ("vision.", "audio.", ""))
+    widths = {width for key in keys if (width := get_count(metadata, key))}
+    if metadata.get("general.type") != "mmproj":
+        widths |= {size for one in tensors if not one.name.startswith(_ENCODER_PREFIXES) for size in one.shape}
+    return tuple(sorted(widths)) if len(widths) <= MAX_WIDTHS else ()
 
 
 def _get_license(metadata: Metadata) -> str | None:

@@ -29,6 +29,7 @@ from llm_hf_models.gguf.types import (
     StringInfo,
     TensorInfo,
 )
+from llm_hf_models.redaction import redact
 from llm_hf_models.system.text import clean_text
 
 BLOCK_BYTES = 256 * 1024
@@ -272,7 +273,7 @@ class _Parser:
             _refuse(f"{what}-text", f"A {label} is not UTF-8.", at)
         if not name.isprintable():
             _refuse(f"{what}-text", f"The {label} {clean_text(name, 80)!r} has control characters.", at)
-        return name
+        return redact(name)
 
     def _read_value(self, key: str) -> object:
         at = self._bytes.offset
@@ -299,7 +300,7 @@ class _Parser:
             self._bytes.skip(size, what)
             return StringInfo(size)
         self._kept += size
-        return self._bytes.take(size, what).decode(errors="replace")
+        return redact(self._bytes.take(size, what).decode(errors="replace"))  # a Hub may send a header of its own
 
     def _read_array(self, key: str) -> ArrayInfo | tuple[object, ...]:
         at = self._bytes.offset

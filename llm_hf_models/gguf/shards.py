@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, MissingFileError
 from llm_hf_models.gguf import variants
+from llm_hf_models.gguf.filenames import parse_name
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.text import clean_text
 
@@ -43,6 +44,22 @@ def find_shards(path: Path) -> list[Path]:
     return [path]
 
 
+def describe_shard(name: str, present: int) -> str | None:
+    """Describe a file as one shard of a model; None for a file that is not a shard.
+
+    Args:
+        name: the file's name.
+        present: the number of shards that were found.
+    """
+    parsed = parse_name(name)
+    if parsed is None or parsed.count < 2:  # noqa: PLR2004 - a single shard is the whole model
+        return None
+    shard = f"shard {parsed.index} of {parsed.count}"
+    if present == parsed.count:
+        return f"{shard}; all {parsed.count} shards were checked"
+    return f"{shard}; other shards are missing, so only this one was checked"
+
+
 def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
     """Return the error for a path that is not a file. The message names what it is, such as a folder.
 
@@ -63,10 +80,10 @@ def make_not_a_file_error(path: Path, name: str) -> HfModelsError:
     return BadInputError(f"{name} is {kind}, not a file")
 
 
-def find_projector(path: Path) -> Path | None:
-    """Return the projector in a model's folder if it can only belong to this model, otherwise None."""
-    found = variants.find_certain_projector(_list_gguf_files(path.parent), path.name)
-    return path.parent / found if found else None
+def find_projectors(path: Path) -> list[Path]:
+    """Return the projectors in a model's folder that can only belong to this model, the likeliest first."""
+    found = variants.list_certain_projectors(_list_gguf_files(path.parent), path.name)
+    return [path.parent / name for name in found]
 
 
 def is_only_model(path: Path) -> bool:

@@ -67,16 +67,28 @@ def check_shards(paths: Sequence[Path], *, seconds: float = DEFAULT_HEADER_SECON
     """
     if len(paths) == 1:
         return check_file(paths[0], seconds=seconds)
+    shards = [(path.name, *_read_header(path, seconds)) for path in paths]
+    return _check_set(shards)
+
+
+def check_shard_headers(shards: Sequence[tuple[str, GgufHeader, int]]) -> ValidationReport:
+    """Check the headers of all shards of a model that were already read, in order, each with its name and file size."""
+    if len(shards) == 1:
+        return check_header(shards[0][1], file_bytes=shards[0][2])
+    return _check_set([(name, header, size, []) for name, header, size in shards])
+
+
+def _check_set(shards: Sequence[tuple[str, GgufHeader | None, int, list[Finding]]]) -> ValidationReport:
+    """Check shards, each with its name, header, file size and the findings of a header that could not be read."""
     findings: list[Finding] = []
     headers: list[GgufHeader] = []
-    for path in paths:
-        header, size, broken = _read_header(path, seconds)
+    for path, header, size, broken in shards:
         in_shard = broken if header is None else [*_check_structure(header, size)]
-        name = clean_text(path.name, 200)
+        name = clean_text(path, 200)
         findings += (replace(f, where=f"{name}: {f.where}" if f.where else name) for f in in_shard)
         if header is not None:
             headers.append(header)
-    if len(headers) < len(paths) or not headers:
+    if len(headers) < len(shards) or not headers:
         return ValidationReport(_limit_findings(findings), headers[0] if headers else None)
     merged = _merge_headers(headers)
     findings += _check_shards_agree(headers)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from llm_hf_models.errors import NoGgufError, QuantNotFoundError
-from llm_hf_models.gguf.filenames import (
-    GgufName,
-    find_quant_type,
-    find_whole_file,
-    is_draft,
-    is_model,
-    is_projector,
-    is_quant_name,
-    parse_name,
-)
+from llm_hf_models.gguf import quant_types
+from llm_hf_models.gguf.file_kinds import FileKind, classify_files
+from llm_hf_models.gguf.filenames import GgufName, find_whole_file, is_projector, parse_name
+from llm_hf_models.gguf.labels import assign_labels
+from llm_hf_models.gguf.projectors import ProjectorIndex, names_model
+from llm_hf_models.gguf.quant_types import find_type
+from llm_hf_models.gguf.spellings import find_matches
 from llm_hf_models.system.text import clean_text, quote_label
 
-MAX_LABEL_CHARS = 120
+MIN_BITS, MAX_BITS = 1.5, 40  # per weight, of quantizations that are not known
 MAX_LISTED = 40  # maximum number of labels in an error's hint
 
 
@@ -71,31 +66,6 @@ class IncompleteSplit:
     reason: str
 
 
-# Best quality first, as measured by llama.cpp's quantize tool (`tools/quantize/README.md`: bits per weight and
-# perplexity). A legacy type comes after the K-quant that is better at its size. The types `_L` and `_XL` of converters
-# (embeddings and output at more bits) come before the plain type.
-_QUALITY = """
-    F64 F32 BF16 F16 Q8_K_XL Q8_0
-    Q6_K_XL Q6_K_L Q6_K Q5_K_XL Q5_K_L Q5_K_M Q5_K_S Q5_1 Q5_0
-    Q4_K_XL Q4_K_L Q4_K_M Q4_K_S NVFP4 MXFP4 IQ4_NL IQ4_XS Q4_1 Q4_0
-    Q3_K_XL Q3_K_L Q3_K_M IQ3_M IQ3_S Q3_K_S IQ3_XS IQ3_XXS
-    Q2_K_XL Q2_K_L Q2_K IQ2_M Q2_K_S IQ2_S IQ2_XS IQ2_XXS TQ2_0 IQ1_M IQ1_S TQ1_0 Q1_0
-""".split()  # noqa: SIM905 - rows by bits are easier to read than forty quoted lines
-_QUALITY_RANK = {name: rank for rank, name in enumerate(_QUALITY)}
-
-# Short names for one of these types: those of the quantize tool (`Q4_K` is `Q4_K_M`) and those of converters.
-_SHORT_FOR = {
-    "Q3_K": "Q3_K_M",
-    "Q4_K": "Q4_K_M",
-    "Q5_K": "Q5_K_M",
-    "Q2": "Q2_K",
-    "Q3": "Q3_K_M",
-    "Q4": "Q4_0",
-    "Q5": "Q5_0",
-    "Q6": "Q6_K",
-    "Q8": "Q8_0",
-}
-
 # A pull without a quantization chooses the first row for which a variant fits.
 _PREFERENCE: tuple[tuple[str, str], ...] = (
     ("Q4_K_M", "the usual balance of size and quality, and llama.cpp's default"),
@@ -129,50 +99,57 @@ _PREFERENCE: tuple[tuple[str, str], ...] = (
     ("F32", "the full weights at twice the size they need"),
     ("F64", "the full weights at four times the size they need"),
     ("", "the file name has no quantization"),
-    *((name, "low quality, below three and a half bits") for name in _QUALITY[_QUALITY.index("Q3_K_S") :]),
+    *(
+        (name, "low quality, below three and a half bits")
+        for name in quant_types.QUALITY[quant_types.QUALITY.index("Q3_K_S") :]
+    ),
 )
 _PREFERENCE_RANK = {name: rank for rank, (name, _) in enumerate(_PREFERENCE)}
+_BITS_BY_PREFERENCE = {name: bits for name, _ in _PREFERENCE if (bits := quant_types.get_bits(name))}
 _UNSUPPORTED_REASON = "the only type available, but llama.cpp may not support it"
-_GENERIC_BASES = {"", "model", "ggml-model"}  # base names that don't identify a model
-_PROJECTOR_ORDER = ("F16", "BF16", "F32", "Q8_0")  # F16 runs on every device at full quality
 
 
-def group_variants(files: Iterable[SizedFile]) -> list[Variant]:
+def group_variants(files: Iterable[SizedFile], repo: str = "") -> list[Variant]:
     """Group a repo's files into variants, best quality first, each with a unique label.
 
-    These files are left out:
-
-    - incomplete splits; see `find_incomplete_splits`;
-    - files that are not models by their names: projectors (each variant refers to its own), importance matrices, LoRA
-      adapters, control vectors, vocabularies;
-    - draft models, if the repo has another model.
+    Incomplete splits are left out (see `find_incomplete_splits`), and files that are not models (see
+    `find_companions`). Each variant refers to its own projector.
 
     Args:
         files: all files of a repo, in any order; sizes in bytes.
+        repo: the repo's id or name. Labels don't repeat its words.
     """
     sizes = {file.path: file.size for file in files}
     names = _parse_names(sizes)
-    splits = [parts for parts in _group_shards(names) if not _explain_incomplete_split(parts)]
-    splits = [parts for parts in splits if not is_draft(parts[0])] or splits
+    splits = [parts for parts in _group_models(names, sizes) if not _explain_incomplete_split(parts)]
     projectors = [name for name in names if is_projector(name) and name.count <= 1]
-    bases = {parts[0].base.casefold() for parts in splits}
-    projector_choice = _ProjectorChoice(projectors, bases)
-    grouped = []
-    for label, parts in _assign_labels(splits):
+    index = ProjectorIndex(projectors, {parts[0].base for parts in splits})
+    variants = []
+    for label, parts in zip(assign_labels([parts[0] for parts in splits], repo), splits, strict=True):
         size = sum(sizes[part.path] for part in parts)
         variant = Variant(label, tuple(part.path for part in parts), size)
-        if projector := projector_choice.choose(parts[0]):
+        if projector := index.choose(parts[0]):
             variant = replace(variant, mmproj=projector.path, mmproj_size=sizes[projector.path])
-        grouped.append((parts[0], variant))
-    return [variant for _, variant in sorted(grouped, key=lambda pair: _make_quality_key(*pair))]
+        variants.append(variant)
+    bits = _estimate_bits(variants)
+    return sorted(variants, key=lambda variant: _make_quality_key(variant, bits[variant.quant]))
+
+
+def find_companions(files: Iterable[SizedFile]) -> dict[str, FileKind]:
+    """Return the GGUF files that are not models, each with its kind."""
+    sizes = {file.path: file.size for file in files}
+    groups = _group_shards(_parse_names(sizes))
+    kinds = classify_files(groups, sizes)
+    return {part.path: kind for parts, kind in zip(groups, kinds, strict=True) if kind != "model" for part in parts}
 
 
 def find_incomplete_splits(files: Iterable[SizedFile]) -> list[IncompleteSplit]:
     """Return the split models that `group_variants` leaves out, each with the reason."""
-    paths = sorted({file.path for file in files})
+    sizes = {file.path: file.size for file in files}
+    paths = sorted(sizes)
     broken = [
         IncompleteSplit(parts[0].path.rpartition("-of-")[0][:-6], tuple(part.path for part in parts), reason)
-        for parts in _group_shards(_parse_names(path for path in paths if "-of-" in path))
+        for parts in _group_models(_parse_names(paths), sizes)
         if (reason := _explain_incomplete_split(parts))
     ]
     cut: dict[str, list[str]] = {}
@@ -187,12 +164,16 @@ def _parse_names(paths: Iterable[str]) -> list[GgufName]:
     return [name for path in sorted(paths) if (name := parse_name(path))]
 
 
+def _group_models(names: Sequence[GgufName], sizes: Mapping[str, int]) -> list[list[GgufName]]:
+    """Group the files that are models: the shards of one split together and in order, other files alone."""
+    groups = _group_shards(names)
+    return [parts for parts, kind in zip(groups, classify_files(groups, sizes), strict=True) if kind == "model"]
+
+
 def _group_shards(names: Iterable[GgufName]) -> list[list[GgufName]]:
-    """Group the model files: the shards of one split together and in order, other files alone."""
-    splits: dict[tuple[str, str, int], dict[int, GgufName]] = {}
+    splits: dict[str, dict[int, GgufName]] = {}
     for name in names:
-        if is_model(name):
-            splits.setdefault(name.split_key, {}).setdefault(name.index, name)
+        splits.setdefault(name.split_key, {}).setdefault(name.index, name)
     return [[parts[index] for index in sorted(parts)] for parts in splits.values()]
 
 
@@ -211,84 +192,25 @@ def _explain_incomplete_split(parts: Sequence[GgufName]) -> str | None:
     return f"{count - len(present)} of {count} shards are missing, the first is {first:05}"
 
 
-def _assign_labels(splits: Sequence[list[GgufName]]) -> list[tuple[str, list[GgufName]]]:
-    """Return each split with a label that is unique when case is ignored. Labels are as short as that allows."""
-    choices = [_list_label_candidates(parts[0]) for parts in splits]
-    levels = [0] * len(choices)
-    for longest in range(1, 4):
-        counts = Counter(labels[level].casefold() for labels, level in zip(choices, levels, strict=True))
-        for position, labels in enumerate(choices):
-            if counts[labels[levels[position]].casefold()] > 1:
-                levels[position] = longest
-    taken: set[str] = set()
-    numbers: Counter[str] = Counter()  # used so far for each label
-    labelled = []
-    for parts, labels, level in zip(splits, choices, levels, strict=True):
-        label, key = labels[level], labels[level].casefold()
-        while label.casefold() in taken:
-            numbers[key] += 1
-            label = f"{labels[level]}-{numbers[key] + 1}"
-        taken.add(label.casefold())
-        labelled.append((label, parts))
-    return labelled
+def list_projectors(files: Iterable[SizedFile], variant: Variant) -> tuple[list[str], list[str]]:
+    """Return the projectors in a variant's repo: those that it can have by their names, and those of other models.
 
-
-def _list_label_candidates(name: GgufName) -> tuple[str, str, str, str]:
-    """Return labels for one model from the shortest to the clearest. All are valid after the colon of a model ref."""
-    quant = f"UD-{name.type}" if name.dynamic else name.type or name.stem
-    marked = f"{name.marks}-{quant}" if name.marks and name.type else quant
-    clear = f"{name.base}-{marked}" if name.base and name.type else marked
-    full = f"{name.folder}-{clear}" if name.folder else clear
-    return _sanitize_label(quant), _sanitize_label(marked), _sanitize_label(clear), _sanitize_label(full)
-
-
-@lru_cache(maxsize=1024)
-def _sanitize_label(label: str) -> str:
-    label = re.sub(r"[^A-Za-z0-9._-]+|\.(?=[A-Za-z])", "-", label)[-MAX_LABEL_CHARS:].strip("-._")
-    return label if is_quant_name(label) else f"model-{label}".rstrip("-")
-
-
-class _ProjectorChoice:
-    """Chooses the projector of each model: the one in the nearest parent folder, as llama.cpp chooses it, then by type.
-
-    A projector whose name includes the base name of another model belongs to that model. The projectors are sorted
-    once, so that the time grows linearly with the number of files.
+    The first one of those that it can have is the variant's `mmproj`, as chosen by `group_variants`.
     """
-
-    def __init__(self, projectors: Iterable[GgufName], bases: set[str]) -> None:
-        identifying = bases - _GENERIC_BASES
-        lengths = sorted({len(base) for base in identifying}, reverse=True)
-        # By the base name of the only model that it can belong to (None: any), and by folder (None: in all folders).
-        self._best: dict[tuple[str | None, str | None], GgufName] = {}
-        for projector in sorted(projectors, key=self._make_key):
-            owner = _find_longest_part(projector.stem.casefold(), identifying, lengths)
-            for folder in (projector.folder, None):
-                self._best.setdefault((owner, folder), projector)
-
-    @staticmethod
-    def _make_key(projector: GgufName) -> tuple[int, str]:
-        return (*_PROJECTOR_ORDER, projector.type).index(projector.type), projector.path
-
-    def choose(self, name: GgufName) -> GgufName | None:
-        """Return a model's projector, or None if there is none that can belong to it."""
-        if not self._best:
-            return None
-        parts = name.folder.split("/") if name.folder else []
-        for folder in (*("/".join(parts[:end]) for end in range(len(parts), -1, -1)), None):
-            owners = (None, name.base.casefold())
-            if found := [self._best[owner, folder] for owner in owners if (owner, folder) in self._best]:
-                return min(found, key=self._make_key)
-        return None
+    sizes = {file.path: file.size for file in files}
+    names = _parse_names(sizes)
+    projectors = [name for name in names if is_projector(name) and name.count <= 1]
+    own = next((name for name in names if name.path == variant.files[0]), None)
+    if own is None:
+        return [], []
+    splits = [parts for parts in _group_models(names, sizes) if not _explain_incomplete_split(parts)]
+    found = [name.path for name in ProjectorIndex(projectors, {parts[0].base for parts in splits}).rank(own)]
+    own_paths = set(found)
+    return found, [name.path for name in projectors if name.path not in own_paths]
 
 
-def _find_longest_part(text: str, parts: set[str], lengths: Iterable[int]) -> str | None:
-    """Return the longest of `parts` that a text contains. `lengths` are their lengths, longest first."""
-    slices = (text[start : start + size] for size in lengths for start in range(len(text) - size + 1))
-    return next((part for part in slices if part in parts), None)
-
-
-def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None:
-    """Return the projector in a folder that can only belong to one model, otherwise None.
+def list_certain_projectors(files: Iterable[SizedFile], model: str) -> list[str]:
+    """Return the projectors in a folder that can only belong to one model, the likeliest first.
 
     Unlike a repo's files, the files in a folder may come from anywhere. So the projector's name must include the
     model's, or the folder must have no other model.
@@ -297,43 +219,63 @@ def find_certain_projector(files: Iterable[SizedFile], model: str) -> str | None
         files: the files in the folder.
         model: the path of the model, or of one of its shards.
     """
-    names = _parse_names(file.path for file in files)
+    sizes = {file.path: file.size for file in files}
+    names = _parse_names(sizes)
     model_name = next((name for name in names if name.path == model), None)
     if model_name is None:
-        return None
-    bases = {parts[0].base.casefold() for parts in _group_shards(names)}
-    base = model_name.base.casefold()
-    is_only_model = bases <= {base}
+        return []
+    bases = {parts[0].base.casefold() for parts in _group_models(names, sizes)}
+    is_only_model = bases <= {model_name.base.casefold()}
     projectors = [
         name
         for name in names
-        if is_projector(name)
-        and name.count <= 1
-        and (is_only_model or (base not in _GENERIC_BASES and base in name.stem.casefold()))
+        if is_projector(name) and name.count <= 1 and (is_only_model or names_model(name, model_name.base))
     ]
-    projector = _ProjectorChoice(projectors, bases).choose(model_name)
-    return projector.path if projector else None
+    return [name.path for name in ProjectorIndex(projectors, bases).rank(model_name)]
 
 
-def _rank_type(table: Mapping[str, int], quant_type: str) -> int:
-    return table.get(_SHORT_FOR.get(quant_type, quant_type), len(table))
+def _estimate_bits(variants: Sequence[Variant]) -> dict[str, float | None]:
+    """Return the bits per weight of each label: those of its type, those that it names (`3.7bpw`), or by its size.
+
+    The size is compared with those of variants with a known type. The result is None if there are none, or if the size
+    is that of another model.
+    """
+    of_type = {variant.quant: quant_types.get_bits(find_type(variant.quant).name) for variant in variants}
+    weights = [variant.size / bits for variant in variants if (bits := of_type[variant.quant])]
+    usual = statistics.median(weights) if weights else 0
+    by_size = {variant.quant: variant.size / usual if usual else 0 for variant in variants}
+    return {
+        variant.quant: of_type[variant.quant]
+        or quant_types.find_named_bits(variant.files[0])
+        or (by_size[variant.quant] if MIN_BITS < by_size[variant.quant] < MAX_BITS else None)
+        for variant in variants
+    }
 
 
-def _make_quality_key(name: GgufName, variant: Variant) -> tuple[int, bool, int, str]:
-    return (_rank_type(_QUALITY_RANK, name.type), not name.dynamic, -variant.size, variant.quant)
+def _make_quality_key(variant: Variant, bits: float | None) -> tuple[float, bool, int, str]:
+    found = find_type(variant.quant)
+    return (quant_types.rank_quality(found.name, bits), not found.dynamic, -variant.size, variant.quant)
 
 
-_Rank: TypeAlias = tuple[int, bool, int]
+def _rank_preference(variant: Variant, bits: float | None) -> tuple[float, bool, bool, int]:
+    """Return the sort key for choosing: by type, then plain before unsloth's, then the larger of several models.
+
+    Of several files of one model, the one with the plain label comes first.
+
+    A variant without a type comes after the type with the most similar bits per weight.
+    """
+    found = find_type(variant.quant)
+    name = quant_types.expand_short_name(found.name)
+    rank: float = _PREFERENCE_RANK.get(name, len(_PREFERENCE))
+    if not name and bits is not None:
+        rank = _PREFERENCE_RANK[min(_BITS_BY_PREFERENCE, key=lambda each: abs(_BITS_BY_PREFERENCE[each] - bits))] + 0.5
+    has_more_words = (found.start, found.end) != (0, len(variant.quant))
+    return (rank, found.dynamic, has_more_words, -variant.size)
 
 
-def _rank_preference(variant: Variant) -> _Rank:
-    """Return the sort key for choosing: by type, then plain before unsloth's, then the larger of several models."""
-    quant_type, dynamic = find_quant_type(variant.quant)
-    return (_rank_type(_PREFERENCE_RANK, quant_type), dynamic, -variant.size)
-
-
-def _is_unsupported(rank: _Rank) -> bool:
-    return rank[0] == len(_PREFERENCE)
+def _is_unsupported(variant: Variant) -> bool:
+    name = find_type(variant.quant).name
+    return quant_types.expand_short_name(name) not in _PREFERENCE_RANK
 
 
 def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) -> VariantChoice:
@@ -351,58 +293,44 @@ def choose_best(variants: Sequence[Variant], fits: Callable[[Variant], bool]) ->
     """
     if not variants:
         raise NoGgufError("The files contain no GGUF model")
-    ranked = sorted(((_rank_preference(variant), variant) for variant in variants), key=lambda pair: pair[0])
-    candidates = [pair for pair in ranked if not _is_unsupported(pair[0])] or ranked
-    for rank, variant in candidates:
+    bits = _estimate_bits(variants)
+    ordered = sorted(variants, key=lambda variant: _rank_preference(variant, bits[variant.quant]))
+    candidates = [variant for variant in ordered if not _is_unsupported(variant)] or ordered
+    for variant in candidates:
         if fits(variant):
-            return VariantChoice(variant, f"{quote_label(variant.quant)}: {_explain_choice(rank, variant, ranked)}")
-    smallest = min((variant for _, variant in candidates), key=lambda variant: variant.size)
+            return VariantChoice(variant, f"{quote_label(variant.quant)}: {_explain_choice(variant, ordered)}")
+    smallest = min(candidates, key=lambda variant: variant.size)
     reason = f"{quote_label(smallest.quant)}: no variant fits this machine's memory; this is the smallest"
     return VariantChoice(smallest, reason)
 
 
-def _explain_choice(rank: _Rank, variant: Variant, ranked: Sequence[tuple[_Rank, Variant]]) -> str:
-    reason = _UNSUPPORTED_REASON if _is_unsupported(rank) else _PREFERENCE[rank[0]][1]
-    if len(ranked) == 1:
-        return reason if _is_unsupported(rank) else "the only variant"
-    first_rank, first = ranked[0]
-    if variant != first and not _is_unsupported(first_rank):
+def _explain_choice(variant: Variant, ordered: Sequence[Variant]) -> str:
+    name, dynamic = find_type(variant.quant)[:2]
+    reason = dict(_PREFERENCE).get(quant_types.expand_short_name(name), _UNSUPPORTED_REASON)
+    if len(ordered) == 1:
+        return reason if _is_unsupported(variant) else "the only variant"
+    first = ordered[0]
+    if variant != first and not _is_unsupported(first):
         reason += f" ({quote_label(first.quant)} doesn't fit)"
-    found = find_quant_type(variant.quant)
-    same = sum(other[:2] == rank[:2] and find_quant_type(one.quant) == found for other, one in ranked) - 1
-    return f"{reason}; {same} more of this type" if same else reason
+    same = sum(find_type(other.quant)[:2] == (name, dynamic) for other in ordered) - 1
+    return f"{reason}; {same} more of this type" if same and name else reason
 
 
-def find_variant(variants: Sequence[Variant], quant: str) -> Variant:
-    """Return the variant with this label, ignoring case and separators.
-
-    The rules are tried in this order: the exact label, the same letters and digits (`q4km`), the only variant of the
-    type (`Q4_K_M` for `i1-Q4_K_M`), the only variant whose label starts with the text (`Q6` for `Q6_K`).
+def find_variant(variants: Sequence[Variant], text: str) -> Variant:
+    """Return the variant that a text names, in any spelling that `spellings.find_matches` knows.
 
     Raises:
         QuantNotFoundError: no variant or several variants match; the hint lists the variants.
     """
-    wanted, plain = quant.strip().casefold(), _keep_letters_and_digits(quant)
-    rules: tuple[Callable[[Variant], bool], ...] = (
-        lambda variant: variant.quant.casefold() == wanted,
-        lambda variant: _keep_letters_and_digits(variant.quant) == plain,
-        lambda variant: _keep_letters_and_digits(find_quant_type(variant.quant)[0]) == plain,
-        lambda variant: _keep_letters_and_digits(variant.quant).startswith(plain),
-    )
-    for rule in rules if plain else ():
-        found = [variant for variant in variants if rule(variant)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise QuantNotFoundError(
-                f"{clean_text(quant, 80)!r} matches {len(found)} variants", hint=f"Name one of: {_list_labels(found)}"
-            )
+    found = find_matches(variants, text)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise QuantNotFoundError(
+            f"{clean_text(text, 80)!r} matches {len(found)} variants", hint=f"Name one of: {_list_labels(found)}"
+        )
     hint = f"Available variants: {_list_labels(variants)}" if variants else None
-    raise QuantNotFoundError(f"There is no variant {clean_text(quant, 80)!r}", hint=hint)
-
-
-def _keep_letters_and_digits(text: str) -> str:
-    return "".join(char for char in text.casefold() if char.isalnum())
+    raise QuantNotFoundError(f"There is no variant {clean_text(text, 80)!r}", hint=hint)
 
 
 def _list_labels(variants: Sequence[Variant]) -> str:

@@ -9,8 +9,7 @@ one ref that is ahead of its snapshot. A running `hf download` causes both for a
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from llm_hf_models.errors import (
     NotWritableError,
 )
 from llm_hf_models.hub.refs import RepoId, is_commit
+from llm_hf_models.system.disk import count_freed_bytes
 
 if TYPE_CHECKING:
-    from huggingface_hub import HFCacheInfo
+    from huggingface_hub import DeleteCacheStrategy, HFCacheInfo
 
 
 @dataclass(frozen=True)
@@ -74,35 +74,6 @@ def _find_blob(location: Path) -> Path:
     if not location.is_symlink():
         return location
     return Path(os.path.abspath(location.parent / location.readlink()))  # noqa: PTH100 - resolve() follows every link
-
-
-def remove_files_and_blobs(files: Sequence[CachedFile], all_files: Iterable[CachedFile], *, dry_run: bool) -> int:
-    """Delete cached files, and their blobs unless another cached file uses them.
-
-    Args:
-        files: the files to delete.
-        all_files: all files in the cache.
-        dry_run: count the bytes, but delete nothing.
-
-    Returns:
-        Number of bytes freed. A blob that several repos share is kept and not counted.
-
-    Raises:
-        OSError: the operating system refused to delete a file.
-    """
-    deleted = {file.location for file in files}
-    use_counts: dict[Path, int] = defaultdict(int)
-    for file in all_files:
-        use_counts[file.blob] += file.location not in deleted
-    freed = 0
-    for file in files:
-        if not dry_run:
-            file.location.unlink(missing_ok=True)
-    for blob, size in {file.blob: file.size for file in files if not use_counts[file.blob]}.items():
-        freed += 0 if blob.is_symlink() else size
-        if not dry_run:
-            blob.unlink(missing_ok=True)
-    return freed
 
 
 def is_being_downloaded(incomplete: Path) -> bool:
@@ -196,11 +167,57 @@ def scan_cache(cache_dir: Path) -> list[CachedFile]:
     return list(iter_cached_files(cache_dir))
 
 
-def delete_cached_files(cache_dir: Path, files: Sequence[CachedFile], *, dry_run: bool = False) -> int:
-    """Delete files from the cache, with blobs that no other file uses, and snapshots that become empty.
+@dataclass(frozen=True)
+class Deletion:
+    """The deletion of some cached files, before it is carried out.
 
-    If huggingface_hub's scan accepts a repo, huggingface_hub deletes its files, because it knows
-    how repos share blobs.
+    If huggingface_hub's scan accepts a repo, huggingface_hub deletes its files, because it knows how repos share blobs.
+    """
+
+    hub: DeleteCacheStrategy | None
+    rest: tuple[CachedFile, ...]  # files that huggingface_hub does not know
+    rest_blobs: frozenset[Path]  # their blobs, except for those that other files use
+
+    @property
+    def unlinked(self) -> frozenset[Path]:
+        """The files that are removed from the disk, except for symlinks."""
+        paths = self.rest_blobs | (self.hub.files | self.hub.blobs if self.hub else frozenset())
+        return frozenset(path for path in paths if path.is_file() and not path.is_symlink())
+
+    @property
+    def shared_bytes(self) -> int:
+        """The bytes that are freed in the store of blobs that repos share, as huggingface_hub counts them."""
+        if self.hub is None:
+            return 0
+        regular = (path for path in self.hub.files | self.hub.blobs if path.is_file() and not path.is_symlink())
+        return max(0, int(self.hub.expected_freed_size) - sum(path.stat().st_size for path in regular))
+
+    def count_freed_bytes(self) -> int:
+        """Return the number of bytes that the deletion frees. A blob that is also used elsewhere frees nothing."""
+        return count_freed_bytes(self.unlinked) + self.shared_bytes
+
+
+class CacheContents:
+    """The model files in a Hugging Face cache, as one scan found them."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.files = tuple(scan_cache(cache_dir))
+        self._hub = _scan_with_huggingface_hub(cache_dir)
+        repos = self._hub.repos if self._hub else ()
+        self._known = {file.file_path: file for repo in repos for v in repo.revisions for file in v.files}
+
+    def plan_deletion(self, locations: Collection[Path]) -> Deletion:
+        """Plan the deletion of the files at these locations."""
+        files = [file for file in self.files if file.location in locations]
+        known = [self._known[file.location] for file in files if file.location in self._known]
+        rest = tuple(file for file in files if file.location not in self._known)
+        used = {file.blob for file in self.files if file.location not in locations}
+        plan = self._hub.delete_files(*known) if self._hub and known else None
+        return Deletion(plan, rest, frozenset(file.blob for file in rest) - used)
+
+
+def delete_cached_files(cache_dir: Path, locations: Collection[Path], *, dry_run: bool = False) -> int:
+    """Delete files from the cache, with blobs that no other file uses, and snapshots that become empty.
 
     Returns:
         Number of bytes freed, or that would be freed in a dry run.
@@ -208,23 +225,20 @@ def delete_cached_files(cache_dir: Path, files: Sequence[CachedFile], *, dry_run
     Raises:
         NotWritableError: a file could not be deleted.
     """
-    cache = _scan_with_huggingface_hub(cache_dir)
-    entries = (
-        {file.file_path: file for repo in cache.repos for v in repo.revisions for file in v.files} if cache else {}
-    )
-    remaining = [file for file in files if file.location not in entries]
-    freed = 0
+    contents = CacheContents(cache_dir)
+    deletion = contents.plan_deletion(locations)
+    freed = deletion.count_freed_bytes()
+    if dry_run:
+        return freed
     try:
-        if cache:
-            plan = cache.delete_files(*(entries[file.location] for file in files if file.location in entries))
-            freed += int(plan.expected_freed_size)
-            if not dry_run:
-                plan.execute()
-                _ensure_removed(plan.blobs)
-        freed += remove_files_and_blobs(remaining, scan_cache(cache_dir), dry_run=dry_run)
-        if not dry_run:
-            for repo, snapshot in {(file.repo_folder, file.snapshot) for file in files}:
-                remove_empty_snapshot(repo, snapshot)
+        if deletion.hub:
+            deletion.hub.execute()
+            _ensure_removed(deletion.hub.blobs)
+        for path in {*(file.location for file in deletion.rest), *deletion.rest_blobs}:
+            path.unlink(missing_ok=True)
+        deleted = {(file.repo_folder, file.snapshot) for file in contents.files if file.location in locations}
+        for repo, snapshot in deleted:
+            remove_empty_snapshot(repo, snapshot)
     except OSError as error:
         raise NotWritableError(f"Can't remove {error.filename}", cause=error.strerror) from None
     return freed
@@ -237,7 +251,8 @@ def _scan_with_huggingface_hub(cache_dir: Path) -> HFCacheInfo | None:
         from huggingface_hub import scan_cache_dir
 
         return scan_cache_dir(cache_dir)
-    except (CacheNotFound, ValueError):  # ValueError: a file, or a bad HF_ENDPOINT at import
+    # ValueError: a file, or a bad HF_ENDPOINT at import. OSError: a repo that another user owns.
+    except (CacheNotFound, ValueError, OSError):
         return None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llm_hf_models.hub.refs import RepoFile, RepoId, is_commit, parse_revision
-from llm_hf_models.system.disk import sync_folder
+from llm_hf_models.system.disk import DENIED_ERRNOS, list_matches, sync_folder
 
 REF_NAMESPACE = "llm-hf"
 _NO_SYMLINK_ERRNOS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -36,6 +36,11 @@ def cache_path(cache_dir: Path, repo: RepoId, commit: str, path: str) -> Path:
 def infer_cache_dir(location: str, path: str) -> Path:
     """Return the cache folder of a cached file, given its location and its path in the repo."""
     return Path(location).parents[path.count("/") + 3]
+
+
+def infer_repo_folder(location: str, path: str) -> Path:
+    """Return the folder of the repo of a cached file, given its location and its path in the repo."""
+    return Path(location).parents[path.count("/") + 2]
 
 
 def cache_work_folder(cache_dir: Path) -> Path:
@@ -58,7 +63,7 @@ def has_size(path: Path, size: int) -> bool:
 
 def find_blobs(cache_dir: Path, etag: str, size: int) -> Iterator[Path]:
     """Yield complete blobs with this etag, the sha256 of the content, from any repo in the cache."""
-    for blob in sorted(cache_dir.glob(f"models--*/blobs/{etag}")):
+    for blob in sorted(list_matches(cache_dir, f"models--*/blobs/{etag}")):
         if has_size(blob, size):
             yield blob
 
@@ -73,7 +78,7 @@ def try_hard_link(existing: Path, target: Path) -> bool:
         OSError: the target folder accepts no files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}")
+    temporary = _make_temporary_path(target)
     try:
         os.link(existing.resolve(), temporary)
     except OSError:
@@ -92,7 +97,7 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
         OSError: neither was possible. The blob stays in place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    temporary = _make_temporary_path(path)
     try:
         temporary.symlink_to(os.path.relpath(blob, path.parent))
     except OSError as error:
@@ -106,6 +111,11 @@ def link_into_snapshot(blob: Path, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _make_temporary_path(path: Path) -> Path:
+    """Return a path in the same folder. Its name does not contain the file's, which may have the maximum length."""
+    return path.with_name(f"{secrets.token_hex(8)}.tmp")
+
+
 def _is_symlink_unsupported(error: OSError) -> bool:
     """Return whether the error means that symlinks are unsupported.
 
@@ -117,25 +127,33 @@ def _is_symlink_unsupported(error: OSError) -> bool:
 def write_refs(cache_dir: Path, repo: RepoId, commit: str, revision: str | None) -> None:
     """Write the refs of a commit: the requested branch or tag (`main` for None), and `llm-hf/<commit>`.
 
-    The latter keeps `hf cache prune` from deleting the commit.
+    The latter keeps `hf cache prune` from deleting the commit. In a cache that is read-only or belongs to another user,
+    no ref is written: its owner decides what it keeps.
 
     Raises:
-        OSError: a ref could not be written.
+        OSError: a ref could not be written for another reason.
     """
     names = [f"{REF_NAMESPACE}/{commit}"]
     if revision is None or not is_commit(revision):
         names.append(parse_revision(revision) if revision else "main")
     for name in names:
         path = repo_folder(cache_dir, repo) / "refs" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, commit, cache_work_folder(cache_dir))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, commit, cache_work_folder(cache_dir))
+        except OSError as error:
+            if error.errno not in DENIED_ERRNOS:
+                raise
         sync_folder(path.parent)
 
 
-def remove_own_ref(cache_dir: Path, repo: RepoId, commit: str) -> None:
-    """Delete the ref `llm-hf/<commit>`, so that other tools may prune the commit unless another ref names it."""
+def remove_own_ref(folder: Path, commit: str) -> None:
+    """Delete the ref `llm-hf/<commit>` of a repo's folder.
+
+    Other tools may then prune the commit, unless another ref names it.
+    """
     with contextlib.suppress(OSError):
-        (repo_folder(cache_dir, repo) / "refs" / REF_NAMESPACE / commit).unlink()
+        (folder / "refs" / REF_NAMESPACE / commit).unlink()
 
 
 def _write_atomically(path: Path, text: str, folder: Path) -> None:

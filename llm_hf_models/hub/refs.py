@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
-from llm_hf_models.gguf.filenames import find_quant_type, is_file_name, is_quant_name
+from llm_hf_models.gguf.filenames import is_file_name, is_quant_name
+from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.system.text import clean_text
 
 MAX_REF_CHARS = 1000
@@ -81,8 +82,8 @@ class RepoFile:
         if _FORBIDDEN_IN_PATH.search(self.path):
             raise _make_ref_error(self.path, "A file's path has no control characters, backslashes or any of <>:\"|?*.")
         for part in self.path.split("/"):
-            if not _is_safe_part(part):
-                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} is not a valid part of a file's path.")
+            if problem := _find_problem(part):
+                raise _make_ref_error(self.path, f"{clean_text(part, 80)!r} {problem}.")
 
     @property
     def name(self) -> str:
@@ -93,13 +94,21 @@ class RepoFile:
         return self.path
 
 
-def _is_safe_part(part: str) -> bool:
+def _find_problem(part: str) -> str | None:
+    """Return why some file systems can't store a file or folder of this name, or None if all can."""
     try:
         size = len(part.encode())
     except UnicodeEncodeError:  # a lone surrogate
-        return False
-    is_name = 0 < size <= MAX_PART_BYTES and not part.endswith(".") and part == part.strip()
-    return is_name and _RESERVED.fullmatch(part) is None
+        return "is not valid Unicode"
+    if size == 0 or part in (".", ".."):
+        return "is not a valid part of a file's path"
+    if size > MAX_PART_BYTES:
+        return f"has more than {MAX_PART_BYTES} bytes"
+    if part.endswith("."):
+        return "ends with a dot"
+    if part != part.strip():
+        return "starts or ends with a space"
+    return "is a reserved name" if _RESERVED.fullmatch(part) else None
 
 
 def parse_revision(text: str) -> str:
@@ -193,6 +202,8 @@ class ModelRef:
         if "/" in rest or is_file_name(rest):
             return cls(repo, revision_or_none, file=RepoFile(rest))
         if not is_quant_name(rest):
+            if not re.search(r"[\s@:]", rest):  # a file's name without suffix, such as `modèle-v1+Q8_0`
+                return cls(repo, revision_or_none, file=RepoFile(rest))
             raise _make_ref_error(text, f"{clean_text(rest, 80)!r} is neither a quantization nor a file.")
         return cls(repo, revision_or_none, quant=rest)
 
@@ -245,7 +256,7 @@ class ModelRef:
             return cls(repo, revision)
         if page == "tree":
             folder = path.rpartition("/")[2]
-            if not find_quant_type(folder)[0] or not is_quant_name(folder):
+            if not find_type(folder).name or not is_quant_name(folder):
                 raise _make_ref_error(path, "It is the page of a folder. Name a quantization or a file instead.")
             return cls(repo, revision, quant=folder)
         return cls(repo, revision, file=RepoFile(path))

@@ -1,115 +1,112 @@
-"""Parse the Hub's JSON into the types of `hub.types`: names, digests and sizes strictly, other metadata leniently."""
+"""Parse the Hub's JSON into the types of `hub.types`. Each row and each field is read on its own.
+
+A field that is null, missing or of another type counts as not reported. It never makes a repo or a list unreadable.
+Digests and sizes are strict: one of another form is dropped, and then requested in another way (hub/client.py).
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from datetime import datetime, timezone
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter
 
-from llm_hf_models.errors import BadRefError, HubUnavailableError
-from llm_hf_models.hub.errors import HubRequest
-from llm_hf_models.hub.refs import RepoFile, is_commit
-from llm_hf_models.hub.types import Account, FileScan, FoundRepo, HubFile, Location, RepoDetails, ScannerResult
+from llm_hf_models.errors import BadRefError
+from llm_hf_models.hub.json_fields import (
+    OR_EMPTY,
+    OR_NONE,
+    Flag,
+    Number,
+    Sha1,
+    Sha256,
+    Text,
+    Texts,
+    Time,
+    fall_back_to,
+    is_text,
+    make_protocol_error,
+    parse_flag,
+    validate_json,
+)
+from llm_hf_models.hub.refs import RepoFile, RepoId, is_commit
+from llm_hf_models.hub.types import (
+    UNKNOWN_SIZE,
+    Account,
+    FileScan,
+    FoundRepo,
+    HubFile,
+    RepoDetails,
+    ScannerResult,
+)
 from llm_hf_models.system.text import clean_text
 
-T = TypeVar("T")
 MAX_STATUS_CHARS, MAX_MESSAGE_CHARS = 40, 200
+MAX_NAME_CHARS = 1000  # of a file that is left out
 MAX_SCANNERS = 20
-
-# A digest becomes a file name in the cache, so nothing else may match.
-_Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-_Size = Annotated[int, Field(ge=0)]
+FIRST_YEAR, LAST_YEAR = 1970, 2999  # other dates can't be converted to the local time zone everywhere
+UNKNOWN_LEVEL = "issue"  # of a scanner's warning without a level
 _RELATIONS = ("quantized", "finetune", "adapter", "merge")  # in tags base_model:<relation>:<repo>
 
 
-def _drop_wrong_type(kind: type) -> BeforeValidator:
-    """Return a validator that replaces a value of another type by None.
-
-    Odd metadata of one repo must not make a whole list unreadable.
-    """
-    return BeforeValidator(lambda value: value if isinstance(value, kind) and value is not True else None)
-
-
-_Text = Annotated[str | None, _drop_wrong_type(str)]
-_Number = Annotated[int | None, _drop_wrong_type(int)]
-
-
 class _Lfs(BaseModel):
-    sha256: _Sha256
-    size: _Size
+    sha256: Sha256 = Field(None, validation_alias=AliasChoices("sha256", "oid"))
+    size: Number = None
 
 
 class _Sibling(BaseModel):
-    rfilename: str
-    size: _Size | None = None
-    blobId: _Sha1 | None = None  # noqa: N815 - the Hub's name
-    lfs: _Lfs | None = None
+    """A file in a repo's details, or an entry of its tree."""
+
+    type: Text = None
+    path: Text = Field(None, validation_alias=AliasChoices("rfilename", "path"))
+    size: Number = None
+    git_sha1: Sha1 = Field(None, validation_alias=AliasChoices("blobId", "oid"))
+    lfs: Annotated[_Lfs | None, fall_back_to(_Lfs)] = None
 
 
-class _Issue(BaseModel):
-    path: str
-    level: str
-
-
-class _ScanSummary(BaseModel):
-    scansDone: bool  # noqa: N815 - the Hub's name
-    filesWithIssues: list[_Issue] = []  # noqa: N815 - the Hub's name
+_Siblings = list[Annotated[_Sibling | None, OR_NONE]]
 
 
 class _Gguf(BaseModel):
-    total: _Number = None
-    totalFileSize: _Number = None  # noqa: N815 - the Hub's name
-    architecture: _Text = None
-    context_length: _Number = None
-    chat_template: _Text = None
+    total: Number = None
+    totalFileSize: Number = None  # noqa: N815 - the Hub's name
+    architecture: Text = None
+    context_length: Number = None
+    chat_template: Any = None
 
 
 class _Safetensors(BaseModel):
-    total: _Number = None
-
-
-class _FileName(BaseModel):
-    rfilename: str
+    total: Number = None
 
 
 class _HubModel(BaseModel):
-    id: str = Field(min_length=1, max_length=200)
-    author: _Text = None
-    pipeline_tag: _Text = None
-    library_name: _Text = None
-    tags: list[str] = []
-    usedStorage: _Number = None  # noqa: N815 - the Hub's name
-    downloads: _Number = None
-    likes: _Number = None
-    createdAt: datetime | None = None  # noqa: N815 - the Hub's name
-    lastModified: datetime | None = None  # noqa: N815 - the Hub's name
-    gated: bool | str = False
-    private: bool = False
-    gguf: _Gguf | None = None
-    safetensors: _Safetensors | None = None
-    sha: _Sha1 | None = None
-    securityRepoStatus: _ScanSummary | None = None  # noqa: N815 - the Hub's name
+    id: Text = None
+    modelId: Text = None  # noqa: N815 - the Hub's name
+    pipeline_tag: Text = None
+    library_name: Text = None
+    tags: Texts = []
+    usedStorage: Number = None  # noqa: N815 - the Hub's name
+    downloads: Number = None
+    likes: Number = None
+    createdAt: Time = None  # noqa: N815 - the Hub's name
+    lastModified: Time = None  # noqa: N815 - the Hub's name
+    gated: Any = False
+    private: Flag = False
+    gguf: Annotated[_Gguf | None, OR_NONE] = None
+    safetensors: Annotated[_Safetensors | None, OR_NONE] = None
+    sha: Sha1 = None
+    siblings: Annotated[_Siblings | None, OR_NONE] = None
+    securityRepoStatus: Any = None  # noqa: N815 - the Hub's name
 
 
-class _HubRow(_HubModel):
-    siblings: list[_FileName] = []
-
-
-class _HubRepo(_HubModel):
-    siblings: list[_Sibling] = []
-
-
-_MODELS = TypeAdapter(list[_HubRow])
-_MODEL = TypeAdapter(_HubRepo)
+_MODELS: TypeAdapter[list[_HubModel | None]] = TypeAdapter(list[Annotated[_HubModel | None, OR_NONE]])
+_MODEL = TypeAdapter(_HubModel)
+_TREE: TypeAdapter[list[_Sibling | None]] = TypeAdapter(_Siblings)
 
 
 def parse_summaries(body: bytes, host: str) -> list[FoundRepo]:
-    """Parse the results of a search.
+    """Parse the results of a search. Rows without the name of a repo are left out.
 
     Args:
         body: the Hub's JSON.
@@ -118,57 +115,94 @@ def parse_summaries(body: bytes, host: str) -> list[FoundRepo]:
     Raises:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
+    rows = (row for row in validate_json(_MODELS, body, host) if row is not None)
     return [
-        FoundRepo(**_build_summary_fields(row), paths=tuple(_list_gguf_paths(row)))
-        for row in _validate_json(_MODELS, body, host)
+        FoundRepo(**_build_summary_fields(row, repo), paths=tuple(_list_gguf_paths(row.siblings or ())))
+        for row in rows
+        if (repo := _find_id(row))
     ]
 
 
-def _list_gguf_paths(row: _HubRow) -> Iterable[str]:
-    for file in row.siblings:
-        with suppress(BadRefError):  # an unsafe name, which can't be pulled
-            if file.rfilename.lower().endswith(".gguf"):
-                yield RepoFile(file.rfilename).path
+def _list_gguf_paths(siblings: Iterable[_Sibling | None]) -> Iterable[str]:
+    """Yield the paths of the GGUF files, without those whose names can't be stored."""
+    for sibling in siblings:
+        if sibling is not None and sibling.path and sibling.path.lower().endswith(".gguf"):
+            with suppress(BadRefError):
+                yield RepoFile(sibling.path).path
 
 
-def parse_details(body: bytes, host: str) -> RepoDetails:
-    """Parse the details of one repo, with its files' sizes and scans.
+def parse_details(body: bytes, host: str, repo: RepoId, revision: str | None = None) -> tuple[RepoDetails, bool]:
+    """Parse the details of one repo.
+
+    Args:
+        body: the Hub's JSON.
+        host: the Hub's host, for error messages.
+        repo: the requested repo, whose name is used if the response has none.
+        revision: the requested revision. If the response names no commit, it has to be a commit.
+
+    Returns:
+        The details, and False if the list of files is missing or has an entry that can't be read. A file without a
+        size has `UNKNOWN_SIZE`.
 
     Raises:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
-    found = _validate_json(_MODEL, body, host)
-    if found.sha is None:
-        raise _make_protocol_error(host, "The response names no commit.")
-    scans = found.securityRepoStatus
-    issues = tuple((issue.path, issue.level) for issue in scans.filesWithIssues) if scans else ()
-    return RepoDetails(
-        **_build_summary_fields(found),
-        commit=found.sha,
-        files=tuple(_parse_files(found.siblings, dict(issues), host)),
+    found = validate_json(_MODEL, body, host)
+    commit = found.sha or (revision if revision and is_commit(revision) else None)
+    if commit is None:
+        raise make_protocol_error(host, "The response names no commit (field sha).")
+    scans_done, issues = _parse_scan_status(found.securityRepoStatus)
+    details = RepoDetails(
+        **_build_summary_fields(found, _find_id(found) or repo),
+        commit=commit,
+        files=tuple(_parse_files(found.siblings or (), dict(issues))),
         chat_template=bool(found.gguf.chat_template) if found.gguf else None,
-        base_models=tuple(_find_base_models(found.tags)),
+        base_models=tuple(_find_base_models(_list_texts(found.tags))),
         library=found.library_name,
-        scans_done=scans.scansDone if scans else None,
+        scans_done=scans_done,
         files_with_issues=issues,
+        left_out=tuple(_find_unsafe_names(found.siblings or ())),
     )
+    return details, found.siblings is not None and all(one is not None and one.path for one in found.siblings)
 
 
-def _build_summary_fields(row: _HubModel) -> dict[str, Any]:
-    gguf = row.gguf or _Gguf()
+def parse_tree(body: bytes, host: str) -> list[HubFile]:
+    """Parse a page of a repo's tree. A file without a size has `UNKNOWN_SIZE`.
+
+    Raises:
+        HubUnavailableError: the response does not follow the Hub's protocol.
+    """
+    entries = validate_json(_TREE, body, host)
+    return list(_parse_files(entries, {}))
+
+
+def _find_id(row: _HubModel) -> RepoId | None:
+    """Return the repo that a row names, or None if it names none that could be pulled."""
+    for name in (row.id, row.modelId):
+        with suppress(BadRefError):
+            return RepoId.parse(name or "")
+    return None
+
+
+def _list_texts(texts: Iterable[str | None]) -> list[str]:
+    return [text for text in texts if text]
+
+
+def _build_summary_fields(row: _HubModel, repo: RepoId) -> dict[str, Any]:
+    gguf, tags = row.gguf or _Gguf(), _list_texts(row.tags)
     parameters = gguf.total or (row.safetensors.total if row.safetensors else None)
     return {
-        "id": row.id,
-        "author": row.author or row.id.rpartition("/")[0],
+        "id": str(repo),
+        "author": repo.owner,
         "task": row.pipeline_tag,
-        "tags": tuple(row.tags),
+        "tags": tuple(tags),
         "size": gguf.totalFileSize or row.usedStorage,
         "parameters": parameters,
         "downloads": row.downloads,
         "likes": row.likes,
-        "created": row.createdAt,
-        "updated": row.lastModified,
-        "license": next((tag.removeprefix("license:") for tag in row.tags if tag.startswith("license:")), None),
+        "created": _make_utc(row.createdAt),
+        "updated": _make_utc(row.lastModified),
+        "license": next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), None) or None,
         "gated": _parse_gate(row.gated),
         "private": row.private,
         "architecture": gguf.architecture,
@@ -176,41 +210,80 @@ def _build_summary_fields(row: _HubModel) -> dict[str, Any]:
     }
 
 
-def _parse_gate(gated: bool | str) -> Literal["auto", "manual", False]:
-    if not gated:
+def _make_utc(time: datetime | None) -> datetime | None:
+    """Return a date in UTC, or None if it can't be one of a repo."""
+    if time is None or not FIRST_YEAR <= time.year <= LAST_YEAR:
+        return None
+    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+
+
+def _parse_gate(gated: object) -> Literal["auto", "manual", False]:
+    if not parse_flag(gated):
         return False
     return "auto" if gated == "auto" else "manual"
 
 
+def _parse_scan_status(status: object) -> tuple[bool | None, tuple[tuple[str, str], ...]]:
+    """Return whether the scans are done, None if that is not reported, and the files with issues and their levels.
+
+    An entry that can't be read never counts as a file without issues: its repo has no known result then.
+    """
+    if not isinstance(status, dict):
+        return None, ()
+    done = status.get("scansDone")
+    entries = status.get("filesWithIssues")
+    is_clear = isinstance(done, bool) and isinstance(entries, list | None)
+    issues: dict[str, str] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        path, level = (entry.get("path"), entry.get("level")) if isinstance(entry, dict) else (entry, None)
+        if path and is_text(path):
+            issues[path] = clean_text(level, MAX_STATUS_CHARS) if level and is_text(level) else UNKNOWN_LEVEL
+        else:
+            is_clear = False
+    return done if is_clear else None, tuple(issues.items())
+
+
 def _find_base_models(tags: Iterable[str]) -> Iterable[str]:
     names = (tag.removeprefix("base_model:") for tag in tags if tag.startswith("base_model:"))
-    return dict.fromkeys(name for name in names if name.partition(":")[0] not in _RELATIONS)
+    return dict.fromkeys(name for name in names if name and name.partition(":")[0] not in _RELATIONS)
 
 
-def _parse_files(siblings: Iterable[_Sibling], issues: dict[str, str], host: str) -> Iterable[HubFile]:
+def _parse_files(siblings: Iterable[_Sibling | None], issues: Mapping[str, str]) -> Iterable[HubFile]:
     for sibling in siblings:
-        size = sibling.lfs.size if sibling.lfs else sibling.size
-        if size is None or not (sibling.lfs or sibling.blobId):
-            raise _make_protocol_error(host, "A file has no size or no digest.")
+        if sibling is None or sibling.path is None or sibling.type not in (None, "file"):
+            continue
         try:
-            path = RepoFile(sibling.rfilename).path
+            path = RepoFile(sibling.path).path
         except BadRefError:
             continue  # skip an unsafe name: the file can't be pulled, but the others can
-        sha256 = sibling.lfs.sha256 if sibling.lfs else None
-        yield HubFile(path, size, sha256, None if sha256 else sibling.blobId, issues.get(path))
+        lfs = sibling.lfs
+        size = lfs.size if lfs and lfs.size is not None else sibling.size
+        # The git blob of an LFS file is its pointer, so its id is not the digest of the content.
+        sha256, git_sha1 = (lfs.sha256, None) if lfs else (None, sibling.git_sha1)
+        yield HubFile(path, UNKNOWN_SIZE if size is None else size, sha256, git_sha1, issues.get(path))
+
+
+def _find_unsafe_names(siblings: Iterable[_Sibling | None]) -> Iterable[tuple[str, str]]:
+    """Yield the files that can't be stored everywhere because of their names, each with the reason."""
+    for sibling in siblings:
+        if sibling is not None and sibling.path and sibling.type in (None, "file"):
+            try:
+                RepoFile(sibling.path)
+            except BadRefError as error:
+                yield clean_text(sibling.path, MAX_NAME_CHARS), error.cause or error.message
 
 
 class _Scanner(BaseModel):
-    status: _Text = None
-    message: _Text = None
+    status: Text = None
+    message: Text = None
 
 
 class _PathInfo(BaseModel):
-    path: str
-    securityFileStatus: dict[str, Any] | None = None  # noqa: N815 - the Hub's name
+    path: Text = None
+    securityFileStatus: Any = None  # noqa: N815 - the Hub's name
 
 
-_PATHS = TypeAdapter(list[_PathInfo])
+_PATHS: TypeAdapter[list[_PathInfo | None]] = TypeAdapter(list[Annotated[_PathInfo | None, OR_NONE]])
 
 # The scanners' names in the Hub's API (paths-info with `expand`), and on the Hub's pages.
 _SCANNERS = {
@@ -228,18 +301,19 @@ def parse_scans(body: bytes, host: str) -> list[FileScan]:
     Raises:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
-    return [
-        FileScan(
-            info.path,
-            clean_text(str(result.get("status") or ""), MAX_STATUS_CHARS),
-            tuple(_parse_scanner_results(result)),
-        )
-        for info in _validate_json(_PATHS, body, host)
-        if (result := info.securityFileStatus) is not None
-    ]
+    scans = []
+    for info in validate_json(_PATHS, body, host):
+        result = info and info.securityFileStatus
+        if result and is_text(result):
+            result = {"status": result}
+        if info and info.path and isinstance(result, dict):
+            status = _Scanner.model_validate(result).status or ""
+            scanners = tuple(_parse_scanner_results(result))
+            scans.append(FileScan(info.path, clean_text(status, MAX_STATUS_CHARS), scanners))
+    return scans
 
 
-def _parse_scanner_results(result: dict[str, Any]) -> Iterable[ScannerResult]:
+def _parse_scanner_results(result: Mapping[str, Any]) -> Iterable[ScannerResult]:
     """Yield the result of each scanner. The Hub adds and removes scanners, so every key that ends in "Scan" counts."""
     for key, value in list(result.items())[:MAX_SCANNERS]:
         if key.endswith("Scan") and isinstance(value, dict):
@@ -249,51 +323,23 @@ def _parse_scanner_results(result: dict[str, Any]) -> Iterable[ScannerResult]:
             yield ScannerResult(name, status, clean_text(scanner.message or "", MAX_MESSAGE_CHARS))
 
 
-_ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-def parse_location(
-    request: HubRequest,
-    url: str,
-    headers: dict[str, str],
-    hub_headers: Mapping[str, str],
-    last_headers: Mapping[str, str],
-) -> Location:
-    """Return a file's location from the responses to `resolve`.
-
-    The Hub's own X- headers take precedence over headers of the final response.
-
-    Args:
-        request: the request for the file.
-        url: URL of the file's bytes.
-        headers: headers for a request to that URL.
-        hub_headers: the Hub's X- headers so far, with names in lower case.
-        last_headers: headers of the final response; empty if the last redirect was not followed.
-
-    Raises:
-        HubUnavailableError: the response does not follow the Hub's protocol, or is for another
-            commit.
-    """
-    etag = (hub_headers.get("x-linked-etag") or last_headers.get("ETag") or "").removeprefix("W/").strip('"')
-    size = hub_headers.get("x-linked-size") or last_headers.get("Content-Length") or ""
-    commit = hub_headers.get("x-repo-commit") or ""
-    if not _ETAG.fullmatch(etag) or not re.fullmatch(r"\d{1,18}", size) or not is_commit(commit):
-        raise _make_protocol_error(request.host, f"The size, digest or commit of {request.path} is missing or invalid.")
-    if request.revision and is_commit(request.revision) and commit != request.revision:
-        raise HubUnavailableError(f"{request.host} returned commit {commit[:12]} instead of {request.revision[:12]}")
-    return Location(url, headers, int(size), etag, commit)
-
-
 class _Name(BaseModel):
-    name: str
+    name: Text = None
+
+
+_Names = Annotated[list[Annotated[_Name | None, OR_NONE]], OR_EMPTY]
 
 
 class _Refs(BaseModel):
-    branches: list[_Name] = []
-    tags: list[_Name] = []
+    branches: _Names = []
+    tags: _Names = []
 
 
 _REFS = TypeAdapter(_Refs)
+
+
+def _list_names(names: Sequence[_Name | None]) -> list[str]:
+    return _list_texts(one.name for one in names if one is not None)
 
 
 def parse_revision_names(body: bytes, host: str) -> list[str]:
@@ -302,33 +348,33 @@ def parse_revision_names(body: bytes, host: str) -> list[str]:
     Raises:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
-    found = _validate_json(_REFS, body, host)
-    return [clean_text(one.name, MAX_STATUS_CHARS) for one in (*found.branches, *found.tags)]
+    found = validate_json(_REFS, body, host)
+    return [clean_text(name, MAX_STATUS_CHARS) for name in _list_names([*found.branches, *found.tags])]
 
 
 class _Scope(BaseModel):
-    entity: dict[str, Any] = {}
-    permissions: list[str] = []
+    entity: Annotated[_Name, fall_back_to(_Name)] = _Name()
+    permissions: Texts = []
 
 
 class _FineGrained(BaseModel):
-    scoped: list[_Scope] = []
+    scoped: Annotated[list[Annotated[_Scope | None, OR_NONE]], OR_EMPTY] = []
 
 
 class _AccessToken(BaseModel):
-    displayName: _Text = None  # noqa: N815 - the Hub's name
-    role: _Text = None
-    fineGrained: _FineGrained | None = None  # noqa: N815 - the Hub's name
+    displayName: Text = None  # noqa: N815 - the Hub's name
+    role: Text = None
+    fineGrained: Annotated[_FineGrained | None, OR_NONE] = None  # noqa: N815 - the Hub's name
 
 
 class _Auth(BaseModel):
-    accessToken: _AccessToken | None = None  # noqa: N815 - the Hub's name
+    accessToken: Annotated[_AccessToken | None, OR_NONE] = None  # noqa: N815 - the Hub's name
 
 
 class _Whoami(BaseModel):
-    name: str
-    orgs: list[_Name] = []
-    auth: _Auth = _Auth()
+    name: Text = None
+    orgs: _Names = []
+    auth: Annotated[_Auth, fall_back_to(_Auth)] = _Auth()
 
 
 _WHOAMI = TypeAdapter(_Whoami)
@@ -340,29 +386,14 @@ def parse_account(body: bytes, host: str) -> Account:
     Raises:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
-    found = _validate_json(_WHOAMI, body, host)
+    found = validate_json(_WHOAMI, body, host)
+    if not found.name:
+        raise make_protocol_error(host, "The response names no account (field name).")
     token = found.auth.accessToken or _AccessToken()
     scopes = [
-        f"{scope.entity.get('name', '')}: {permission}".removeprefix(": ")
+        f"{scope.entity.name or ''}: {permission}".removeprefix(": ")
         for scope in (token.fineGrained.scoped if token.fineGrained else ())
-        for permission in scope.permissions
+        if scope is not None
+        for permission in _list_texts(scope.permissions)
     ]
-    names = tuple(organisation.name for organisation in found.orgs)
-    return Account(found.name, names, token.displayName, token.role, tuple(scopes))
-
-
-def _validate_json(adapter: TypeAdapter[T], body: bytes, host: str) -> T:
-    try:
-        return adapter.validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _make_protocol_error(host, f"{where}: {first['msg']}" if where else first["msg"]) from None
-
-
-def _make_protocol_error(host: str, why: str) -> HubUnavailableError:
-    return HubUnavailableError(
-        f"{host} returned an invalid response",
-        cause=why,
-        hint="Check HF_ENDPOINT, and whether this network requires a login first.",
-    )
+    return Account(found.name, tuple(_list_names(found.orgs)), token.displayName, token.role, tuple(scopes))

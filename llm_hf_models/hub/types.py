@@ -8,13 +8,18 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
-from llm_hf_models.errors import FileNotFoundInRepoError
+from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
 from llm_hf_models.hub.refs import RepoFile
+from llm_hf_models.system.arguments import check_fields
+from llm_hf_models.system.json_values import Result
 from llm_hf_models.system.text import clean_text, quote_label
 
 # Whether the Hub's scanners reported issues in some files. `not asked`: the Hub was not asked, or did not answer.
 ScanState = Literal["not asked", "not reported", "not scanned", "not finished", "no issue reported", "issues reported"]
 Sort = Literal["trending", "downloads", "likes", "created", "updated"]
+
+
+UNKNOWN_SIZE = -1  # of a file whose size is still to be requested; no repo's details contain such a file
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class FileScan:
 
 
 @dataclass(frozen=True)
-class RepoSummary:
+class RepoSummary(Result):
     """One result of a search."""
 
     id: str
@@ -90,6 +95,7 @@ class RepoDetails(RepoSummary):
     library: str | None = None
     scans_done: bool | None = None
     files_with_issues: tuple[tuple[str, str], ...] = ()  # (path, level)
+    left_out: tuple[tuple[str, str], ...] = ()  # (path, reason): listed files that can't be pulled
 
     @cached_property
     def _files_by_path(self) -> dict[str, HubFile]:
@@ -103,6 +109,12 @@ class RepoDetails(RepoSummary):
         """
         if file := self._files_by_path.get(path.path):
             return file
+        if reason := dict(self.left_out).get(path.path):
+            raise FileNotFoundInRepoError(
+                f"{clean_text(path.path, 120)} of {self.id} can't be pulled",
+                cause=reason,
+                hint="Check HF_ENDPOINT, or try again later.",
+            )
         near = get_close_matches(path.path, [file.path for file in self.files], n=3, cutoff=0.5)
         raise FileNotFoundInRepoError(
             f"{self.id} has no file {clean_text(path.path, 120)!r} at {self.commit[:12]}",
@@ -129,16 +141,28 @@ class SearchFilters:
     sort: Sort = "trending"
     limit: int = 20
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.limit < 1:
+            raise BadInputError(f"limit must be at least 1, not {self.limit}")
+
 
 @dataclass(frozen=True)
 class Location:
-    """The resolved URL of a file's bytes. A signed link to a storage host expires."""
+    """The resolved URL of a file's bytes. A signed link to a storage host expires.
+
+    The Hub's record of the file is None if a header is missing or has another form, as with many mirrors and proxies.
+    The size and digest in the repo's list of files don't depend on it.
+    """
 
     url: str
     headers: dict[str, str] = field(repr=False)  # for this URL only: they include the token only if its host is the Hub
-    size: int
-    etag: str
-    commit: str
+    size: int | None = None  # X-Linked-Size
+    etag: str | None = None  # X-Linked-Etag, if it is a digest
+    commit: str | None = None  # X-Repo-Commit
+    # Of the last response, which a mirror or proxy may have changed. Never compared with the record.
+    response_size: int | None = None  # Content-Length
+    response_etag: str | None = None  # ETag, if it is a digest
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -22,9 +23,11 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
+from llm_hf_models.inference.piece_redactor import PieceRedactor
 from llm_hf_models.inference.response_parser import ResponseParser
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
 from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.redaction import redact_bytes
 
 if TYPE_CHECKING:
     import httpx2
@@ -38,7 +41,7 @@ MAX_ERROR_BYTES = 64 * 1024
 MAX_LIST_BYTES = 2**20
 
 # A turn, a list of texts to embed, or the complete JSON body of a request.
-RequestContent: TypeAlias = Turn | list[str] | Mapping[str, Any]
+RequestContent: TypeAlias = Turn | list[str | list[int]] | Mapping[str, Any]
 Reconnect: TypeAlias = Callable[[], Endpoint]  # finds the model's engine again, or starts a new one
 C = TypeVar("C")
 _LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
@@ -91,17 +94,17 @@ def _stream_turn(
     with ExitStack() as stack:
         endpoint, response = _open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
-        detector = LoopDetector(turn.loop_limit)
+        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
         try:
             for data in response.iter_bytes():
-                for piece in parser.feed(data):
+                for piece in redactor.clean_text(parser.feed(data)):
                     yield piece
                     if detector.is_loop(piece.text):
                         yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
                         return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        yield from parser.end()
+        yield from redactor.clean_end(parser.end())
 
 
 def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoint, *, has_begun: bool) -> Turn:
@@ -146,22 +149,26 @@ async def _stream_turn_async(
     async with AsyncExitStack() as stack:
         endpoint, response = await _open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
         parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
-        detector = LoopDetector(turn.loop_limit)
+        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
         try:
             async for data in response.aiter_bytes():
-                for piece in parser.feed(data):
+                for piece in redactor.clean_text(parser.feed(data)):
                     yield piece
                     if detector.is_loop(piece.text):
                         yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
                         return
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
-        for last in parser.end():
+        for last in redactor.clean_end(parser.end()):
             yield last
 
 
-def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | None = None) -> list[list[float]]:
-    """Return one embedding vector for each text. `reconnect` has the same meaning as for `stream_completion`.
+def embed(
+    endpoint: Endpoint, texts: Sequence[str | list[int]], *, reconnect: Reconnect | None = None
+) -> list[list[float]]:
+    """Return one embedding vector for each text, which may be given as tokens.
+
+    `reconnect` has the same meaning as for `stream_completion`.
 
     Raises:
         EngineRequestError: The server returned an error.
@@ -180,6 +187,23 @@ def embed(endpoint: Endpoint, texts: Sequence[str], *, reconnect: Reconnect | No
             return parse_embeddings(response.read(), len(texts))
         except httpx2.HTTPError as error:
             raise _handle_lost_connection(endpoint, error) from None
+
+
+def request_json(endpoint: Endpoint, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value
+    """Send a request to a local engine and return its response.
+
+    Raises:
+        EngineRequestError: The engine returned an error.
+        EngineLostError: The connection failed, broke or timed out, or the response is not JSON.
+    """
+    import httpx2
+
+    with ExitStack() as stack:
+        endpoint, response = _open_response(stack, endpoint, path, body, READ_TIMEOUT_SECONDS, None)
+        try:
+            return json.loads(response.read())
+        except (httpx2.HTTPError, ValueError) as error:
+            raise _build_lost_error(endpoint, error) from None
 
 
 async def send_request(
@@ -209,7 +233,7 @@ async def send_request(
 
 
 async def stream_bytes(endpoint: Endpoint, response: Response) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of a response from `send_request` as they arrive.
+    """Yield the bytes of a response from `send_request` as they arrive. They may repeat the endpoint's key.
 
     Raises:
         EngineLostError: The connection broke or timed out.
@@ -250,7 +274,7 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
             raise _build_lost_error(endpoint, error) from None
     if not response.is_success:
         raise build_response_error(response.status_code, body, url)
-    return openai_protocol.parse_served_models(body)
+    return openai_protocol.parse_served_models(redact_bytes(body))
 
 
 def _open_response(
@@ -402,7 +426,7 @@ def _build_request_error(
 ) -> EngineRequestError:
     """Return the error for an error response. It includes the URL if the server is remote."""
     url = str(response.url) if endpoint.fingerprint is None else None
-    has_options = not isinstance(content, Mapping)  # the sender of a complete request body can't use `-o context`
+    has_options = isinstance(content, Turn)  # other requests, such as those for embeddings, have no `-o context`
     error = build_response_error(
         response.status_code, body, url, can_grow_context=has_options and endpoint.can_grow_context
     )

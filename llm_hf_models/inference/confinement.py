@@ -7,6 +7,7 @@ This module starts no process, and imports only the sandbox from this package.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from collections.abc import Sequence
@@ -105,7 +106,7 @@ def inspect_program(binary: Path) -> Program:
         return Program(without={"landlock": reason, "seccomp": reason})
     # Its libraries are in its own folder or in ../lib. A folder that contains the home directory stays closed.
     folders = [binary.parent, binary.parent.parent / "lib"]
-    home = Path.home().resolve()
+    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111 - Path.home() raises if there is none
     return Program(
         (binary, loader), (binary, loader, *(folder for folder in folders if not home.is_relative_to(folder)))
     )

@@ -66,6 +66,7 @@ class EngineSpec:
     gpu_layers: int = -1
     threads: int = 0  # 0 selects a number for this machine
     chat_template: str | None = None  # replaces the header's
+    pooling: str | None = None  # of an embedding model; replaces the header's
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -87,6 +88,8 @@ class EngineSpec:
             MissingFileError: A file of the model is missing.
         """
         parts: list[object] = [self.context, self.gpu_layers, self.threads, self.facts.kind, self.chat_template]
+        if self.pooling:
+            parts.append(self.pooling)
         for path in self.files:
             try:
                 status = path.stat()
@@ -287,6 +290,7 @@ def _build_task(spec: EngineSpec, settings: Settings, estimate: Fit, keep_alive:
         "gpu_batch": max(batch, GPU_BATCH_TOKENS),
         "parallel": PARALLEL_REQUESTS,
         "embedding": spec.facts.kind == "embedding",
+        "pooling": spec.pooling,
         "chat_template": spec.chat_template,
         "threads": spec.threads or settings.threads or choose_thread_count(),
         "gpu_layers": spec.gpu_layers,

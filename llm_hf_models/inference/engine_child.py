@@ -165,6 +165,9 @@ def build_parameters(xllamacpp: Any, task: dict[str, Any]) -> Any:  # noqa: ANN4
     for cpu in (params.cpuparams, params.cpuparams_batch):
         cpu.n_threads = task["threads"]
     params.embedding = task["embedding"]
+    if task["pooling"]:
+        kinds = xllamacpp.llama_pooling_type
+        params.pooling_type = getattr(kinds, f"LLAMA_POOLING_TYPE_{task['pooling'].upper()}")
     params.use_jinja = True
     if task["chat_template"]:
         params.chat_template = task["chat_template"]

@@ -8,7 +8,6 @@ import shutil
 import socket
 import stat
 import sys
-import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from llm_hf_models.errors import EngineStartError, NotWritableError
 from llm_hf_models.system.ownership import acquire_ownership, wait_at_most
 from llm_hf_models.system.private_files import create_private_file, make_private_folder
+from llm_hf_models.system.runtime_folder import choose_runtime_folder
 from llm_hf_models.system.text import clean_text
 
 # sun_path holds 108 bytes on Linux and 104 on macOS and the BSDs, including the final NUL (unix(7), unix(4)).
@@ -96,14 +96,6 @@ def _strip_timestamp(line: str) -> str:
     return rest[2:] if rest[1:2] == " " and head.replace(".", "").isdigit() else line
 
 
-def find_base_folder() -> Path:
-    """Return the path of this user's folder of engines: in XDG_RUNTIME_DIR, or in the temporary folder without it."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK | os.X_OK):
-        return Path(runtime) / "llm-hf"
-    return Path(tempfile.gettempdir()) / f"llm-hf-{os.getuid() if sys.platform != 'win32' else os.getlogin()}"
-
-
 def make_base_folder() -> Path:
     """Return the private folder of this user's engines, creating it if needed.
 
@@ -111,7 +103,7 @@ def make_base_folder() -> Path:
         NotWritableError: The folder can't be created.
         EngineStartError: The folder belongs to another user.
     """
-    path = find_base_folder()
+    path = choose_runtime_folder()
     try:
         path.mkdir(mode=0o700, exist_ok=True)
         _ensure_private(path)

@@ -216,6 +216,8 @@ def build_arguments(task: dict[str, Any], *, gpu: bool) -> list[str]:
         values["--gpu-layers"] = task["gpu_layers"]
     if task["mmproj"]:
         values["--mmproj"] = task["mmproj"]
+    if task["pooling"]:
+        values["--pooling"] = task["pooling"]
     if task["chat_template"]:
         values["--chat-template-file"] = str(_get_template_path(task))
     switches = ["--kv-unified", "--jinja", "--metrics", "--slots", "--no-webui", "--offline"]

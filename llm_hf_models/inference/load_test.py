@@ -93,6 +93,7 @@ def run_load_test(
     tokens: int = GENERATED_TOKENS,
     threads: int = 0,
     template: str | None = None,
+    mmproj: Path | None = None,
 ) -> LoadResult:
     """Load a model with tensor checks, then generate a few tokens, or embed or rank a sentence.
 
@@ -104,6 +105,7 @@ def run_load_test(
         tokens: The number of tokens to generate.
         threads: The number of threads; 0 selects a number for this machine.
         template: A chat template that replaces the header's.
+        mmproj: The model's projector, which is loaded with it.
 
     The setting `sandbox` decides whether the child is confined. The result lists the active layers.
 
@@ -116,22 +118,22 @@ def run_load_test(
     files = [paths] if isinstance(paths, Path) else list(paths)
     if facts.kind == "mmproj" or not files:
         raise BadInputError("A projector can't be loaded alone", hint="Test its model instead: llm hf test REF")
-    for path in files:
+    for path in [*files, *([mmproj] if mmproj else [])]:
         if not path.is_file():
             raise MissingFileError(f"{path.name} is missing")
     current = settings.load()
     without = find_left_out_layers(current.model_copy(update={"engine": "xllamacpp"}))
-    size = sum(path.stat().st_size for path in files)
-    limit = seconds or BASE_SECONDS + size / LOAD_BYTES_PER_SECOND
+    size, mmproj_bytes = sum(path.stat().st_size for path in files), mmproj.stat().st_size if mmproj else 0
+    limit = seconds or BASE_SECONDS + (size + mmproj_bytes) / LOAD_BYTES_PER_SECOND
     folder = _create_folder()
     try:
-        task = _build_task(files, facts, folder, threads)
+        task = _build_task(files, mmproj, facts, folder, threads)
         task |= {
             "tokens": tokens,
             "template": template,
             "sandbox": current.sandbox,
             "without": without,
-            "max_memory": max_memory_bytes or _compute_memory_limit(size, facts),
+            "max_memory": max_memory_bytes or _compute_memory_limit(size, mmproj_bytes, facts),
         }
         task["max_cpu"] = int(limit * task["threads"]) + 1
         return _build_result(_run_child(task, folder, limit), limit)
@@ -154,13 +156,16 @@ def _create_folder() -> EngineFolder:
     return folder
 
 
-def _build_task(files: Sequence[Path], facts: ModelFacts, folder: EngineFolder, threads: int) -> dict[str, Any]:
+def _build_task(
+    files: Sequence[Path], mmproj: Path | None, facts: ModelFacts, folder: EngineFolder, threads: int
+) -> dict[str, Any]:
     """Return the part of load_test_child's task that does not depend on limits."""
     from llm_hf_models.system.machine import choose_thread_count
 
     return {
         "model": str(files[0].absolute()),
-        "read_paths": [str(path.resolve()) for path in files],
+        "mmproj": str(mmproj.absolute()) if mmproj else None,
+        "read_paths": [str(path.resolve()) for path in [*files, *([mmproj] if mmproj else [])]],
         "folder": str(folder.path),
         "socket": str(folder.socket) if sys.platform != "win32" else None,
         "key": secrets.token_urlsafe(32),
@@ -170,14 +175,14 @@ def _build_task(files: Sequence[Path], facts: ModelFacts, folder: EngineFolder, 
     }
 
 
-def _compute_memory_limit(size: int, facts: ModelFacts) -> int:
+def _compute_memory_limit(size: int, mmproj_bytes: int, facts: ModelFacts) -> int:
     """Return the limit of private memory in bytes.
 
     It is twice the estimate, at most the machine's memory, plus the stacks of the threads that check tensors.
     """
     total = read_memory().total_memory
-    needed = memory_fit.assess_fit(size, facts, context=CONTEXT_TOKENS, available=total).needed
-    return min(2 * needed + MEMORY_SLACK_BYTES, total) + sum(facts.tensor_types.values()) * STACK_BYTES
+    fit = memory_fit.assess_fit(size, facts, context=CONTEXT_TOKENS, available=total, mmproj_bytes=mmproj_bytes)
+    return min(2 * fit.needed + MEMORY_SLACK_BYTES, total) + sum(facts.tensor_types.values()) * STACK_BYTES
 
 
 def _run_child(task: dict[str, Any], folder: EngineFolder, seconds: float) -> _ChildExit:

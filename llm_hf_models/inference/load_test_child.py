@@ -66,6 +66,8 @@ def build_parameters(task: dict[str, Any], xllamacpp: Any) -> Any:  # noqa: ANN4
     """Return the bindings' parameters: tensors are checked, and everything optional is turned off."""
     params = xllamacpp.CommonParams()
     params.model.path = task["model"]
+    if task["mmproj"]:
+        params.mmproj.path = task["mmproj"]
     params.check_tensors = True
     params.hostnames = [task["socket"] or "127.0.0.1"]
     params.port = 0

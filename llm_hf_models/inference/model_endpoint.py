@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from llm_hf_models.library.records import (
     LocalModel,
 )
 from llm_hf_models.paths import user_dir
+from llm_hf_models.redaction import remember
 
 _TEMPLATE_PROBLEM = re.compile(r"chat[ _]template")  # in the errors of llama.cpp's log
 
@@ -50,10 +52,17 @@ def list_defaults(model: LocalModel) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "llm hf set", inference_options.validate_stored_options(model.user_options, model.model_id)
 
 
-def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], str | None]:
+def resolve_options(
+    model: LocalModel, explicit: Iterable[tuple[str, Any]], fields: Collection[str] = ()
+) -> tuple[dict[str, Any], str | None]:
     """Combine the options for one prompt.
 
     The prompt's own options take precedence, then those stored for the model, then those that its makers recommend.
+
+    Args:
+        model: The model.
+        explicit: The prompt's own options.
+        fields: Other parts of the request, such as `tools`, that take precedence over stored options.
 
     Returns:
         The options by name, and the model's own system prompt.
@@ -68,7 +77,8 @@ def resolve_options(model: LocalModel, explicit: Iterable[tuple[str, Any]]) -> t
     options.pop(TEMPLATE, None)
     given = {key: value for key, value in explicit if value is not None}
     check_applicable(model, given)
-    return inference_options.combine_layers(options, given), system
+    remaining = inference_options.drop_overridden(options, fields)
+    return inference_options.combine_layers(remaining, given), system
 
 
 def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
@@ -109,23 +119,30 @@ def ensure_endpoint(
         context=options.get("context", current.context),
         threads=options.get("threads", 0),
         gpu_layers=options.get("gpu_layers", current.gpu_layers),
+        pooling=options.get("pooling") if model.facts.kind == "embedding" else None,
     )
     try:
         return engine.ensure_engine(
             spec, db, current, keep_alive=options.get("keep_alive", current.keep_alive), notify=notify
         )
     except EngineStartError as error:
-        _explain_template_error(error, model)
+        _explain_start_error(error, model, spec)
         raise
 
 
-def _explain_template_error(error: EngineStartError, model: LocalModel) -> None:
-    """Name the model's chat template in an error if it prevented the start, and the command that replaces it."""
+def _explain_start_error(error: EngineStartError, model: LocalModel, spec: EngineSpec) -> None:
+    """Name the chat template or projector in an error if it prevented the start, and the command that replaces it."""
     is_custom = model.user_template is not None
     if _TEMPLATE_PROBLEM.search(error.cause or ""):
         error.message = f"llama.cpp can't use the chat template of {model.model_id}"
         error.hint = describe_template_commands(model.model_id, is_custom)
-    elif is_custom and error.hint is None:
+    elif error.hint is not None:
+        return
+    elif spec.mmproj_path and "mmproj" in (error.cause or ""):
+        source = model.model_id.removeprefix("hf/") if model.place == "cache" else str(spec.model_path)
+        again = f"llm hf {'pull' if model.place == 'cache' else 'import'} {shlex.quote(source)} --no-mmproj"
+        error.hint = f"The projector {spec.mmproj_path.name} may belong to another model. Without it: {again}"
+    elif is_custom:
         error.hint = f"It uses a custom template. To remove it: llm hf set {model.model_id} --unset template"
 
 
@@ -140,7 +157,9 @@ def build_remote_endpoint(model: LocalModel, key: str | None = None) -> Endpoint
         BadInputError: The endpoint needs a key that is not set.
     """
     base_url = (model.endpoint or "").rstrip("/").removesuffix("/v1")
-    return Endpoint(base_url, key=key or _find_stored_key(model), model=model.options.get(ENDPOINT_MODEL))
+    key = key or _find_stored_key(model)
+    remember(key)  # the server may repeat it
+    return Endpoint(base_url, key=key, model=model.options.get(ENDPOINT_MODEL))
 
 
 def _find_stored_key(model: LocalModel) -> str | None:
@@ -171,7 +190,7 @@ def read_llm_keys() -> dict[str, str]:
     return {name: key for name, key in keys.items() if isinstance(key, str)} if isinstance(keys, dict) else {}
 
 
-def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int) -> EngineSpec:
+def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: int, pooling: str | None) -> EngineSpec:
     weights = [Path(file.location) for file in model.files if file.role == "weights"]
     if not weights:
         raise MissingFileError(f"{model.model_id} has no recorded weights", hint=f"llm hf rm {model.model_id}")
@@ -186,4 +205,5 @@ def _build_spec(model: LocalModel, *, context: int, threads: int, gpu_layers: in
         gpu_layers=gpu_layers,
         threads=threads,
         chat_template=model.user_template,
+        pooling=pooling,
     )

@@ -138,7 +138,7 @@ def build_request_body(turn: Turn, *, model: str | None, local_engine: bool) -> 
     return body
 
 
-def build_embeddings_body(texts: Sequence[str], *, model: str | None) -> dict[str, Any]:
+def build_embeddings_body(texts: Sequence[str | list[int]], *, model: str | None) -> dict[str, Any]:
     """Return the JSON body of a request for embeddings."""
     return {"input": list(texts), "encoding_format": "float"} | ({"model": model} if model else {})
 

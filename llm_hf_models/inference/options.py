@@ -7,8 +7,7 @@ names are those of llama.cpp's server (tools/server/README.md), so they are sent
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -41,15 +40,39 @@ THINK, THINK_VARIABLES, REASONING_EFFORT = "think", ("enable_thinking", "thinkin
 
 # Options that configure the engine or are translated into another field, so they are not sent unchanged.
 _NOT_IN_REQUEST = frozenset(
-    {"context", "threads", "gpu_layers", "keep_alive", "json_object", "loop_limit", THINK, *THINK_VARIABLES}
-)
+    {
+        "context",
+        "threads",
+        "gpu_layers",
+        "keep_alive",
+        "json_object",
+        "loop_limit",
+        "kind",
+        "pooling",
+        "truncate",
+        THINK,
+    }
+).union(THINK_VARIABLES)
 
 # Names that differ from the option's, in headers (general.sampling.*, llama.cpp: src/llama-arch.cpp) and in
 # generation_config.json (transformers' GenerationConfig).
 _SAMPLING_NAMES = {"temp": "temperature", "penalty_repeat": "repeat_penalty", "repetition_penalty": "repeat_penalty"}
+MAX_SAMPLING_VALUE = 1e9  # of a repo; a larger number is a mistake, and may not fit into a float
 _GENERATION_NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_EMBEDDING_OPTIONS = frozenset({"context", "threads", "gpu_layers", "keep_alive"})  # that embedding models support
+_ONLY_FOR_EMBEDDING = frozenset({"pooling", "truncate"})
+_EMBEDDING_OPTIONS = _ONLY_FOR_EMBEDDING | {"context", "threads", "gpu_layers", "keep_alive", "kind"}
 _ENGINE_OPTIONS = _EMBEDDING_OPTIONS | {"template"}  # that remote endpoints don't support
+
+# Fields of requests with the same effect. If a prompt has one of them, stored options of its group do not apply.
+_SAME_EFFECT = (
+    {"max_tokens", "max_completion_tokens", "n_predict"},
+    {"grammar", "json_object", "json_schema", "response_format", "tools", "functions"},
+    {"repeat_penalty", "repetition_penalty"},
+    {
+        THINK, *THINK_VARIABLES, REASONING_EFFORT, "chat_template_kwargs", "reasoning", "reasoning_budget",
+        "thinking_budget_tokens",
+    },
+)  # fmt: skip
 _SWITCHES = {"on": "on", "true": "on", "yes": "on", "off": "off", "false": "off", "no": "off"}
 
 
@@ -200,7 +223,7 @@ class ModelOptions(BaseModel):
 
 
 class StoredOptions(ModelOptions):
-    """Options that can be stored for a model: those of a prompt, a system prompt and a chat template."""
+    """Options that can be stored for a model: those of a prompt, and those that only `llm hf set` accepts."""
 
     system: str | None = Field(None, description="Default system prompt.")
     template: str | None = Field(
@@ -208,6 +231,13 @@ class StoredOptions(ModelOptions):
         min_length=1,
         description="Chat template (Jinja) that replaces the header's; on the command line, its file.",
     )
+    kind: Literal["chat", "base", "embedding"] | None = Field(
+        None, description="Kind of model, if the header doesn't tell it: chat, base or embedding."
+    )
+    pooling: Literal["mean", "cls", "last"] | None = Field(
+        None, description="How an embedding model combines the vectors of its tokens: mean, cls or last."
+    )
+    truncate: bool | None = Field(None, description="Cut texts to embed that are longer than the context.")
 
 
 def get_range(key: str) -> tuple[float | None, float | None]:
@@ -234,13 +264,17 @@ def validate_for_model(
         BadInputError: An option is unknown, out of range or not supported; the message names it.
     """
     options = validate_stored_options(values, owner)
-    unsupported = (options.keys() - _EMBEDDING_OPTIONS if embedding else set()) | (
-        options.keys() & _ENGINE_OPTIONS if remote else set()
-    )
+    unsupported = options.keys() - _EMBEDDING_OPTIONS if embedding else options.keys() & _ONLY_FOR_EMBEDDING
+    unsupported |= options.keys() & _ENGINE_OPTIONS if remote else set()
     if unsupported:
         key = min(unsupported)
-        kind = "a model on a remote endpoint" if remote and key in _ENGINE_OPTIONS else "an embedding model"
-        raise BadInputError(f"Option {key!r} of {owner}: not supported by {kind}")
+        if remote and key in _ENGINE_OPTIONS:
+            raise BadInputError(f"Option {key!r} of {owner}: not supported by a model on a remote endpoint")
+        if embedding:
+            raise BadInputError(f"Option {key!r} of {owner}: not supported by an embedding model")
+        raise BadInputError(
+            f"Option {key!r} of {owner}: supported only by an embedding model", hint="If it is one: kind embedding"
+        )
     return options
 
 
@@ -282,7 +316,7 @@ def extract_sampling(generation_config: object) -> dict[str, float]:
     return {
         key: value
         for key, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_SAMPLING_VALUE
     }
 
 
@@ -297,14 +331,23 @@ def convert_sampling(sampling: Mapping[str, float]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in _NOT_IN_REQUEST}
 
 
+def drop_overridden(stored: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
+    """Return the stored options that still apply to a prompt.
+
+    Args:
+        stored: Options that are stored for the model.
+        given: Names of the options, or fields of a request, that the prompt has. A schema is `json_schema`.
+    """
+    overridden = set(given).union(*(group for group in _SAME_EFFECT if not group.isdisjoint(given)))
+    return {key: value for key, value in stored.items() if key not in overridden}
+
+
 def combine_layers(lower: Mapping[str, Any], upper: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of two layers, of which the upper one takes precedence.
 
-    An option for reasoning replaces all such options of the lower layer.
+    An option of the upper layer also replaces those of the lower one with the same effect.
     """
-    switches = {THINK, *THINK_VARIABLES, REASONING_EFFORT}
-    replaced = switches if switches & upper.keys() else set()
-    return {key: value for key, value in lower.items() if key not in replaced} | dict(upper)
+    return drop_overridden(lower, upper) | dict(upper)
 
 
 def build_request_fields(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+from llm_hf_models.system.json_values import Result
 from llm_hf_models.system.ownership import is_owner_running
 
-DownloadState = Literal["queued", "running", "paused", "verifying", "done", "failed", "cancelled"]
+DownloadState = Literal["queued", "planning", "running", "paused", "verifying", "done", "failed", "cancelled"]
 RequestedAction = Literal["pause", "cancel", "background"]
-RUNNING_STATES: tuple[DownloadState, ...] = ("running", "verifying")
+RUNNING_STATES: tuple[DownloadState, ...] = ("planning", "running", "verifying")
 ACTIVE_STATES: tuple[DownloadState, ...] = ("queued", *RUNNING_STATES)  # running, or queued to run
-UNFINISHED_STATES: tuple[DownloadState, ...] = ("queued", "running", "verifying", "paused", "failed")
+UNFINISHED_STATES: tuple[DownloadState, ...] = (*ACTIVE_STATES, "paused", "failed")
 FINISHED_STATES: tuple[DownloadState, ...] = ("done", "failed", "cancelled")
 AGENT = "mcp"  # `requested_by` of a download that only agents requested
 
@@ -83,7 +84,7 @@ class Download:
 
 
 @dataclass(frozen=True)
-class DownloadNote:
+class DownloadNote(Result):
     """One line of a download's log."""
 
     id: int

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
-from llm_hf_models.gguf.facts import ModelFacts, apply_template
-from llm_hf_models.library.records import TEMPLATE, Check, LocalFile, LocalModel
+from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_template
+from llm_hf_models.gguf.spellings import find_named, list_file_names
+from llm_hf_models.library.records import KIND, TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
 from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.system.text import suggest_word
 
 MAX_NAME_CHARS = 100  # longest name quoted in a message
+_HUB_PREFIX = re.compile(r"^(?:hf://|(?:https?://)?(?:www\.)?(?:hf\.co|huggingface\.co)/)", re.IGNORECASE)
 
 
 def parse_facts(text: str) -> ModelFacts:
     """Parse the stored facts of a model. Drop fields that this version doesn't know."""
     known = {key: value for key, value in json.loads(text).items() if key in ModelFacts.__dataclass_fields__}
-    for key in ("modalities", "base_models"):
+    for key in ("modalities", "base_models", "projection_widths"):
         if key in known:
             known[key] = tuple(known[key])
     return ModelFacts(**known)
@@ -89,22 +92,23 @@ class ModelTables(SQLiteFile):
     def find_model(self, name: str) -> LocalModel:
         """Find a model by a name that a user typed.
 
-        A name is an id with or without `hf/`, an alias, or a repo with one local variant.
+        A name is an id with or without `hf/`, an alias, a repo with one local variant, or a file's name. The
+        quantization in it may have any spelling that a pull accepts.
 
         Raises:
             UnknownModelError: no model has this name.
             AmbiguousNameError: several models have this name. The cause lists them.
         """
-        wanted = name.strip().casefold()
+        text = _HUB_PREFIX.sub("", name.strip())
+        wanted = text.casefold()
         every = self.list_models()
         rules: tuple[Callable[[LocalModel], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
-            lambda m: m.repo is not None and wanted in (m.repo.casefold(), f"hf/{m.repo.casefold()}"),
+            lambda m: wanted.removeprefix("hf/") in (name.casefold() for name in _list_repo_names(m)),
             lambda m: _extract_name(m.model_id).casefold() == wanted,
         )
-        for rule in rules:
-            found = [model for model in every if rule(model)]
+        for found in (*([model for model in every if rule(model)] for rule in rules), _find_by_spelling(every, text)):
             if len(found) == 1:
                 return found[0]
             if found:
@@ -167,6 +171,10 @@ class ModelTables(SQLiteFile):
         """Replace the options that the user set for a model."""
         self.write("update models set options = ? where id = ?", encode_json(dict(options)), self._find_key(model_id))
 
+    def set_repo(self, model_id: str, repo: str) -> None:
+        """Record the current name of the repo that a model is from."""
+        self.write("update models set repo = ? where id = ?", repo, self._find_key(model_id))
+
     def touch_model(self, model_id: str) -> None:
         """Record that a model is used now."""
         self.write("update models set last_used = ? where model_id = ?", time.time(), model_id)
@@ -199,13 +207,49 @@ class ModelTables(SQLiteFile):
             hint = suggest_word(alias, known) + "List the aliases with `llm hf alias`."
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
-    def list_used_locations(self, *, exclude_model: str | None = None) -> set[str]:
-        """Return the file locations of all models, except for the model with the id `exclude_model`."""
-        rows = self.fetch_rows(
-            "select distinct location from files join models on models.id = files.model where model_id is not ?",
-            exclude_model,
-        )
-        return {row["location"] for row in rows}
+
+def _list_repo_names(model: LocalModel) -> Iterable[str]:
+    """Return the name of a model's repo, and the name that it had when the model was pulled."""
+    if model.repo is None:
+        return ()
+    return model.repo, model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    quant: str
+    files: tuple[str, ...]
+    model: LocalModel
+
+
+def _find_by_spelling(models: Iterable[LocalModel], text: str) -> list[LocalModel]:
+    """Return the models that `repo:QUANT` or `alias:QUANT` names in any spelling, or the name of a file."""
+    head, colon, spelling = text.removeprefix("hf/").partition(":")
+    entries = [
+        _Entry(model.quant, tuple(file.path for file in model.files if file.role == "weights"), model)
+        for model in models
+    ]
+    if not colon:
+        folded = head.casefold()
+        found = [
+            entry
+            for entry in entries
+            if any(folded in map(str.casefold, list_file_names(path)) for path in entry.files)
+        ]
+    else:
+        found = find_named([entry for entry in entries if head.casefold() in _list_heads(entry.model)], spelling)
+    return [entry.model for entry in found]
+
+
+def _list_heads(model: LocalModel) -> set[str]:
+    """Return what a name of the model can have before the colon, in lower case."""
+    heads = (
+        *_list_repo_names(model),
+        model.model_id.removeprefix("hf/"),
+        _extract_name(model.model_id),
+        *model.aliases,
+    )
+    return {head.partition(":")[0].casefold() for head in heads if head}
 
 
 def _extract_name(model_id: str) -> str:
@@ -227,7 +271,7 @@ def _parse_model_row(row: Row, files: Iterable[Row], aliases: Iterable[Row], che
             )
             for f in files
         ),
-        facts=apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)),
+        facts=apply_kind(apply_template(parse_facts(row["facts"]), options.get(TEMPLATE)), options.get(KIND)),
         aliases=tuple(alias["alias"] for alias in aliases),
         options=options,
         checks=tuple(Check(c["kind"], c["result"], c["at"], json.loads(c["detail"])) for c in checks),

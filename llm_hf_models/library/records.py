@@ -33,6 +33,7 @@ ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoin
 
 # Options that are not part of a prompt's options: the default system prompt, and the engine's chat template.
 SYSTEM, TEMPLATE = "system", "template"
+KIND = "kind"  # replaces the kind that the header tells
 
 
 @dataclass(frozen=True)

@@ -69,10 +69,10 @@ def _read_models(db: sqlite3.Connection) -> list[RegisteredModel]:
         aliases.setdefault(key, []).append(alias)
     rows = db.execute(
         "select id, model_id, kind, json_extract(facts, '$.tools', '$.reasoning', '$.modalities'),"
-        " json_extract(options, '$.template') from models"
+        " json_extract(options, '$.template'), json_extract(options, '$.kind') from models"
     ).fetchall()
     found = []
-    for key, model_id, kind, facts, template in rows:
+    for key, model_id, kind, facts, template, own_kind in rows:
         tools, reasoning, modalities = json.loads(facts)
         if template:  # the user's template may differ from the header's
             from llm_hf_models.gguf.facts import ModelFacts, apply_template
@@ -80,5 +80,7 @@ def _read_models(db: sqlite3.Connection) -> list[RegisteredModel]:
             own = apply_template(ModelFacts(kind=kind), template)
             kind, tools, reasoning = own.kind, own.tools, own.reasoning  # noqa: PLW2901
         names = tuple(aliases.get(key, ()))
-        found.append(RegisteredModel(model_id, names, kind, bool(tools), bool(reasoning), tuple(modalities or ())))
+        found.append(
+            RegisteredModel(model_id, names, own_kind or kind, bool(tools), bool(reasoning), tuple(modalities or ()))
+        )
     return found

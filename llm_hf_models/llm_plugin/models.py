@@ -234,16 +234,17 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
         Raises:
             ModelFailure: Any HfModelsError occurred.
         """
-        from llm_hf_models.inference import client, model_endpoint
+        from llm_hf_models.inference import embeddings, model_endpoint
         from llm_hf_models.llm_plugin import run as prompt_run
 
-        texts = iter(items)
+        texts, start, connected = iter(items), 0, None
         with _translate_errors(), prompt_run.open_database() as db:
             connect = functools.partial(prompt_run.start_embedding_endpoint, self.model_id, db, key=key)
-            endpoint = None
-            while batch := list(islice(texts, EMBEDDING_BATCH)):
-                endpoint = endpoint or connect()
-                vectors = client.embed(endpoint, [str(text) for text in batch], reconnect=connect)
+            while batch := [str(text) for text in islice(texts, EMBEDDING_BATCH)]:
+                endpoint, truncate = connected = connected or connect()
                 # Recorded for each batch and not after the loop, because llm may stop after one vector.
                 model_endpoint.record_use(self.model_id, endpoint, db)
-                yield from vectors
+                yield from embeddings.embed_texts(
+                    endpoint, batch, start=start, truncate=truncate, reconnect=lambda: connect()[0]
+                )
+                start += len(batch)

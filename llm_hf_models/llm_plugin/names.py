@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
+import click
+
+_MODEL_OPTIONS = ("model_id", "model")  # the names of llm's parameters for a model
 OWN_MODULE = "llm_hf_models.llm_plugin.models"  # defines this plugin's model classes
 
 
@@ -39,6 +42,31 @@ def find_other_plugins_names(registered: Iterable[Any]) -> dict[str, Any]:
         if type(model).__module__ != OWN_MODULE:
             found |= dict.fromkeys((model.model_id, *entry.aliases), model)
     return found
+
+
+def find_requested_model(known: Container[str]) -> dict[str, str]:
+    """Return the name that this `llm` command gives its model, mapped to the id of the local model that it means.
+
+    llm compares names exactly. This lets `llm -m` accept each spelling that `llm hf show` accepts. The result is empty
+    if the name is known, or if no local model has it.
+
+    Args:
+        known: the names that llm knows already.
+    """
+    command = click.get_current_context(silent=True)
+    values = [command.params.get(option) for option in _MODEL_OPTIONS] if command else []
+    name = next((value for value in values if isinstance(value, str) and value), None)
+    if name is None or name in known:
+        return {}
+    from llm_hf_models.errors import HfModelsError
+    from llm_hf_models.library.database import Database
+    from llm_hf_models.paths import library_path
+
+    try:
+        with Database(library_path(), in_memory=True) as db:
+            return {name: db.find_model(name).model_id}
+    except HfModelsError:
+        return {}
 
 
 if __name__ == "__main__":

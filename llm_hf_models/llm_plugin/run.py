@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from llm.parts import StreamEvent
 
 from llm_hf_models import paths
 from llm_hf_models.errors import EngineRequestError
+from llm_hf_models.inference import json_schema
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.openai_protocol import LOOP, Finish, Piece, Turn
@@ -28,9 +29,12 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.llm_plugin.attachments import list_accepted_types
 from llm_hf_models.llm_plugin.messages import build_turn
+from llm_hf_models.system.status_line import StatusLine
 
+LOADING_NOTE_SECONDS = 1.0  # a model that is loaded within this time needs no note
 _SHOWN_CHARS = 60
 _LOOP_REASON = "the model repeats the same text"
+_status_line = StatusLine()
 _shown_notices: set[str] = set()
 
 
@@ -51,7 +55,7 @@ class PromptRun:
     endpoint: Endpoint
     turn: Turn
     max_tokens: int | None
-    expects_json: bool
+    schema: Mapping[str, Any] | None  # that the response must match
     text: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     end: Finish | None = None
@@ -75,7 +79,8 @@ class PromptRun:
             call until the response ends.
 
         Raises:
-            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON.
+            EngineRequestError: The response or the arguments of a tool call are not complete, valid JSON, or the
+                response does not match the schema.
         """
         end = self.end or Finish(None)
         record_use(self.model.model_id, self.endpoint, db, end.tokens_per_second)
@@ -83,11 +88,19 @@ class PromptRun:
         response.set_usage(input=end.input_tokens, output=end.output_tokens, details=cached)
         response.set_resolved_model(_describe_resolved_model(self.model, end))
         response.response_json = self._build_response_json(end)
-        if self.expects_json and not self.calls:
-            self._parse_json("".join(self.text), "The response", json.loads)
+        if self.schema is not None and not self.calls:
+            self._check_schema(self.schema, self._parse_json("".join(self.text), "The response", json.loads))
         elif not self.calls:
             self._report_early_end(end)
         return list(self._add_tool_calls(response))
+
+    def _check_schema(self, schema: Mapping[str, Any], value: object) -> None:
+        if mismatch := json_schema.find_mismatch(schema, value):
+            raise EngineRequestError(
+                "The response does not match the schema",
+                cause=mismatch,
+                hint="Run the prompt again, or replace that part of the schema.",
+            )
 
     def _report_early_end(self, end: Finish) -> None:
         """Show a notice if the response was ended by something other than the model or max_tokens."""
@@ -198,17 +211,37 @@ def prepare_prompt(
         EngineError: The engine can't be started.
     """
     model = db.get_model(model_id)
-    options, system = resolve_options(model, prompt.options)
+    fields = [name for name, value in (("json_schema", prompt.schema), ("tools", prompt.tools)) if value]
+    options, system = resolve_options(model, prompt.options, fields)
     raw = model.facts.kind == "base"
     types = list_accepted_types(model.facts.modalities, remote=model.endpoint is not None)
     turn = build_turn(prompt, options, stream=stream, raw=raw, system=system, types=types, is_continued=is_continued)
-    expects_json = bool(prompt.schema or options.get("json_object"))
-    endpoint = ensure_endpoint(model, options, db, _show_notice, key=key)
-    return PromptRun(model, endpoint, turn, options.get("max_tokens"), expects_json)
+    schema = prompt.schema if isinstance(prompt.schema, Mapping) else None  # llm has converted a pydantic class
+    if schema:
+        _check_schema(schema, remote=model.endpoint is not None)
+    elif options.get("json_object"):
+        schema = {"type": "object"}
+    endpoint = _ensure_endpoint(model, options, db, key)
+    return PromptRun(model, endpoint, turn, options.get("max_tokens"), schema)
 
 
-def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> Endpoint:
+def _check_schema(schema: object, *, remote: bool) -> None:
+    """Refuse an invalid schema, and show the parts that only the check of the response enforces.
+
+    Raises:
+        BadInputError: The schema is not valid.
+    """
+    unenforced = json_schema.find_unenforced(schema)
+    if unenforced and not remote:
+        _show_notice(
+            f"The engine can't enforce these parts of the schema: {', '.join(unenforced)}. The response is checked."
+        )
+
+
+def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = None) -> tuple[Endpoint, bool]:
     """Return the endpoint of an embedding model, starting its engine if it is not running.
+
+    The second value is whether to cut texts that are too long.
 
     `key` has the same meaning as for `prepare`.
 
@@ -216,7 +249,14 @@ def start_embedding_endpoint(model_id: str, db: Database, *, key: str | None = N
         MissingFileError, FileChangedError, EngineError: As for `prepare`.
     """
     model = db.get_model(model_id)
-    return ensure_endpoint(model, resolve_options(model, ())[0], db, _show_notice, key=key)
+    options, _ = resolve_options(model, ())
+    return _ensure_endpoint(model, options, db, key), bool(options.get("truncate"))
+
+
+def _ensure_endpoint(model: LocalModel, options: Mapping[str, Any], db: Database, key: str | None) -> Endpoint:
+    """Return the endpoint of a model. While its engine loads it, a line on the terminal has the elapsed time."""
+    with _status_line.show_elapsed(f"Loading {model.model_id}…", after=LOADING_NOTE_SECONDS):
+        return ensure_endpoint(model, options, db, _show_notice, key=key)
 
 
 def _describe_resolved_model(model: LocalModel, end: Finish) -> str:
@@ -235,4 +275,5 @@ def _show_notice(text: str) -> None:
     """Print a notice to stderr, once per process."""
     if text not in _shown_notices:
         _shown_notices.add(text)
+        _status_line.clear()
         click.echo(text, err=True)

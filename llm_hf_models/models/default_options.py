@@ -14,6 +14,7 @@ from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.inference import options as inference_options
 from llm_hf_models.inference.model_endpoint import check_applicable, list_defaults
 from llm_hf_models.library.records import (
+    KIND,
     TEMPLATE,
     LocalModel,
     ModelDefault,
@@ -41,8 +42,9 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
         raise BadInputError(f"Option {both[0][:60]!r} can't be both set and unset", hint="Use only one of them.")
     with context.open_database() as db, db.transaction():
         model = db.find_model(name)
+        kind = values.get(KIND) or model.facts.kind
         new_options = inference_options.validate_for_model(
-            values, model.model_id, embedding=model.facts.kind == "embedding", remote=model.endpoint is not None
+            values, model.model_id, embedding=kind == "embedding", remote=model.endpoint is not None
         )
         user_options = model.user_options
         for key in unset:

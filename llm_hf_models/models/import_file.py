@@ -8,7 +8,7 @@ import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,23 +28,26 @@ from llm_hf_models.errors import (
     UnknownModelError,
 )
 from llm_hf_models.gguf import variants as gguf_variants
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.filenames import parse_name
-from llm_hf_models.gguf.shards import find_projector, find_shards, is_only_model
+from llm_hf_models.gguf.shards import find_shards, is_only_model
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.hub.types import RepoDetails
-from llm_hf_models.inference.options import extract_sampling
+from llm_hf_models.inference.options import extract_sampling, validate_for_model
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
+from llm_hf_models.models import projector_choice
+from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.identity import find_model_of_variant
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import make_short_names
-from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_details
+from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
-from llm_hf_models.models.variant_choice import refuse_invalid
+from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
 from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
 from llm_hf_models.system.private_files import create_private_file, make_private_folder
@@ -69,6 +72,7 @@ class _Files:
 
     weights: Sequence[Path]
     projector: Path | None = None
+    left_out: tuple[str, ...] = ()  # projectors of other models in the same folder, with the reasons
 
     @property
     def all(self) -> list[Path]:
@@ -77,7 +81,7 @@ class _Files:
     def replace_paths(self, locations: Sequence[Path]) -> _Files:
         """Return the same files at other locations."""
         count = len(self.weights)
-        return _Files(locations[:count], locations[count] if self.projector else None)
+        return _Files(locations[:count], locations[count] if self.projector else None, self.left_out)
 
 
 def import_file(
@@ -89,6 +93,7 @@ def import_file(
     mmproj: Path | None,
     with_mmproj: bool,
     aliases: Sequence[str],
+    options: Mapping[str, str],
     progress: Progress,
 ) -> ImportResult:
     """Register a GGUF on this machine, with all its shards and its projector.
@@ -102,6 +107,7 @@ def import_file(
             another model.
         with_mmproj: False registers the model without a projector.
         aliases: The aliases of the model.
+        options: Options to store for the model, as `llm hf set` does: `kind`, `pooling`.
         progress: Called with the progress of hashing.
 
     Raises:
@@ -118,19 +124,23 @@ def import_file(
     ref = ModelRef.parse(repo) if repo else None
     seconds = context.settings().header_seconds
     try:
-        given = _find_files(path, mmproj, with_mmproj=with_mmproj)
-        models_names.refuse_taken_names(names, _check_files(given, seconds)[0].kind)
+        given = _find_files(path, mmproj, seconds, with_mmproj=with_mmproj)
+        models_names.refuse_taken_names(names, options.get("kind") or _check_files(given, seconds)[0].kind)
         with _prepare_locations(given.all, copy=copy) as locations:
             facts, checks = _check_files(given.replace_paths(locations), seconds)
             digests = [hash_with_progress(location, location.name, progress) for location in locations]
             origin = _look_up_origin(context, ref)
             model = _build_model(given, locations, digests, origin, facts, copy=copy)
             model = replace(model, checks=(*_make_digest_check(origin.details), *checks))
+            kind = options.get("kind") or model.facts.kind
+            validate_for_model(options, model.model_id, embedding=kind == "embedding")
             may_have_known_projector = with_mmproj and given.projector is None
             with context.open_database() as db, db.transaction():
                 if may_have_known_projector:
-                    model = _add_known_projector(db, model)
+                    model = _add_known_projector(db, model, seconds)
                 registered = _register_model(db, model, names)
+            if options:
+                registered = set_options(context, registered.model_id, options)
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
     digest_result = (
@@ -142,7 +152,7 @@ def import_file(
 # Files
 
 
-def _find_files(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files:
+def _find_files(path: Path, mmproj: Path | None, seconds: float, *, with_mmproj: bool) -> _Files:
     """Find all files of the model, given one of them.
 
     Raises:
@@ -152,7 +162,7 @@ def _find_files(path: Path, mmproj: Path | None, *, with_mmproj: bool) -> _Files
     """
     weights = find_shards(path)
     if mmproj is None:
-        return _Files(weights, find_projector(weights[0]) if with_mmproj else None)
+        return _Files(weights, *projector_choice.find_in_folder(weights, seconds)) if with_mmproj else _Files(weights)
     (projector,) = find_shards(mmproj)[:1]
     if projector.name in {weight.name for weight in weights}:
         raise BadInputError(f"Model and projector have the same name {projector.name}", hint="Rename one of them.")
@@ -177,15 +187,11 @@ def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check
         )
     findings = [*report.findings]
     if files.projector is not None:
-        projector = check_shards([files.projector], seconds=seconds)
-        refuse_invalid(files.projector.name, projector.findings, "To import the model without it, add --no-mmproj.")
-        if projector.header is None or projector.header.facts.kind != "mmproj":
-            raise BadInputError(
-                f"{files.projector.name} is not a vision projector", hint="Look for a file named mmproj-….gguf."
-            )
-        facts = replace(facts, modalities=projector.header.facts.modalities)
-        findings += projector.findings
-    return facts, (Check("structure", "valid", time.time(), {"findings": [vars(finding) for finding in findings]}),)
+        modalities, more = projector_choice.check_projector(files.projector, facts, seconds)
+        facts = replace(facts, modalities=modalities)
+        findings += more
+    detail = {"findings": [vars(finding) for finding in findings], "left_out": files.left_out}
+    return facts, (Check("structure", "valid", time.time(), detail),)
 
 
 # Copies
@@ -232,7 +238,9 @@ def _look_up_origin(context: Context, ref: ModelRef | None) -> _ClaimedOrigin:
     if ref is None:
         return _ClaimedOrigin(None, None, "no repo was named (--repo owner/name)")
     try:
-        return _ClaimedOrigin(ref, fetch_details(context, ref)[0], "")
+        ref, details, _, note = fetch_repo(context, ref)
+        notify_of_name(context, note)
+        return _ClaimedOrigin(settle_ref(ref, details), details, "")
     except NetworkError as error:
         return _ClaimedOrigin(ref, None, error.message)
 
@@ -247,6 +255,7 @@ def _build_model(
     copy: bool,
 ) -> LocalModel:
     ref, details = origin.ref, origin.details
+    facts = apply_task(facts, details.task) if details else facts
     names = _find_repo_paths(details, given, digests) if details else [path.name for path in given.all]
     quant = _determine_quant(names, facts, origin)
     revision = f"@{ref.revision}" if ref and ref.revision else ""
@@ -308,7 +317,7 @@ def _find_repo_paths(details: RepoDetails, given: _Files, digests: Sequence[File
             raise DigestMismatchError(
                 f"{path.name} is not a file of {details.id}",
                 cause=f"Its sha256 is {digest.sha256}; at commit {details.commit[:12]} {in_repo}.",
-                hint="To import the model without it, add --no-mmproj."
+                hint=projector_choice.IMPORT_WITHOUT_HINT
                 if path == given.projector
                 else f"Import it without --repo as a file of unknown origin, or: llm hf pull {details.id}",
             )
@@ -331,7 +340,7 @@ def _determine_quant(names: Sequence[str], facts: ModelFacts, origin: _ClaimedOr
     ref, details = origin.ref, origin.details
     parsed = parse_name(names[0])
     if details is not None:
-        variants = gguf_variants.group_variants(details.files)
+        variants = group_variants(details)
     elif parsed is not None and parsed.type:
         variants = gguf_variants.group_variants([Sized(name, 1) for name in names])
     else:
@@ -391,12 +400,18 @@ def _register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) 
     return db.get_model(registered.model_id)
 
 
-def _add_known_projector(db: Database, imported: LocalModel) -> LocalModel:
-    """Add the projector of an earlier import of the same model, so that a second import keeps it."""
+def _add_known_projector(db: Database, imported: LocalModel, seconds: float) -> LocalModel:
+    """Add the projector of an earlier import of the same model, so that a second import keeps it if it fits."""
     existing = _find_model(db, imported.model_id)
     if existing is None or existing.place != imported.place or _get_digests(existing) != _get_digests(imported):
         return imported
-    known = [file for file in existing.files if file.role == "mmproj" and Path(file.location).is_file()]
+    known = [
+        file
+        for file in existing.files
+        if file.role == "mmproj"
+        and Path(file.location).is_file()
+        and projector_choice.fits_model(Path(file.location), imported.facts, seconds)
+    ]
     if not known:
         return imported
     facts = replace(imported.facts, modalities=existing.facts.modalities)
@@ -409,6 +424,9 @@ def _choose_entry(db: Database, imported: LocalModel) -> LocalModel:
     Raises:
         NameTakenError: Another model has the id, which the repo determines.
     """
+    if imported.repo and (same := find_model_of_variant(
+        db.list_models(), imported.repo, imported.quant, imported.revision)):  # fmt: skip
+        imported = replace(imported, model_id=same.model_id, repo=imported.repo if imported.commit else same.repo)
     base, _, quant = imported.model_id.rpartition(":")
     number = 1
     while (existing := _find_model(db, imported.model_id)) is not None:

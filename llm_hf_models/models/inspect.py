@@ -11,19 +11,20 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadRefError, MissingFileError, UnknownModelError
+from llm_hf_models.errors import BadRefError, InvalidGgufError, MissingFileError, UnknownModelError
+from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
-from llm_hf_models.gguf.shards import find_shards, make_not_a_file_error
+from llm_hf_models.gguf.shards import describe_shard, find_shards, make_not_a_file_error
 from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.gguf.types import TENSOR_TYPES, TensorInfo
-from llm_hf_models.gguf.validate import ValidationReport, check_header, check_shards
+from llm_hf_models.gguf.validate import ValidationReport, check_shard_headers, check_shards
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, repo_info, variant_choice
 from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
-from llm_hf_models.paths import expand_home
+from llm_hf_models.paths import expand_home, make_absolute
 from llm_hf_models.system.text import clean_text
 
 MAX_VALUE_CHARS = 2000
@@ -40,12 +41,20 @@ class GgufSource:
     ref: ModelRef | None = None
     model: LocalModel | None = None  # the local model with these files
 
+    @property
+    def mmproj(self) -> Path | None:
+        """The projector of the local model, if it has one."""
+        files = self.model.files if self.model else ()
+        return next((Path(file.location) for file in files if file.role == "mmproj"), None)
+
 
 _INSPECTION: TypeAdapter[Inspection] = TypeAdapter(Inspection)
 
 
-def resolve_source(context: Context, text: str) -> GgufSource:
+def resolve_source(context: Context, text: str, *, allow_part: bool = False) -> GgufSource:
     """Find the GGUF that `text` names: a file on disk, a local model, or a model ref on the Hub, in that order.
+
+    With `allow_part`, a file may be a shard without the other shards.
 
     Raises:
         UnknownModelError: The model does not exist.
@@ -56,7 +65,12 @@ def resolve_source(context: Context, text: str) -> GgufSource:
     """
     path = Path(expand_home(text)) if text and not context.is_agent else None
     if path and _is_file(path):
-        return GgufSource(text, tuple(find_shards(path)))
+        try:
+            return GgufSource(text, tuple(find_shards(path)))
+        except InvalidGgufError:
+            if not allow_part:
+                raise
+            return GgufSource(text, (make_absolute(path),))
     with context.open_database() as db:
         try:
             model = db.find_model(text)
@@ -84,6 +98,7 @@ def _resolve_ref(text: str, path: Path | None, unknown: UnknownModelError) -> Gg
         if text.endswith(".gguf") or "\\" in text or text.startswith((".", "~", "/")):
             raise MissingFileError(f"There is no file {clean_text(text, 200)}") from None
         if text and "/" not in text:  # it can't be the name of a repo either
+            unknown.hint = " ".join(hint for hint in (unknown.hint, repo_info.suggest_search(text)) if hint)
             raise unknown from None
         raise
 
@@ -147,7 +162,7 @@ def _build_inspection(source: str, file: str, header: GgufHeader, fetched: int) 
 
 
 def _inspect_remote(context: Context, ref: ModelRef) -> Inspection:
-    details, hub, path = _find_remote_file(context, ref)
+    ref, details, hub, path = _find_remote_file(context, ref)
 
     def read() -> Inspection:
         header, fetched = variant_choice.read_remote_header(context, hub, ref.repo, details, path)
@@ -165,19 +180,31 @@ def _inspect_remote(context: Context, ref: ModelRef) -> Inspection:
 
 
 def check(context: Context, text: str) -> CheckReport:
-    """Validate complete files on this machine, or the header of a file on the Hub."""
-    source = resolve_source(context, text)
+    """Validate complete files on this machine, or the headers of files on the Hub: all shards of a split model."""
+    source = resolve_source(context, text, allow_part=True)
     if source.ref is None:
+        part = describe_shard(Path(text).name, len(source.paths)) if source.model is None else None
         with _translate_read_errors(source.paths[0]):
             report, complete = check_shards(source.paths, seconds=context.settings().header_seconds), True
     else:
-        details, hub, path = _find_remote_file(context, source.ref)
-        header, _ = variant_choice.read_remote_header(context, hub, source.ref.repo, details, path)
-        report, complete = check_header(header, file_bytes=details.get_file(RepoFile(path)).size), False
+        report, part, complete = *_check_remote(context, source.ref), False
     own_template = source.model.user_template if source.model else None
     if own_template is not None:
         report = replace(report, findings=(*report.findings, *audit_template(own_template, OWN_TEMPLATE_SOURCE)))
-    return replace(build_report(source.name, report, complete=complete), own_template=own_template is not None)
+    found = build_report(source.name, report, complete=complete)
+    return replace(found, part=part, own_template=own_template is not None)
+
+
+def _check_remote(context: Context, ref: ModelRef) -> tuple[ValidationReport, str | None]:
+    """Validate the headers of a model on the Hub. If the ref names a shard, also describe it."""
+    ref, details, hub, path = _find_remote_file(context, ref)
+    variants = gguf_variants.group_variants(details.files)
+    paths = next((variant.files for variant in variants if path in variant.files), (path,))
+    headers = []
+    for each in paths:
+        header, _ = variant_choice.read_remote_header(context, hub, ref.repo, details, each)
+        headers.append((each, header, details.get_file(RepoFile(each)).size))
+    return check_shard_headers(headers), describe_shard(path, len(paths)) if ref.file else None
 
 
 def build_report(name: str, report: ValidationReport, *, complete: bool) -> CheckReport:
@@ -185,16 +212,22 @@ def build_report(name: str, report: ValidationReport, *, complete: bool) -> Chec
     return CheckReport(name, len(report.errors), len(report.warnings), report.findings, complete)
 
 
-def _find_remote_file(context: Context, ref: ModelRef) -> tuple[RepoDetails, Hub, str]:
-    """Return the repo's details, the Hub, and the path of the GGUF, or of its first shard, that a model ref names."""
-    details, _ = repo_info.fetch_details(context, ref)
-    hub = context.hub()
+def _find_remote_file(context: Context, ref: ModelRef) -> tuple[ModelRef, RepoDetails, Hub, str]:
+    """Find the GGUF that a model ref names on the Hub.
+
+    Returns:
+        The model ref with the repo's name on the Hub, the details, the Hub, and the path of the GGUF or its first
+        shard.
+    """
+    ref, details, _, note = repo_info.fetch_repo(context, ref)
+    repo_info.notify_of_name(context, note)
+    ref, hub = variant_choice.settle_ref(ref, details), context.hub()
     variant, _ = variant_choice.pick_variant(context, hub, ref, details)
     if variant is not None and (ref.file is None or ref.file.path not in variant.files):
-        return details, hub, variant.files[0]
+        return ref, details, hub, variant.files[0]
     if ref.file is None:
         raise variant_choice.make_no_gguf_error(hub, details)
-    return details, hub, ref.file.path
+    return ref, details, hub, ref.file.path
 
 
 def _make_tensor_view(tensor: TensorInfo) -> TensorView:

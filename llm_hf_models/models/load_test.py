@@ -38,7 +38,7 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
     else:
         template = source.model.user_template if source.model else None
         facts = apply_template(header.facts, template)
-        result = load_test.run_load_test(source.paths, facts, template=template)
+        result = load_test.run_load_test(source.paths, facts, template=template, mmproj=source.mmproj)
     doubt = _find_doubt(source.model) if source.model else None
     if source.model:
         detail = {name: value for name, value in asdict(result).items() if name != "verdict"}

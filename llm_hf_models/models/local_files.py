@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import NotWritableError, StorageError
@@ -12,60 +14,121 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.types import Removal, Verification
 from llm_hf_models.system import verified_files
+from llm_hf_models.system.disk import count_freed_bytes
 from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests
 from llm_hf_models.transfer.types import Event, Progress
+
+if TYPE_CHECKING:
+    from llm_hf_models.hub.cache_files import CacheContents
 
 MATCHES = "matches"
 UNCHANGED = "unchanged since it was imported; never compared with the Hub"
 
 
+class RemovalPlanner:
+    """Plans the removal of local models, with one scan of each cache.
+
+    Args:
+        models: All local models.
+    """
+
+    def __init__(self, models: Sequence[LocalModel]) -> None:
+        self._models = models
+        self._caches: dict[Path, CacheContents] = {}
+
+    def list_removable(self, models: Collection[LocalModel]) -> list[LocalFile]:
+        """Return the files that removing all these models removes: no file that another model uses or that a user owns.
+
+        A file that was imported in place belongs to the user. A read-only cache can belong to another user.
+        """
+        ids = {model.model_id for model in models}
+        used = {file.location for model in self._models if model.model_id not in ids for file in model.files}
+        own = (file for model in models if model.place != "in place" for file in model.files)
+        removable = {file.location: file for file in own if file.location not in used}
+        return [file for location, file in removable.items() if _is_removable(Path(location))]
+
+    def count_freed_bytes(self, models: Collection[LocalModel]) -> int:
+        """Return the bytes that removing all these models frees. Data that they share counts once.
+
+        Data that another model, another snapshot or another hard link uses is not freed.
+        """
+        files = self.list_removable(models)
+        cached = {model.model_id for model in models if model.place == "cache"}
+        in_cache = {file.location for model in models if model.model_id in cached for file in model.files}
+        unlinked = {Path(file.location) for file in files if file.location not in in_cache}
+        shared = 0
+        for cache, locations in group_by_cache([file for file in files if file.location in in_cache]).items():
+            deletion = self._read_cache(cache).plan_deletion(locations)
+            unlinked |= deletion.unlinked
+            shared += deletion.shared_bytes
+        return count_freed_bytes(unlinked) + shared
+
+    def _read_cache(self, cache: Path) -> CacheContents:
+        from llm_hf_models.hub.cache_files import CacheContents  # imported late: only needed here
+
+        if cache not in self._caches:
+            self._caches[cache] = CacheContents(cache)
+        return self._caches[cache]
+
+
+def group_by_cache(files: Iterable[LocalFile]) -> dict[Path, set[Path]]:
+    """Return the locations of cached files by their cache. HF_HUB_CACHE may have had another value at the pull."""
+    groups: dict[Path, set[Path]] = {}
+    for file in files:
+        groups.setdefault(cache_layout.infer_cache_dir(file.location, file.path), set()).add(Path(file.location))
+    return groups
+
+
 def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
-    """Remove a model and the files that nothing else uses. A file that the user imported in place is never removed."""
+    """Remove a model and the files that nothing else uses.
+
+    A file that the user imported in place, or in a cache of another user that is read-only, is never removed.
+    """
     with context.open_database() as db:
         model = db.find_model(name)
-        shared = db.list_used_locations(exclude_model=model.model_id)
-        removable = [file.location for file in model.files if file.location not in shared and model.place != "in place"]
-        kept = tuple(file.location for file in model.files if file.location not in removable)
+        planner = RemovalPlanner(db.list_models())
+        removable, freed = planner.list_removable([model]), planner.count_freed_bytes([model])
+        locations = [file.location for file in removable]
+        kept = tuple(file.location for file in model.files if file.location not in locations)
         if not dry_run:
             running_engines.stop_model(db, model.model_id)
             # Remove the record first: after a kill, a pull adopts the files, and no record names missing files.
             db.remove_model(model.model_id)
-        try:
-            freed = _free_files(model, removable, dry_run=dry_run)
-        except StorageError:
-            if not dry_run:
+            try:
+                _delete_files(model, removable)
+            except StorageError:
                 db.register(model)  # the files could not be removed, so keep the record
-            raise
-    return Removal(model.model_id, tuple(removable), freed, kept, done=not dry_run)
+                raise
+    default = suggest_new_default((model.model_id, *model.aliases))
+    return Removal(model.model_id, tuple(locations), freed, kept, done=not dry_run, llm_default=default)
 
 
-def _free_files(model: LocalModel, locations: Sequence[str], *, dry_run: bool) -> int:
-    if model.place != "cache":
-        return _free_in_folder(locations, dry_run=dry_run)
-    from llm_hf_models.hub.cache_files import delete_cached_files, scan_cache  # imported late: only needed here
-
-    freed = 0
-    # HF_HUB_CACHE may have had another value at the time of the pull.
-    for cache in {cache_layout.infer_cache_dir(file.location, file.path) for file in model.files}:
-        files = [file for file in scan_cache(cache) if str(file.location) in locations]
-        freed += delete_cached_files(cache, files, dry_run=dry_run)
-    return freed
+def _is_removable(path: Path) -> bool:
+    """Return False if the file is in a folder of another user that this user can't write to."""
+    try:
+        is_own = os.name != "posix" or path.parent.stat().st_uid == os.geteuid()
+    except PermissionError:
+        return False
+    except OSError:
+        return True  # it is missing
+    return is_own or os.access(path.parent, os.W_OK)
 
 
-def _free_in_folder(locations: Sequence[str], *, dry_run: bool) -> int:
-    freed = 0
-    for path in map(Path, locations):
+def _delete_files(model: LocalModel, files: Sequence[LocalFile]) -> None:
+    if model.place == "cache":
+        from llm_hf_models.hub.cache_files import delete_cached_files  # imported late: only needed here
+
+        for cache, locations in group_by_cache(files).items():
+            delete_cached_files(cache, locations)
+        return
+    for path in (Path(file.location) for file in files):
         try:
-            freed += path.stat().st_size
-            if not dry_run:
-                path.unlink()
-        except FileNotFoundError:
-            continue
+            path.unlink(missing_ok=True)
         except OSError as error:
             raise NotWritableError(f"Can't remove {path}", cause=error.strerror) from None
-    return freed
 
 
 def verify(context: Context, name: str, progress: Progress) -> Verification:
@@ -96,8 +159,8 @@ def _has_difference(files: Sequence[tuple[str, str]]) -> bool:
 
 def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) -> str | None:
     """Return why a file is not the recorded one. If it is, add its stamp to `stamps` and return None."""
-    if not Path(file.location).exists():
-        return "missing"
+    if problem := _find_problem(Path(file.location)):
+        return problem
     recorded = file.sha256 or file.git_sha1
     if not recorded:
         return "no digest recorded"
@@ -112,6 +175,17 @@ def _compare(file: LocalFile, stamps: dict[str, FileStamp], progress: Progress) 
         return "modified while it was read"
     verified_files.note_verified(recorded, Path(file.location), found.stamp)
     stamps[file.location] = found.stamp
+    return None
+
+
+def _find_problem(path: Path) -> str | None:
+    """Return why a file is not there for this user, or None if it is."""
+    try:
+        path.stat()
+    except PermissionError as error:  # it is in a folder of another user
+        return f"not readable: {error.strerror}"
+    except OSError:
+        return "missing"
     return None
 
 

@@ -55,7 +55,13 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         key_in_the_clear=_is_key_in_the_clear(model),
         health=health,
         fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
+        left_out=_find_left_out(model),
     )
+
+
+def _find_left_out(model: LocalModel) -> tuple[str, ...]:
+    structure = model.latest_check("structure")
+    return tuple(structure.detail.get("left_out", ())) if structure else ()
 
 
 def _add_doubt(check: Check, model: LocalModel) -> Check:

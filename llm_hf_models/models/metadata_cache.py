@@ -13,6 +13,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     HubServerError,
     HubUnavailableError,
+    InterruptedByUserError,
     NetworkError,
     NotModifiedError,
     OfflineError,
@@ -21,7 +22,10 @@ from llm_hf_models.errors import (
     TlsError,
 )
 from llm_hf_models.models.types import Freshness
+from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.units import format_duration
+from llm_hf_models.transfer.retry import Backoff
+from llm_hf_models.transfer.types import TransferLimits
 
 if TYPE_CHECKING:
     from llm_hf_models.hub import tokens
@@ -62,7 +66,7 @@ def fetch_with_cache(
     """
     token = context.token()
     hub = context.make_hub_client(token)
-    name = json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
+    name = _make_name(context, key, token)
     with context.open_database() as db:
         cached, old = _load_cached(db, name, load)
         if cached and old is not None and not refresh and _is_fresh(context, cached):
@@ -81,8 +85,14 @@ def fetch_with_cache(
             if cached is None or old is None:
                 raise _add_offline_hint(error) from None
             return old, _make_freshness(cached, problem=error.message)
+        if token is None:
+            name = _make_name(context, key, context.token())  # the request may have unlocked the token
         db.save_metadata(name, dump(response), hub.last_etag)
     return response, Freshness()
+
+
+def _make_name(context: Context, key: dict[str, object], token: tokens.Token | None) -> str:
+    return json.dumps({**key, "endpoint": context.endpoint(), "token": _hash_token(token)}, sort_keys=True)
 
 
 def _is_fresh(context: Context, cached: CachedMetadata) -> bool:
@@ -94,7 +104,7 @@ def request_with_retry(
     send: Callable[[], T],
     should_retry: Callable[[NetworkError], bool] = lambda _error: True,
 ) -> T:
-    """Send a request up to three times, and notify the user of each wait.
+    """Send a request up to three times, and notify the user of each wait. A patient context retries longer.
 
     The wait is the Hub's Retry-After time, else `retry_seconds`, doubled with each attempt.
 
@@ -102,6 +112,8 @@ def request_with_retry(
         NetworkError: The last attempt failed. The first failure is raised at once if no user can be notified, if
             the wait would exceed `network_wait_seconds`, or if the machine is offline or does not trust the server.
     """
+    if context.is_patient:
+        return _request_patiently(context, send)
     now = context.settings()
     for attempt in range(1, MAX_ATTEMPTS):
         try:
@@ -115,6 +127,28 @@ def request_with_retry(
             context.notify(f"{error.message}: retrying in {format_duration(wait)}")
             threading.Event().wait(wait)
     return send()
+
+
+def _request_patiently(context: Context, send: Callable[[], T]) -> T:
+    """Send a request until it succeeds, as long and with the same waits as a transfer.
+
+    Raises:
+        NetworkError: The error is not transient, or the time is used up.
+        InterruptedByUserError: The context's stop event was set.
+    """
+    now, stop = context.settings(), context.stop or threading.Event()
+    max_seconds = min(now.network_wait_seconds, context.count_seconds_left())
+    limits = TransferLimits(network_wait_seconds=max_seconds, retry_seconds=now.retry_seconds)
+    backoff = Backoff(limits, lambda _kind, text: context.notify(text) if context.notify else None)
+    while True:
+        try:
+            return send()
+        except NetworkError as error:
+            if not is_transient(error):
+                raise
+            backoff.pause(error, stop)
+            if stop.is_set():
+                raise InterruptedByUserError("Stopped while waiting for the Hub") from None
 
 
 def cache_by_digest(

@@ -8,8 +8,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from llm_hf_models import paths
 from llm_hf_models.errors import NameTakenError
 
+# The files in llm's folder that name its default models, and the commands that write them.
+_LLM_DEFAULTS = {
+    "default_model.txt": "llm models default NAME",
+    "default_embedding_model.txt": "llm embed-models default NAME",
+}
 LLM_NAMES_SECONDS = 30.0  # timeout for listing the names, for which llm loads all its plugins
 
 
@@ -48,6 +54,20 @@ def _list_names_in_llm(kind: str) -> Mapping[str, str]:
         taken = json.loads(output.splitlines()[-1])  # other plugins may print lines before it
         return taken if isinstance(taken, dict) else {}
     return {}
+
+
+def suggest_new_default(names: Iterable[str]) -> str | None:
+    """Return the command that chooses another default model of llm, if one of a model's names is llm's default.
+
+    Args:
+        names: The id and the aliases of the model.
+    """
+    wanted = {name.casefold() for name in names}
+    for file, command in _LLM_DEFAULTS.items():
+        with suppress(OSError, ValueError):
+            if (paths.user_dir() / file).read_text("utf-8").strip().casefold() in wanted:
+                return command
+    return None
 
 
 def make_short_names(repo: str, quant: str) -> tuple[str, str]:

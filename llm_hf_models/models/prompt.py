@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -51,7 +52,7 @@ def prompt(
             raise BadInputError(f"{model.model_id} is {article} {model.facts.kind} model and can't be prompted")
         merged, default_system = resolve_options(model, validate_options(options, "this prompt").items())
         connect = partial(ensure_endpoint, model, merged, db, notes.append)
-        endpoint = connect()
+        endpoint = replace(connect(), can_grow_context=False)  # so that no error advises `-o context`: there is no `-o`
         output: dict[str, list[str]] = {"text": [], "reasoning": []}
         end = Finish(None)
         turn = _build_turn(model, text, system or default_system, merged)
@@ -80,7 +81,11 @@ def prompt(
 
 def _build_turn(model: LocalModel, text: str, system: str | None, options: Mapping[str, Any]) -> Turn:
     fields, loop_limit = build_request_fields(options), options.get("loop_limit", DEFAULT_LOOP_LIMIT)
+    wants_object = bool(options.get("json_object"))
     if model.facts.kind == "base":
+        fields |= {"json_schema": {"type": "object"}} if wants_object else {}
         return Turn((), fields, raw=True, prompt=f"{system}\n{text}" if system else text, loop_limit=loop_limit)
     head = [{"role": "system", "content": system}] if system else []
-    return Turn([*head, {"role": "user", "content": text}], fields, loop_limit=loop_limit)
+    messages = [*head, {"role": "user", "content": text}]
+    response_format = {"type": "json_object"} if wants_object else None
+    return Turn(messages, fields, response_format=response_format, loop_limit=loop_limit)

@@ -12,6 +12,7 @@ from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.types import HubFile, RepoSummary, ScanState
 from llm_hf_models.models.types import Freshness
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TensorView:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Result):
     """A GGUF header as the CLI and the MCP server show it. Sizes are in bytes. Parts not requested are None."""
 
     source: str
@@ -43,7 +44,7 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(Result):
     """The validator's report on a file."""
 
     source: str
@@ -51,6 +52,7 @@ class CheckReport:
     warnings: int
     findings: tuple[Finding, ...]
     complete: bool  # False if only the header was validated
+    part: str | None = None  # which shard of a split model the file is, and whether all shards were checked
     own_template: bool = False  # the findings include those of the user's own chat template, which prompts use
 
 
@@ -59,13 +61,15 @@ class SearchResult(RepoSummary):
     """One repo in the results of a search, compared with this machine."""
 
     local_models: tuple[str, ...] = ()  # the ids of local models from that repo
+    update_available: bool | None = None  # for one of them; None if there is none, or if it is unknown
+    update_note: str | None = None  # why it is unknown
     fits: bool | None = None  # estimated from the number of parameters; None if the Hub does not report it
     recommended_quant: str | None = None  # the variant that a plain pull chooses, as far as the file names show
     recommended_bytes: int | None = None  # size of its weights, estimated from the number of parameters
 
 
 @dataclass(frozen=True)
-class SearchPage:
+class SearchPage(Result):
     """The results of a search. If there are none, `suggestions` lists filters to drop."""
 
     results: tuple[SearchResult, ...]
@@ -82,6 +86,8 @@ class VariantInfo(Variant):
     fit: Fit | None = None
     chosen: bool = False  # True if a pull without a quantization chooses this variant
     local_model: str | None = None  # the id of the local model with this variant
+    update_available: bool | None = None  # whether the local model's files differ from these
+    update_note: str | None = None  # why that is unknown
 
 
 @dataclass(frozen=True)

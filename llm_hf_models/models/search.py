@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
-from llm_hf_models.gguf.quant_sizes import estimate_variant_bytes
+from llm_hf_models.gguf import quant_types
 from llm_hf_models.gguf.variants import Variant, group_variants
 from llm_hf_models.hub.types import FoundRepo, HubFile, RepoSummary, SearchFilters
-from llm_hf_models.models import metadata_cache
+from llm_hf_models.library.records import LocalModel
+from llm_hf_models.models import metadata_cache, updates
+from llm_hf_models.models.identity import find_models_of_repo
 from llm_hf_models.models.repo_types import SearchPage, SearchResult
+from llm_hf_models.models.types import UpdateState
+from llm_hf_models.models.update_state import combine
 from llm_hf_models.models.variant_choice import assess_fit, choose_variant, get_memory_for_models
 
 ASSUMED_QUANT = "Q4_K_M"  # for a repo without GGUF files, which may have conversions
@@ -33,41 +37,54 @@ def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, 
         _FOUND.validate_json,
         refresh=refresh,
     )
-    local_models = _group_local_models(context)
-    results = [_make_result(context, row, local_models.get(row.id, ())) for row in rows]
+    results = [_make_result(context, row) for row in rows]
     if fits:
         results = [result for result in results if result.fits]
     suggestions = () if results else _suggest_changes(query, filters, fits=fits)
     more = len(results) > filters.limit or len(rows) > requested
-    return SearchPage(tuple(results[: filters.limit]), freshness, suggestions, more)
+    return SearchPage(_add_local_models(context, results[: filters.limit]), freshness, suggestions, more)
 
 
-def _make_result(context: Context, row: FoundRepo, local_models: Sequence[str]) -> SearchResult:
+def _make_result(context: Context, row: FoundRepo) -> SearchResult:
     """Return a search result with the variant that a pull chooses. Its size and memory fit are estimates."""
     found = {name: value for name, value in vars(row).items() if name in RepoSummary.__dataclass_fields__}
     variants = [
-        replace(variant, size=estimate_variant_bytes(row.parameters or 0, variant.quant) or 0)
-        for variant in group_variants(HubFile(path, 0) for path in row.paths)
+        replace(variant, size=_estimate_bytes(row, variant.quant))
+        for variant in group_variants((HubFile(path, 0) for path in row.paths), row.id)
     ]
-    assumed = Variant(ASSUMED_QUANT, (), estimate_variant_bytes(row.parameters or 0, ASSUMED_QUANT) or 0)
+    assumed = Variant(ASSUMED_QUANT, (), _estimate_bytes(row, ASSUMED_QUANT))
     chosen = choose_variant(context, variants, None).variant if variants else assumed
     fit = assess_fit(chosen, None, context.settings().context, get_memory_for_models(context))
     return SearchResult(
         **found,
-        local_models=tuple(local_models),
         fits=fit.fits if chosen.size else None,
         recommended_quant=chosen.quant if variants else None,
         recommended_bytes=chosen.size or None if variants else None,
     )
 
 
-def _group_local_models(context: Context) -> dict[str, list[str]]:
-    by_repo: dict[str, list[str]] = {}
+def _estimate_bytes(row: RepoSummary, quant: str) -> int:
+    """Return the approximate size of a variant, 0 if it is unknown.
+
+    It is about a tenth off, more for a small model, whose embeddings are a larger part.
+    """
+    bits = quant_types.get_bits(quant_types.find_type(quant).name) or quant_types.find_named_bits(quant)
+    return int((row.parameters or 0) * (bits or 0) / 8)
+
+
+def _add_local_models(context: Context, results: Sequence[SearchResult]) -> tuple[SearchResult, ...]:
+    """Add the local models from each repo, and whether one of them has an update."""
     with context.open_database() as db:
-        for model in db.list_models():
-            if model.repo and model.state != "missing":
-                by_repo.setdefault(model.repo, []).append(model.model_id)
-    return by_repo
+        every = [model for model in db.list_models() if model.state != "missing"]
+    of_repo = {row.id: find_models_of_repo(every, row.id) for row in results}
+    states = updates.find_updates(context, [model for models in of_repo.values() for model in models])
+    return tuple(_add_update(row, of_repo[row.id], states) for row in results)
+
+
+def _add_update(row: SearchResult, here: Sequence[LocalModel], states: Mapping[str, UpdateState]) -> SearchResult:
+    ids = tuple(model.model_id for model in here)
+    found = combine([states[name] for name in ids])
+    return replace(row, local_models=ids, update_available=found.available, update_note=found.note)
 
 
 def _suggest_changes(query: str, filters: SearchFilters, *, fits: bool) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from llm_hf_models.library.records import (
     ModelDefault,
     ModelState,
 )
+from llm_hf_models.system.json_values import Result
 
 
 @dataclass(frozen=True)
-class ImportResult:
+class ImportResult(Result):
     """The outcome of an import: the local model, and the result of comparing its digest with the Hub."""
 
     model: LocalModelView
@@ -40,7 +41,7 @@ class SamplingValue:
 
 
 @dataclass(frozen=True)
-class LocalModelView:
+class LocalModelView(Result):
     """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
 
     model_id: str
@@ -68,13 +69,38 @@ class LocalModelView:
     defaults: tuple[ModelDefault, ...] = ()  # empty in lists of models
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
+    left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    # Only in a survey (Library.survey). None otherwise, or if it is unknown.
+    update_available: bool | None = None  # whether the repo has other files now
+    update_note: str | None = None  # why that is unknown
+    freed_bytes: int | None = None  # by removing only this model
 
 
 @dataclass(frozen=True)
-class Removal:
+class UpdateState:
+    """Whether the repo of a local model has other files now. `available` is None if that is unknown."""
+
+    available: bool | None
+    note: str | None = None  # why it is unknown
+
+
+@dataclass(frozen=True)
+class LibrarySurvey:
+    """Local models, compared with the Hub and with each other. Sizes are in bytes, and shared data counts once."""
+
+    models: tuple[LocalModelView, ...]
+    size: int  # on the disk
+    freed_bytes: int  # by removing all of these models; files of the user are kept
+    outdated: int  # models with an update
+    unknown: int  # models that could not be compared with the Hub
+
+
+@dataclass(frozen=True)
+class Removal(Result):
     """The files that `rm` removes, or would remove. Sizes are in bytes.
 
-    `kept` are files that another model uses, or that the user imported in place.
+    `kept` are files that another model uses, that the user imported in place, or that this user can't remove.
+    `llm_default` is the command that chooses another default model of llm, if the removed one is llm's default.
     """
 
     model_id: str
@@ -82,10 +108,11 @@ class Removal:
     freed_bytes: int
     kept: tuple[str, ...] = ()
     done: bool = False
+    llm_default: str | None = None
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Result):
     """The result of hashing the files of one model again.
 
     Each file's result is MATCHES or UNCHANGED (models/local_files.py), "differs: …", "missing", "not readable: …",
@@ -111,7 +138,7 @@ class Freshness:
 
 
 @dataclass(frozen=True)
-class PromptResult:
+class PromptResult(Result):
     """A model's response to a prompt. The engine counts the tokens. `notes` list adjustments made to run the model."""
 
     model_id: str
@@ -127,7 +154,7 @@ class PromptResult:
 
 
 @dataclass(frozen=True)
-class LoadTestReport:
+class LoadTestReport(Result):
     """The result of a load test, which loads a model and generates a few tokens."""
 
     source: str

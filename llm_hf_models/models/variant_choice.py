@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from pydantic import TypeAdapter
@@ -19,9 +19,11 @@ from llm_hf_models.errors import (
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.file_kinds import DESCRIPTIONS, FileKind
 from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
+from llm_hf_models.gguf.spellings import find_matches, list_file_names
 from llm_hf_models.gguf.validate import check_header
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub, get_package_version
@@ -31,7 +33,9 @@ from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import quote_label
+from llm_hf_models.system.units import format_size
 
+MAX_LISTED = 10  # files in a message
 ALLOW_INVALID_HINT = "To keep the file without registering it, add --allow-invalid."
 
 
@@ -89,15 +93,22 @@ def read_remote_header(
     file, name = details.get_file(RepoFile(path)), RepoFile(path)
     now = context.settings()
 
+    def show_progress(received: int) -> None:
+        if context.show_activity is not None:
+            context.show_activity(f"Reading the header… {format_size(received)}")
+
     def read() -> tuple[GgufHeader, int]:
+        seconds = min(now.header_seconds, round(context.count_seconds_left(), 1))
         with RemoteFile(
             lambda: hub.locate(repo, name, details.commit),
             name=path,
+            size=file.size,
             timeout=now.metadata_seconds,
             connect_timeout=now.connect_seconds,
-            total_seconds=now.header_seconds,
+            total_seconds=seconds,
+            progress=show_progress,
         ) as remote:
-            header = read_header(remote, file_bytes=file.size, seconds=now.header_seconds)
+            header = read_header(remote, file_bytes=file.size, seconds=seconds)
             return header, remote.fetched_bytes
 
     with name_file_in_errors(f"{path} of {repo}"):
@@ -142,6 +153,12 @@ def fetch_facts(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, 
 def pick_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetails) -> tuple[Variant | None, str]:
     """Return the variant that a model ref names and the reason for it; None for a single file that is not a model.
 
+    Args:
+        context: the context.
+        hub: the Hub's client.
+        ref: the result of `settle_ref`.
+        details: the repo's details.
+
     Raises:
         FileNotFoundInRepoError: The repo does not have the file.
         QuantNotFoundError: The repo does not have the quantization.
@@ -158,7 +175,7 @@ def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetail
         QuantNotFoundError: The repo does not have the quantization.
         NoGgufError: The repo has no GGUF model.
     """
-    variants = gguf_variants.group_variants(details.files)
+    variants = group_variants(details)
     if ref.file is not None:
         details.get_file(ref.file)  # raises a clear error if the file does not exist
         return next((v for v in variants if ref.file.path in v.files), None), "the requested file"
@@ -170,11 +187,38 @@ def guess_variant(context: Context, hub: Hub, ref: ModelRef, details: RepoDetail
     return choice.variant, choice.reason
 
 
+def group_variants(details: RepoDetails) -> list[Variant]:
+    """Return the variants of a repo, best quality first."""
+    return gguf_variants.group_variants(details.files, details.id)
+
+
+def settle_ref(ref: ModelRef, details: RepoDetails) -> ModelRef:
+    """Return the model ref with the exact name of what its text after the colon means in this repo.
+
+    The text may also be the name of a file in a folder, or a file's name without suffix. A ref that names nothing is
+    returned unchanged, for the error of the search that follows.
+    """
+    text = ref.file.path if ref.file else ref.quant
+    paths = [file.path for file in details.files]
+    if text is None or (ref.file is not None and text in paths):
+        return ref
+    matches = find_matches(group_variants(details), text)
+    if matches:
+        is_quant = ref.quant is not None or len(matches) > 1
+        return replace(ref, quant=text if is_quant else matches[0].quant, file=None)
+    for fold in (str, str.casefold):
+        named = [path for path in paths if fold(text) in map(fold, list_file_names(path))]
+        if len(named) == 1:
+            return replace(ref, quant=None, file=RepoFile(named[0]))
+    # Ollama writes `:latest` for a model without a tag.
+    return replace(ref, quant=None) if text.casefold() == "latest" else ref
+
+
 def _find_named(variants: Sequence[Variant], quant: str, details: RepoDetails) -> Variant:
     try:
         return gguf_variants.find_variant(variants, quant)
     except QuantNotFoundError as error:
-        error.cause = "\n".join(list_incomplete(details)) or None
+        error.cause = "\n".join((*list_incomplete(details), *list_left_out(details))) or None
         raise
 
 
@@ -182,6 +226,25 @@ def list_incomplete(details: RepoDetails) -> list[str]:
     """List the incomplete models of a repo, each with its missing parts."""
     return [
         f"{quote_label(split.name)}: {split.reason}" for split in gguf_variants.find_incomplete_splits(details.files)
+    ]
+
+
+def list_left_out(details: RepoDetails) -> list[str]:
+    """List the GGUF files of a repo that can't be pulled, such as those with names that not every system can store."""
+    left_out = [(path, reason) for path, reason in details.left_out if path.lower().endswith(".gguf")]
+    more = [f"{len(left_out) - MAX_LISTED} more GGUF files"] if len(left_out) > MAX_LISTED else []
+    return [f"{quote_label(path)}: {reason.rstrip('.')}" for path, reason in left_out[:MAX_LISTED]] + more
+
+
+def list_companions(details: RepoDetails) -> list[str]:
+    """List the GGUF files of a repo that are neither models nor projectors, a line for each kind."""
+    paths: dict[FileKind, list[str]] = {}
+    for path, kind in gguf_variants.find_companions(details.files).items():
+        if kind != "projector":
+            paths.setdefault(kind, []).append(quote_label(path))
+    return [
+        f"{', '.join(found[:MAX_LISTED])}{' and more' if len(found) > MAX_LISTED else ''}: {DESCRIPTIONS[kind]}"
+        for kind, found in paths.items()
     ]
 
 
@@ -194,7 +257,7 @@ def settle_variant(
         return guessed
     with suppress(InvalidGgufError):  # the caller decides whether an invalid file may be pulled
         facts = fetch_facts(context, hub, ref.repo, details, variant)
-        choice = choose_variant(context, gguf_variants.group_variants(details.files), facts)
+        choice = choose_variant(context, group_variants(details), facts)
         variant, reason = choice.variant, choice.reason
     return variant, reason
 
@@ -207,6 +270,9 @@ def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     if incomplete := list_incomplete(details):
         hint = f"List its files with `llm hf info {details.id} --files`, and pull one by its name."
         return NoGgufError(f"{details.id} has no complete GGUF model", cause="\n".join(incomplete), hint=hint)
+    if others := [*list_left_out(details), *list_companions(details)]:
+        hint = f"List its files with `llm hf info {details.id} --files`."
+        return NoGgufError(f"{details.id} has no GGUF model that can be pulled", cause="\n".join(others), hint=hint)
     try:
         conversions = hub.find_conversions(RepoId.parse(details.id))
     except HfModelsError:

@@ -12,7 +12,7 @@ from urllib3 import PoolManager, ProxyManager
 from llm_hf_models.errors import BadInputError, HubUnavailableError
 from llm_hf_models.network.response_heads import limit_heads
 from llm_hf_models.network.tls import create_tls_context
-from llm_hf_models.network.urls import Origin
+from llm_hf_models.network.urls import Origin, remember_password
 from llm_hf_models.system.text import clean_text
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")  # those of httpx2, which the Hub's API needs
@@ -29,6 +29,7 @@ def find_proxy(origin: Origin) -> str | None:
     if not proxy or any(urllib.request.proxy_bypass(f"{host}:{origin.port}") for host in hosts):
         return None
     proxy = proxy if "://" in proxy else f"http://{proxy}"
+    remember_password(proxy)
     _refuse_unusable_proxy(proxy, origin)
     return proxy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm_hf_models.errors import FileChangedError, HubUnavailableError
 from llm_hf_models.network.errors import EXPIRED_LINK_STATUSES, make_storage_host_error
+from llm_hf_models.network.inflate import ENCODINGS
 from llm_hf_models.network.response import RangeResponse
 from llm_hf_models.network.urls import format_host
 from llm_hf_models.system.text import clean_text
@@ -15,7 +16,11 @@ class LinkExpiredError(Exception):
     """The storage host refused the link; the caller requests another one."""
 
 
-def check_range(response: RangeResponse, start: int, end: int, *, size: int, name: str) -> None:
+class RangeUnusableError(Exception):
+    """The body can't be assigned to a range of the file; the caller requests the whole file instead."""
+
+
+def check_range(response: RangeResponse, start: int, end: int, *, size: int, name: str) -> bool:
     """Check that the body is the bytes from `start` to `end` (exclusive), or the first of them.
 
     Args:
@@ -25,33 +30,50 @@ def check_range(response: RangeResponse, start: int, end: int, *, size: int, nam
         size: the size of the file in bytes.
         name: the file, as shown to the user.
 
+    Returns:
+        False if the response does not name its range, so that only the digest proves that the bytes are right.
+
     Raises:
         LinkExpiredError: the host refused the link.
+        RangeUnusableError: the body is compressed, or does not have the length of the range and names no range.
         FileChangedError: the file has another size.
         HfModelsError: the host refused the request, or its response is invalid.
     """
     _raise_refusal(response, PARTIAL, size=size, name=name)
+    header = response.get_header("Content-Range")
+    if response.encoding or (not header and response.length not in (None, end - start)):
+        raise RangeUnusableError
+    if not header:
+        return False
     claimed, host = response.content_range, format_host(response.url)
     if claimed is None or claimed[0] != start or not start <= claimed[1] < end:
-        cause = f"Requested bytes {start}-{end - 1}, received {response.get_header('Content-Range') or 'no range'}."
+        cause = f"Requested bytes {start}-{end - 1}, received {header}."
         raise HubUnavailableError(f"{host} returned the wrong byte range", cause=clean_text(cause, 200))
-    if response.length not in (None, claimed[1] + 1 - start) or _is_encoded(response):
+    if response.length not in (None, claimed[1] + 1 - start):
         raise HubUnavailableError(f"{host} returned a different number of bytes than it announced")
     if claimed[2] not in (None, size):
         raise make_file_changed_error(name, f"{host} now has {claimed[2]} bytes, not {size}.")
+    return True
 
 
 def check_whole(response: RangeResponse, *, size: int, name: str) -> None:
-    """Check that the body is the whole file, and not a login page or a compressed body. See `check_range`."""
+    """Check that the body is the whole file, maybe compressed with gzip or deflate, and not a login page.
+
+    See `check_range`.
+    """
     _raise_refusal(response, OK, size=size, name=name)
-    content = f"{response.length} bytes instead of the {size} of {name}"
-    if response.length is None and (response.get_header("Content-Type") or "").lower().startswith("text/html"):
+    content, hint = f"{response.length} bytes instead of the {size} of {name}", None
+    if response.length != size and (response.get_header("Content-Type") or "").lower().startswith("text/html"):
         content = "a web page"  # must not count as a whole file: the bytes received so far would be discarded
-    elif response.length in (None, size) and not _is_encoded(response):
+    elif response.encoding and response.encoding not in ENCODINGS:
+        content = f"compressed data (header Content-Encoding: {clean_text(response.encoding, 40)})"
+        hint = "Check whether a proxy or mirror compresses downloads."
+    elif response.encoding or response.length in (None, size):
         return
     raise HubUnavailableError(
         f"{format_host(response.url)} returned something other than the file",
         cause=f"The response contains {content}.",
+        hint=hint,
     )
 
 
@@ -70,7 +92,3 @@ def _raise_refusal(response: RangeResponse, expected_status: int, *, size: int, 
     if status == RANGE_NOT_SATISFIABLE:
         raise make_file_changed_error(name, f"{host} has fewer bytes than {size}.")
     raise make_storage_host_error(host, name, status, response.get_header)
-
-
-def _is_encoded(response: RangeResponse) -> bool:
-    return (response.get_header("Content-Encoding") or "identity").lower() != "identity"

@@ -12,6 +12,7 @@ from urllib3.exceptions import HTTPError
 
 from llm_hf_models.errors import NetworkError
 from llm_hf_models.network.errors import translate_error
+from llm_hf_models.network.inflate import ENCODINGS, Inflater
 from llm_hf_models.network.urls import format_host
 
 HEAD_BUFFER_BYTES = 1 << 17
@@ -19,7 +20,7 @@ FILL_SECONDS = 0.1  # a read from a slow connection returns the bytes so far aft
 
 # The number of digits is limited, because int() raises for thousands of them.
 _LENGTH = re.compile(r"[0-9]{1,19}")
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)")
+_CONTENT_RANGE = re.compile(r"bytes[ =]+([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.IGNORECASE)
 
 
 class RangeResponse:
@@ -39,12 +40,19 @@ class RangeResponse:
         self._direct = False  # True once the early bytes are read and the rest comes from the socket itself
         self._pending: NetworkError | None = None
         self._aborted = False
+        self._inflater = Inflater(self._read_raw, self._host) if self.encoding in ENCODINGS else None
         self.url = url
         self.status = response.status
 
     def get_header(self, name: str) -> str | None:
         """Return a response header; its name is not case-sensitive."""
         return self._response.headers.get(name)
+
+    @property
+    def encoding(self) -> str | None:
+        """The encoding of the body, such as gzip, or None. Every request asks for a body without one."""
+        encoding = (self.get_header("Content-Encoding") or "").strip().lower()
+        return None if encoding in ("", "identity") else encoding
 
     @property
     def length(self) -> int | None:
@@ -61,9 +69,15 @@ class RangeResponse:
     def read_into(self, view: memoryview) -> int:
         """Read the bytes that arrive without delay into `view` and return their number, 0 at the end.
 
+        A body that the server compressed with gzip or deflate is decompressed.
+
         Raises:
             NetworkError: the connection broke, stalled, or ended before the announced length.
         """
+        return self._inflater.read_into(view) if self._inflater else self._read_raw(view)
+
+    def _read_raw(self, view: memoryview) -> int:
+        """Read the bytes as they were sent. See `read_into`."""
         if self._pending:
             raise self._pending
         max_bytes = len(view) if self._left is None else min(len(view), self._left)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, HubUnavailableError
+from llm_hf_models.redaction import remember
 from llm_hf_models.system.text import clean_text, strip_credentials
 
 
@@ -58,7 +60,23 @@ def validate_endpoint(endpoint: str) -> str:
             f"The Hub endpoint {strip_credentials(endpoint)[:100]!r} is not an http(s) URL",
             hint="Set HF_ENDPOINT to an http(s) URL.",
         )
+    remember_password(endpoint)
     return endpoint
+
+
+def remember_password(url: str) -> None:
+    """Redact the password in a URL, such as that of a proxy, from now on: the server may repeat it."""
+    with suppress(ValueError):
+        password = urlsplit(url).password
+        remember(unquote(password) if password else None)
+
+
+def remember_proxy_passwords() -> None:
+    """Redact the passwords of the proxies in the environment from now on."""
+    from urllib.request import getproxies
+
+    for proxy in getproxies().values():
+        remember_password(proxy)
 
 
 def is_same_origin(url: str, other: str) -> bool:

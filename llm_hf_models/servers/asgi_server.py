@@ -27,6 +27,7 @@ from llm_hf_models.errors import BadInputError, HfModelsError, NotWritableError
 from llm_hf_models.servers.connections import ConnectionLimits, LimitedConnection
 from llm_hf_models.servers.http_errors import HttpResponseError, RenderError
 from llm_hf_models.servers.request_limits import LimitedApp, RequestLimits
+from llm_hf_models.servers.request_log import LoggedApp
 
 IDLE_SECONDS = 60  # a connection is closed this long after its last response
 SHUTDOWN_SECONDS = 1  # open requests may finish within this time
@@ -53,6 +54,7 @@ class HttpServer:
         *,
         max_body_bytes: int,
         lifespan: bool = False,
+        log: Callable[[str], None] | None = None,
     ) -> None:
         """Listen on an address.
 
@@ -63,6 +65,7 @@ class HttpServer:
             render_error: Called to build the response if a request fails outside the app.
             max_body_bytes: The maximum size of a request's body.
             lifespan: Whether the app must be started and stopped.
+            log: Called with a line for each request.
 
         Raises:
             BadInputError: The host is empty.
@@ -78,9 +81,10 @@ class HttpServer:
             limits=limits,
             render_error=lambda status, message: render_error(HttpResponseError(status, None, message)),
         )
+        served: ASGIApp = LimitedApp(app, RequestLimits(limits.requests, max_body_bytes), render_error)
         self._server = _UvicornServer(
             uvicorn.Config(
-                LimitedApp(app, RequestLimits(limits.requests, max_body_bytes), render_error),
+                LoggedApp(served, log) if log else served,
                 http=connection,  # type: ignore[arg-type]  # uvicorn only calls it
                 loop="asyncio",  # whose number of accepted connections per turn can be limited
                 backlog=ACCEPTS_PER_TURN,

@@ -191,7 +191,10 @@ class LimitedConnection(H11Protocol):
         self._is_refused = True
         self._cancel_timer("_timer")
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.transport.close()
+            if self.is_waiting():  # its response was sent before the whole request had arrived
+                self._close_soon()
+            else:
+                self.transport.close()
             return
         if not self.is_waiting():
             self.cycle.disconnected = True  # the app can't respond any more
@@ -206,7 +209,10 @@ class LimitedConnection(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
-        # If data of the client is unread when the socket is closed, the system discards the response.
+        self._close_soon()
+
+    def _close_soon(self) -> None:
+        """Close the connection after a pause. If data were unread then, the system might discard the response."""
         self.flow.resume_reading()
         self.transport.write_eof()
         self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)

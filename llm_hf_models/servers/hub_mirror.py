@@ -216,15 +216,15 @@ class HubMirror:
         )
 
     def _find_commits(self, request: Request) -> list[ServedRepo]:
-        """Return the served commits of the repo in the path, newest first.
+        """Return the served commits of the repo in the path, newest first. Capitals don't matter, as on the Hub.
 
         Raises:
             HttpResponseError: No commit of the repo is served.
         """
-        repo = None
+        name = ""
         with suppress(BadRefError):
-            repo = RepoId(_get_parameter(request, "owner"), _get_parameter(request, "name"))
-        commits = [served for served in self._catalog.list_repos() if repo and served.id == str(repo)]
+            name = str(RepoId(_get_parameter(request, "owner"), _get_parameter(request, "name"))).casefold()
+        commits = [served for served in self._catalog.list_repos() if served.id.casefold() == name]
         if not commits:
             raise HttpResponseError(404, "RepoNotFound", "Repository not found")
         return commits

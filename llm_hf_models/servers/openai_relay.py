@@ -13,13 +13,13 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from starlette.authentication import AuthenticationBackend, AuthenticationError
@@ -36,49 +36,25 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
 from llm_hf_models.inference import client
 from llm_hf_models.inference.engine import Endpoint, Notify
-from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.options import build_request_fields
+from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
+from llm_hf_models.redaction import redact_bytes
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
+from llm_hf_models.servers.embedding_requests import fit_embedding_request
 from llm_hf_models.servers.http_errors import HttpResponseError
-from llm_hf_models.servers.stream_assembly import assemble_response, is_progress, split_events
+from llm_hf_models.servers.relay_requests import EMBEDDINGS, ROUTES, RelayedRequest, parse_body, prepare_request
+from llm_hf_models.servers.relay_streams import COMMENT_SECONDS, ResponseChecker, add_comments, check_events
+from llm_hf_models.servers.stream_assembly import assemble_response, split_events
 from llm_hf_models.system.text import clean_text
-
-if TYPE_CHECKING:
-    import httpx2
 
 MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
 MAX_ERROR_CHARS = 500
-MAX_INT_CHARS = 20  # of a number with 64 bits
-SPARE_DEPTH = 100
-ROUTES = ("chat/completions", "completions", "embeddings")
 # An engine rejected the relay's key; the client gets a gateway error instead.
 _ENGINE_AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 _ERROR_STATUSES = range(400, 600)
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RelayedRequest:
-    """A request as it is sent to the engine, and the form in which the client wants the response."""
-
-    path: str
-    body: Mapping[str, Any]
-    wants_stream: bool  # whether the client requested a stream
-    drop_progress: bool = False
-
-    def with_disconnect_detection(self) -> RelayedRequest:
-        """Return a copy with which llama.cpp detects that the relay closed the connection.
-
-        llama.cpp detects this only while it sends: chunks of a response, or the progress of reading the prompt.
-        """
-        added: dict[str, Any] = {"stream": True, "return_progress": True}
-        if not self.wants_stream:
-            added["stream_options"] = {"include_usage": True}
-        drop = "return_progress" not in self.body
-        return replace(self, body={**self.body, **added}, drop_progress=drop)
 
 
 class RelayServer(HttpServer):
@@ -89,28 +65,39 @@ class RelayServer(HttpServer):
         key: The key that clients must send.
     """
 
-    def __init__(self, relay: _Relay, key: str, host: str, port: int) -> None:
+    def __init__(self, relay: _Relay, key: str, host: str, port: int, log: Callable[[str], None] | None) -> None:
         """Listen on an address."""
         self.names, self.key = relay.names, key
-        super().__init__(_build_relay_app(relay, key), host, port, _render_error, max_body_bytes=MAX_BODY_BYTES)
+        app = _build_relay_app(relay, key)
+        super().__init__(app, host, port, _render_error, max_body_bytes=MAX_BODY_BYTES, log=log)
 
 
 def make_server(
-    context: Context, models: Sequence[str], host: str, port: int, *, key: str | None, notify: Notify
+    context: Context,
+    models: Sequence[str],
+    host: str,
+    port: int,
+    *,
+    key: str | None,
+    notify: Notify,
+    log: Callable[[str], None] | None = None,
 ) -> RelayServer:
     """Return a relay. Call `serve_forever()` on it; `server_address` has the port, `key` the key.
 
     Args:
         context: The context of the library.
-        models: The names of the models to serve. Clients may use these names and the models' ids.
+        models: The names of the models to serve. Clients may use these names and the models' ids. If empty, all models
+            of the library are served, also those that are added later, by any name that they have.
         host: The address to listen on.
         port: The port; 0 chooses a free one.
         key: The key that clients must send; None generates one.
         notify: Called with messages for the user, for example that an engine was evicted or a context reduced.
+        log: Called with a line for each request.
 
     Raises:
         UnknownModelError, AmbiguousNameError: A name matches no model, or several.
-        BadInputError: A model can't be served because of its kind, or the key can't be sent in a header.
+        BadInputError: A model can't be served because of its kind, there is no model to serve, or the key can't be sent
+            in a header.
         NotWritableError: The server can't listen on the address.
     """
     if key is not None and not re.fullmatch(r"[!-~]{8,512}", key):
@@ -119,10 +106,19 @@ def make_server(
     with context.open_database() as db:
         for name in models:
             model = db.find_model(name)
-            if model.facts.kind not in ("chat", "base", "embedding"):
+            if not _can_serve(model):
                 raise BadInputError(f"{model.model_id} can't be served: its kind is {model.facts.kind}")
             names |= {model.model_id: model.model_id, name: model.model_id}
-    return RelayServer(_Relay(context, names, notify), key or secrets.token_urlsafe(24), host, port)
+        if not models:
+            names = {model.model_id: model.model_id for model in db.list_models() if _can_serve(model)}
+    if not names:
+        raise BadInputError("There is no model to serve", hint="Pull one: llm hf pull owner/name")
+    relay = _Relay(context, names, notify, serves_all=not models)
+    return RelayServer(relay, key or secrets.token_urlsafe(24), host, port, log)
+
+
+def _can_serve(model: LocalModel) -> bool:
+    return model.facts.kind in ("chat", "base", "embedding")
 
 
 def _build_relay_app(relay: _Relay, key: str) -> ASGIApp:
@@ -160,20 +156,34 @@ def _reject_key(_: HTTPConnection, error: AuthenticationError) -> Response:
     return _render_error(HttpResponseError(401, "invalid_api_key", str(error), {"WWW-Authenticate": "Bearer"}))
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A request that was sent to an engine, and the start of the response."""
+
+    relayed: RelayedRequest
+    is_stream: bool
+    chunks: AsyncIterator[bytes]
+
+
 class _Relay:
     """The endpoints of a relay."""
 
-    def __init__(self, context: Context, names: Mapping[str, str], notify: Notify) -> None:
-        self._context, self.names, self._notify = context, names, notify
+    def __init__(self, context: Context, names: Mapping[str, str], notify: Notify, *, serves_all: bool) -> None:
+        self._context, self.names, self._notify, self._serves_all = context, names, notify, serves_all
 
     # Models. Starlette runs these endpoints in threads, because they read the library.
 
     def list_models(self, _: Request) -> Response:
         """Return the served models that are still in the library."""
-        wanted = set(self.names.values())
         with self._context.open_database() as db:
-            models = [self._describe_model(model) for model in db.list_models() if model.model_id in wanted]
+            models = [self._describe_model(model) for model in self._list_served(db)]
         return JSONResponse({"object": "list", "data": models})
+
+    def _list_served(self, db: Database) -> list[LocalModel]:
+        ids = set(self.names.values())
+        return [
+            model for model in db.list_models() if (_can_serve(model) if self._serves_all else model.model_id in ids)
+        ]
 
     def show_model(self, request: Request) -> Response:
         """Return one served model."""
@@ -186,13 +196,19 @@ class _Relay:
         Raises:
             HttpResponseError: The model is not served.
             UnknownModelError: The model is no longer in the library.
+            AmbiguousNameError: The name is that of several models.
         """
-        ids = set(self.names.values())
-        found = next(iter(ids)) if name in (None, "") and len(ids) == 1 else None
-        found = found or (self.names.get(name) if isinstance(name, str) else None)
-        if found is None:
-            raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
-        return db.get_model(found)
+        if name in (None, ""):
+            served = self._list_served(db)
+            if len(served) == 1:
+                return served[0]
+        elif isinstance(name, str) and name in self.names:
+            return db.get_model(self.names[name])
+        elif isinstance(name, str) and self._serves_all:
+            model = db.find_model(name)
+            if _can_serve(model):
+                return model
+        raise HttpResponseError(404, "model_not_found", f"The model {clean_text(str(name), 120)!r} is not served")
 
     def _describe_model(self, model: LocalModel) -> dict[str, Any]:
         """Return the JSON of one model; `aliases` and `architecture` have the format of llama.cpp's server."""
@@ -201,7 +217,7 @@ class _Relay:
         names = {name for name, model_id in self.names.items() if model_id == model.model_id}
         return {
             "id": model.model_id,
-            "aliases": sorted(names - {model.model_id}),
+            "aliases": sorted({*names, *(model.aliases if self._serves_all else ())} - {model.model_id}),
             "object": "model",
             "created": int(model.added),
             "owned_by": owner,
@@ -212,19 +228,49 @@ class _Relay:
 
     async def relay_request(self, route: str, request: Request) -> ASGIApp:
         """Return the app that forwards a request to its model's engine, and the response to the client."""
-        fields = _parse_body(await read_body(request))
+        fields = parse_body(await read_body(request))
+        request.state.model = fields.get("model")
+        wants_stream = fields.get("stream") is True
 
         async def forward(scope: Scope, receive: Receive, send: Send) -> None:
             async with AsyncExitStack() as stack, _cancel_on_disconnect(receive):
-                prepare = partial(self._prepare, route, fields)
-                model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
-                stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
-                response = await client.send_request(
-                    stack, endpoint, relayed.path, relayed.body, reconnect=lambda: prepare()[1]
-                )
-                await _forward_response(endpoint, relayed, response, scope, receive, send)
+                opening = asyncio.ensure_future(self._open(stack, route, fields))
+                try:
+                    await asyncio.wait({opening}, timeout=COMMENT_SECONDS if wants_stream else None)
+                    if wants_stream and not (
+                        opening.done() and (opening.exception() or not opening.result().is_stream)
+                    ):
+                        await _send_stream(opening, send)
+                    else:
+                        whole = await _read_whole(await opening)
+                        await Response(whole, media_type="application/json")(scope, receive, send)
+                finally:
+                    opening.cancel()
 
         return forward
+
+    async def _open(self, stack: AsyncExitStack, route: str, fields: dict[str, Any]) -> _Opened:
+        """Send a request to the engine of its model, and wait for the start of the response.
+
+        Raises:
+            HfModelsError: The request is invalid, or failed before any byte of the response arrived.
+        """
+        prepare = partial(self._prepare, route, fields)
+        model_id, endpoint, relayed = await _run_in_daemon_thread(prepare)
+        stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
+        send = partial(client.send_request, stack, endpoint, relayed.path, reconnect=lambda: prepare()[1])
+        try:
+            response = await send(relayed.body)
+        except EngineRequestError as error:
+            _blame_client(error, endpoint)
+            if route != EMBEDDINGS or endpoint.fingerprint is None:
+                raise
+            shorter = await run_in_threadpool(
+                fit_embedding_request, endpoint, relayed.body, error, truncate=relayed.truncate
+            )
+            response = await send(shorter)
+        is_stream = str(response.headers.get("content-type", "")).startswith("text/event-stream")
+        return _Opened(relayed, is_stream, client.stream_bytes(endpoint, response))
 
     def _prepare(self, route: str, fields: dict[str, Any]) -> tuple[str, Endpoint, RelayedRequest]:
         """Find the model of a request, and start its engine if needed.
@@ -234,12 +280,10 @@ class _Relay:
         """
         with self._context.open_database() as db:
             model = self._find_model(db, fields.get("model"))
-            _check_kind(route, model)
-            options, system = resolve_options(model, ())
+            relayed, options = prepare_request(route, model, fields)
             endpoint = ensure_endpoint(model, options, db, self._notify)
-        body = _add_defaults(route, fields, build_request_fields(options), system) | {"model": endpoint.model}
-        relayed = RelayedRequest(f"/v1/{route}", body, wants_stream=bool(body.get("stream")))
-        if endpoint.fingerprint is not None and route != "embeddings":
+        relayed = replace(relayed, body={**relayed.body, "model": endpoint.model})
+        if endpoint.fingerprint is not None and route != EMBEDDINGS:
             relayed = relayed.with_disconnect_detection()
         return model.model_id, endpoint, relayed
 
@@ -286,85 +330,53 @@ async def _run_in_daemon_thread(work: Callable[[], _Result]) -> _Result:
     return await asyncio.wrap_future(future)
 
 
-async def _forward_response(
-    endpoint: Endpoint, relayed: RelayedRequest, response: httpx2.Response, scope: Scope, receive: Receive, send: Send
-) -> None:
-    """Forward an engine's response as it arrives, or complete if the client requested no stream.
-
-    Raises:
-        HfModelsError: The request failed before any byte of the response was forwarded.
-    """
-    chunks = client.stream_bytes(endpoint, response)
-    is_stream = str(response.headers.get("content-type", "")).startswith("text/event-stream")
-    if is_stream and relayed.wants_stream:
-        events = _filter_events(chunks, drop_progress=relayed.drop_progress)
-        headers = {"Cache-Control": "no-cache"}
-        streamed = StreamingResponse(events, headers=headers, media_type="text/event-stream")
-        await streamed.stream_response(send)  # which, unlike a call, leaves `receive` to _cancel_on_disconnect
-    elif is_stream:
-        whole = json.dumps(await assemble_response(split_events(chunks))).encode()
-        await Response(whole, media_type="application/json")(scope, receive, send)
-    else:
-        whole = b"".join([chunk async for chunk in chunks])
-        await Response(whole, media_type="application/json")(scope, receive, send)
+async def _send_stream(opening: asyncio.Future[_Opened], send: Send) -> None:
+    """Send a stream that is open, or that will be. Comments fill the time until the engine sends something."""
+    async with aclosing(add_comments(_iter_events(opening), COMMENT_SECONDS)) as events:
+        response = StreamingResponse(events, headers={"Cache-Control": "no-cache"}, media_type="text/event-stream")
+        await response.stream_response(send)  # which, unlike a call, leaves `receive` to _cancel_on_disconnect
 
 
-async def _filter_events(chunks: AsyncIterator[bytes], *, drop_progress: bool) -> AsyncIterator[bytes]:
-    """Yield the events of a stream. If the stream breaks off, the last event reports the error."""
+async def _iter_events(opening: asyncio.Future[_Opened]) -> AsyncGenerator[bytes, None]:
+    """Yield the events of a stream. If it can't be opened, or breaks off, the last event reports the error."""
     try:
-        async for event in split_events(chunks):
-            if not (drop_progress and is_progress(event)):
-                yield event
+        opened = await opening
+        if not opened.is_stream:
+            yield redact_bytes(b"data: " + b"".join([chunk async for chunk in opened.chunks]) + b"\n\n")
+            return
+        relayed = opened.relayed
+        events = check_events(split_events(opened.chunks), drop_progress=relayed.drop_progress, schema=relayed.schema)
+        async for event in events:
+            yield redact_bytes(event)
     except HfModelsError as error:
         yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
 
 
-def _parse_body(data: bytearray) -> dict[str, Any]:
-    try:
-        fields = json.loads(data, parse_int=_parse_int)
-        nested = fields
-        for _ in range(SPARE_DEPTH):  # so that later steps, which call more functions, can process it too
-            nested = [nested]
-        json.dumps(nested, ensure_ascii=False, allow_nan=False).encode()  # as the client of the engine does
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
-    return fields
-
-
-def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_INT_CHARS:  # llama.cpp can't read it
-        raise ValueError(digits[:MAX_INT_CHARS])
-    return int(digits)
-
-
-def _check_kind(route: str, model: LocalModel) -> None:
-    """Check that a model's kind fits the route, before its engine starts. A remote endpoint checks this itself.
+async def _read_whole(opened: _Opened) -> bytes:
+    """Return a complete response as JSON.
 
     Raises:
-        BadInputError: An embedding model got a prompt, or another model a request for embeddings.
+        EngineRequestError: The engine reported an error, or the response does not match the schema.
+        EngineLostError: The stream ended early.
     """
-    embeds = model.facts.kind == "embedding"
-    if model.endpoint is None and embeds != (route == "embeddings"):
-        raise BadInputError(
-            f"{model.model_id} is {'an' if embeds else 'a'} {model.facts.kind} model and can't "
-            + ("be prompted" if embeds else "embed text"),
-            hint="GET /v1/models lists the served models.",
-        )
+    if not opened.is_stream:
+        return redact_bytes(b"".join([chunk async for chunk in opened.chunks]))
+    whole = await assemble_response(split_events(opened.chunks))
+    checker = ResponseChecker(opened.relayed.schema)
+    checker.add_choices(whole["choices"])
+    checker.check()
+    return redact_bytes(json.dumps(whole).encode())
 
 
-def _add_defaults(route: str, request: dict[str, Any], fields: Mapping[str, Any], system: str | None) -> dict[str, Any]:
-    """Return a client's request, with the model's default options for fields that it does not set."""
-    if route == "embeddings":
-        return dict(request)
-    body = {**fields, **{key: value for key, value in request.items() if value is not None}}
-    messages = request.get("messages")
-    if route == "chat/completions" and system and isinstance(messages, list):
-        roles = [message.get("role") for message in messages if isinstance(message, dict)]
-        if "system" not in roles and "developer" not in roles:
-            body["messages"] = [{"role": "system", "content": system}, *messages]
-    return body
+def _blame_client(error: EngineRequestError, endpoint: Endpoint) -> None:
+    """Give an error of a local engine the status 400 if the request caused it.
+
+    llama.cpp reports most errors in a request as its own: a template that rejects the messages, a field of the wrong
+    type. It finds them before it starts to compute.
+    """
+    is_own = "compute error" in str(error).casefold()
+    if endpoint.fingerprint is not None and error.status == HTTPStatus.INTERNAL_SERVER_ERROR and not is_own:
+        error.status = HTTPStatus.BAD_REQUEST
 
 
 def _convert_error(error: HfModelsError) -> HttpResponseError:

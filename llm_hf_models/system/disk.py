@@ -5,14 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
+from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
+
+MAX_NAME_CHARS = 100  # of a file, in a message
 
 STAT_BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
 _FULL_ERRNOS = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+DENIED_ERRNOS = {errno.EACCES, errno.EPERM, errno.EROFS}
+OTHER_OWNER_HINT = "Ask its owner for write access (chmod g+w), or set HF_HUB_CACHE to a folder of your own."
 _RESUME_HINT = "Free some disk space and pull again: the received bytes are kept."
 
 
@@ -55,6 +63,26 @@ def count_bytes_on_disk(file: Path) -> int:
     return min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * STAT_BLOCK_BYTES)
 
 
+def count_freed_bytes(files: Iterable[Path]) -> int:
+    """Return the bytes that removing all these files would free. A file with another hard link frees nothing."""
+    found = Counter((status.st_dev, status.st_ino, status.st_nlink, status.st_size) for status in _iter_status(files))
+    return sum(size for (_, _, links, size), names in found.items() if names >= links)
+
+
+def _iter_status(files: Iterable[Path]) -> Iterator[os.stat_result]:
+    for file in set(files):
+        with suppress(OSError):
+            yield file.lstat()
+
+
+def list_matches(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths in a folder that match a pattern. Return none if another user owns it and it can't be read."""
+    try:
+        return list(folder.glob(pattern))
+    except PermissionError:  # from a parent of the folder; `glob` itself ignores folders that can't be read
+        return []
+
+
 def is_same_disk(path: Path, other: Path) -> bool:
     """Return whether two folders, which need not exist yet, are on the same file system."""
     return _find_existing_folder(path).stat().st_dev == _find_existing_folder(other).stat().st_dev
@@ -64,6 +92,34 @@ def _find_existing_folder(folder: Path) -> Path:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def refuse_long_names(paths: Iterable[Path]) -> None:
+    """Check that the file system accepts the length of each path and of its parts. The files need not exist yet.
+
+    Raises:
+        NotWritableError: a path or a name in it is too long.
+    """
+    if not hasattr(os, "pathconf"):  # Windows reports the error itself
+        return
+    for path in paths:
+        folder = _find_existing_folder(path.parent)
+        try:
+            max_name, max_path = os.pathconf(folder, "PC_NAME_MAX"), os.pathconf(folder, "PC_PATH_MAX")
+        except (OSError, ValueError):
+            continue
+        longest = max((part for part in path.parts), key=lambda part: len(os.fsencode(part)))
+        if len(os.fsencode(longest)) > max_name:
+            raise NotWritableError(
+                f"The name {clean_text(longest, MAX_NAME_CHARS)} is too long for the disk of {folder}",
+                cause=f"This file system allows {max_name} bytes in a name.",
+            )
+        if len(os.fsencode(path)) >= max_path:
+            raise NotWritableError(
+                f"The path of {clean_text(path.name, MAX_NAME_CHARS)} is too long in {folder}",
+                cause=f"This system allows {max_path - 1} bytes in a path.",
+                hint="Use a cache folder with a shorter path (HF_HUB_CACHE).",
+            )
 
 
 def require_space(folder: Path, needed: int, reserve: int) -> None:
@@ -113,6 +169,35 @@ def translate_disk_error(error: OSError, folder: Path, needed: int, reserve: int
     """
     if error.errno in _FULL_ERRNOS:
         return _make_disk_full_error(folder, needed, max(1, needed + reserve - count_free_bytes(folder)))
-    if error.errno in _DENIED_ERRNOS:
-        return NotWritableError(f"Can't write to {folder}", cause=error.strerror)
+    if error.errno in DENIED_ERRNOS:
+        return _make_denied_error(error, folder)
     return StorageError(f"Can't write a file in {folder}", cause=error.strerror or str(error))
+
+
+def _make_denied_error(error: OSError, folder: Path) -> NotWritableError:
+    """Return the error for a refused write, with the file or folder that this user can't write to, and its owner."""
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else folder
+    found = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
+    if os.access(found, os.W_OK):
+        return NotWritableError(f"Can't write to {folder}", cause=error.strerror)
+    owner = _find_other_owner(found)
+    if owner is None:
+        return NotWritableError(f"Can't write to {found}", cause=error.strerror)
+    return NotWritableError(
+        f"Can't write to {found}", cause=f"{error.strerror}: it belongs to {owner}", hint=OTHER_OWNER_HINT
+    )
+
+
+def _find_other_owner(path: Path) -> str | None:
+    """Return the name or the number of the user who owns a file or folder; None if that is this user."""
+    if sys.platform == "win32":
+        return None
+    import pwd
+
+    uid = path.stat().st_uid
+    if uid == os.geteuid():
+        return None
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

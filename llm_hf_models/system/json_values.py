@@ -11,6 +11,10 @@ from pathlib import Path, PurePath
 from types import UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
+from llm_hf_models.redaction import redact
+
+MAX_SHOWN_CHARS = 60
+
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
 
@@ -18,7 +22,8 @@ def to_json(value: object) -> JsonValue:
     """Convert a value of the service to a JSON value, for `--json` and for MCP's structured content.
 
     A dataclass becomes an object with its fields and public properties. A field declared with `repr=False` contains
-    a secret and is omitted. Numbers that JSON can't represent (NaN, infinities) become their names.
+    a secret and is omitted. Strings contain no token or key of this process, even if a server repeats it. Numbers that
+    JSON can't represent (NaN, infinities) become their names.
 
     Raises:
         TypeError: the value contains an object without a JSON form, which is a bug in this package.
@@ -26,7 +31,7 @@ def to_json(value: object) -> JsonValue:
     if is_dataclass(value):
         return {name: to_json(getattr(value, name)) for name in list_public_names(type(value))}
     if isinstance(value, Mapping):
-        return {str(key): to_json(member) for key, member in value.items()}
+        return {redact(str(key)): to_json(member) for key, member in value.items()}
     if isinstance(value, AbstractSet):
         return [to_json(member) for member in sorted(value)]
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -37,13 +42,42 @@ def to_json(value: object) -> JsonValue:
 def _convert_leaf(value: object) -> JsonValue:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if isinstance(value, (str, PurePath)):
+        return redact(str(value))
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    if isinstance(value, PurePath):
-        return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+class Result:
+    """The base of the dataclasses that the service returns: a short repr, and a form for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and public properties as JSON values, as `--json` prints them."""
+        return {name: to_json(getattr(self, name)) for name in list_public_names(type(self))}
+
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign] # a dataclass keeps the one of its own class
+
+    def __repr__(self) -> str:
+        """Return the class and the values that fit on a line: no empty ones, no texts in full, no collections."""
+        members = ((name, _shorten(getattr(self, name))) for name in list_public_names(type(self)))
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in members if text)})"
+
+
+def _shorten(value: object) -> str:
+    if value is None or value in ("", (), {}):
+        return ""
+    if is_dataclass(value):
+        return f"{type(value).__name__}(...)"
+    if isinstance(value, str):
+        value = redact(value)
+        return repr(value if len(value) <= MAX_SHOWN_CHARS else value[: MAX_SHOWN_CHARS - 1] + "…")
+    if isinstance(value, Mapping | Sequence | AbstractSet):
+        return f"<{len(value)} items>"
+    return repr(value)
 
 
 def list_public_names(kind: type) -> list[str]:
@@ -58,7 +92,7 @@ def list_public_names(kind: type) -> list[str]:
 
 
 def build_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON schema (2020-12) of the values that `to_json` returns for a dataclass.
+    """Return the JSON schema of the values that `to_json` returns for a dataclass, for drafts 7 and 2020-12 alike.
 
     Raises:
         KeyError: a member's annotation has no JSON form, which is a bug in this package.
@@ -86,11 +120,10 @@ def _describe_container(origin: type, arguments: tuple[Any, ...], shared: dict[s
     if issubclass(origin, Mapping):
         return {"type": "object", "additionalProperties": _describe_type(arguments[1], shared)}
     if origin is tuple and arguments[1:] != (Ellipsis,):
-        return {
-            "type": "array",
-            "prefixItems": [_describe_type(member, shared) for member in arguments],
-            "minItems": len(arguments),
-        }
+        # Drafts 7 and 2020-12 spell the types of single positions in different ways, so any position may have any type.
+        members = [_describe_type(member, shared) for member in dict.fromkeys(arguments)]
+        items = members[0] if len(members) == 1 else {"anyOf": members}
+        return {"type": "array", "items": items, "minItems": len(arguments), "maxItems": len(arguments)}
     return {"type": "array", "items": _describe_type(arguments[0], shared)}
 
 
@@ -113,6 +146,6 @@ _LEAF_SCHEMAS: dict[object, dict[str, Any]] = {
     int: {"type": "integer"},
     float: {"type": "number"},
     str: {"type": "string"},
-    datetime: {"type": "string", "format": "date-time"},
+    datetime: {"type": "string", "description": "ISO 8601"},  # strict validators refuse unknown values of `format`
     Path: {"type": "string"},
 }

@@ -110,6 +110,17 @@ def is_private_folder(path: Path) -> bool:
     return sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
 
 
+def is_private_file(path: Path) -> bool:
+    """Return whether a file belongs to this user, and no other user can open it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISREG(status.st_mode):
+        return False
+    return sys.platform == "win32" or (status.st_uid == os.geteuid() and not status.st_mode & 0o077)
+
+
 def make_file_private(path: Path) -> None:
     """Make an existing file private without opening it. Do nothing if it does not exist or belongs to another user."""
     with suppress(OSError):

@@ -7,6 +7,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from llm_hf_models.redaction import redact
+
 DEFAULT_MAX_CHARS = 500
 MAX_LABEL_CHARS = 60
 MAX_WORD_CHARS = 100  # the comparison takes quadratic time
@@ -26,7 +28,7 @@ _PLAIN_LABEL = re.compile(r"[A-Za-z0-9._+/@:-]+")
 
 
 def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: bool = False) -> str:
-    """Return the text without control, bidi and other invisible format characters, cut to `max_chars`.
+    """Return the text without secrets, control, bidi and other invisible format characters, cut to `max_chars`.
 
     Args:
         text: external text, such as a repo's name, a model card or the last output of an engine.
@@ -35,6 +37,7 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     """
     if max_chars < 1:
         return ""
+    text = redact(text)
     if len(text) <= max_chars and text.isascii() and text.isprintable():  # the usual case, fast
         return text if keep_lines else " ".join(text.split())
     # Only a part of a huge text is processed: enough for the result and for the characters that are removed.
@@ -46,6 +49,7 @@ def clean_text(text: str, max_chars: int = DEFAULT_MAX_CHARS, *, keep_lines: boo
     else:
         text = "".join(char for char in text if char.isspace() or not is_hidden(char))
         text = " ".join(text.split())
+    text = redact(text)  # again, because a secret may have been split by hidden characters
     return f"{text[: max_chars - 1]}…" if cut or len(text) > max_chars else text
 
 
@@ -59,9 +63,9 @@ def is_hidden(char: str) -> bool:
     return unicodedata.category(char) in _HIDDEN or _INVISIBLE.match(char) is not None
 
 
-def quote_label(name: str) -> str:
+def quote_label(name: str, max_chars: int = MAX_LABEL_CHARS) -> str:
     """Return a foreign name, such as a label from a file name: shortened, and in quotes unless it is one plain word."""
-    short = clean_text(name, MAX_LABEL_CHARS)
+    short = clean_text(name, max_chars)
     return short if _PLAIN_LABEL.fullmatch(short.removesuffix("…")) else json.dumps(short, ensure_ascii=False)
 
 

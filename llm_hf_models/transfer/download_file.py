@@ -230,6 +230,7 @@ class _Transfer:
             self._report("progress")  # back to zero bytes
             self._backoff = Backoff(self._limits, self._report)  # bytes that are fetched again count as progress
             mismatches += trusted
+            whole = whole or self._source.has_unproven_ranges
             if mismatches > 1:
                 raise DigestMismatchError(
                     f"{self._expected.name} has the wrong digest: expected {self._expected.digest}, got {found}",

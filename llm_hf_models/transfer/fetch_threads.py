@@ -10,7 +10,7 @@ from llm_hf_models.errors import AccessError, HfModelsError, NetworkError, RateL
 from llm_hf_models.hub.types import Location
 from llm_hf_models.network.connection import RangeConnection
 from llm_hf_models.network.errors import is_transient
-from llm_hf_models.network.range_checks import LinkExpiredError
+from llm_hf_models.network.range_checks import LinkExpiredError, RangeUnusableError
 from llm_hf_models.network.response import RangeResponse
 from llm_hf_models.system.disk import check_reserve
 from llm_hf_models.system.machine import count_usable_cores
@@ -19,7 +19,7 @@ from llm_hf_models.transfer.pacing import ConnectionTuner, RateLimiter
 from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 from llm_hf_models.transfer.retry import Backoff
 from llm_hf_models.transfer.segments import Segment, SegmentQueue
-from llm_hf_models.transfer.source import DownloadSource, RangeRefusedError
+from llm_hf_models.transfer.source import DownloadSource
 from llm_hf_models.transfer.types import Ranges, TransferLimits
 
 MAX_CHUNK_BYTES = 3 << 18  # smaller chunks cost more thread switches: 14 % of the CPU at 256 KiB (over TLS 1 %)
@@ -293,7 +293,7 @@ class WorkerPool:
         except LinkExpiredError:
             self._source.mark_expired(location)
             raise
-        except RangeRefusedError:
+        except RangeUnusableError:
             raise StartOverError from None
         return response
 

@@ -65,7 +65,7 @@ class Backoff:
         """
         seconds = self._compute_pause(error)
         kind: EventKind = "waiting" if isinstance(error, (OfflineError, RateLimitedError)) else "retrying"
-        self._report(kind, f"{error.message}: next try in {format_duration(max(1, seconds))}")
+        self._report(kind, f"{error.message}: retrying in {format_duration(max(1, seconds))}")
         stop.wait(seconds)
 
     def report_stall(self, error: NetworkError) -> None:

@@ -21,6 +21,8 @@ from mcp_types import CallToolResult, TextContent
 
 from llm_hf_mcp import hidden_tools
 from llm_hf_mcp.foreign_text import MAX_ANSWER_CHARS, Cleaner, fence, limit_structure, measure
+from llm_hf_mcp.time_limit import CALL_SECONDS, count_seconds_left
+from llm_hf_mcp.verbosity import Level, shorten_answer, shorten_row
 from llm_hf_models.errors import (
     ConsentError,
     GatedRepoError,
@@ -36,7 +38,7 @@ from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.text import clean_text
 
 MAX_PAGE_CHARS = 8000  # for the rows of one page as JSON, so that a result has fewer than 10,000 characters
-MAX_TEXT_CHARS = 6000
+MAX_FOREIGN_CHARS = 6000
 MAX_ERROR_CHARS = 2500
 MAX_ERROR_PART_CHARS = 600
 MAX_CAUSE_CHARS = 900
@@ -72,10 +74,29 @@ async def call(function: Callable[..., T], *arguments: object, **named: object) 
     """Call a method of the service in a thread. If the call is cancelled, the thread continues in the background.
 
     Raises:
-        ToolError: The method raised an HfModelsError.
+        ToolError: The method raised an HfModelsError, or did not end in the time left for the request.
     """
     with translate_errors():
-        return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
+        return await run_in_time(partial(function, *arguments, **named))
+
+
+async def run_in_time(work: Callable[[], T]) -> T:
+    """Run a function in a thread, in the time left for the request.
+
+    Raises:
+        OutOfTimeError: The function did not end in time. Its thread continues in the background.
+    """
+    with anyio.move_on_after(count_seconds_left()):
+        return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+    raise OutOfTimeError(
+        f"There was no result within {CALL_SECONDS:.0f} s: the Hub, the disk or this machine is slow",
+        hint="Next: call again later. The work may continue in the background; if it is a change, see its result with "
+        "hf_get_downloads or hf_list_models first.",
+    )
+
+
+class OutOfTimeError(HfModelsError):
+    """The work did not end in the time that hosts wait for an answer."""
 
 
 @contextmanager
@@ -112,7 +133,7 @@ def _suggest_next_step(error: HfModelsError) -> str | None:
         return f"Next: ask the user to accept the licence first. {error.hint or ''}"
     if known := next((step for kind, step in _NEXT_STEP.items() if isinstance(error, kind)), None):
         return f"Next: {known}"
-    if isinstance(error, ConsentError):
+    if isinstance(error, ConsentError | OutOfTimeError):
         return error.hint
     if isinstance(error, PolicyError):
         return f"Next: choose another model. Only the operator of this server can change the policy ({error.hint})."
@@ -147,16 +168,18 @@ class Report:
     foreign: tuple[tuple[str, str], ...] = ()
 
 
-def build_result(value: T, render: Callable[[T], Report]) -> CallToolResult:
+def build_result(value: T, render: Callable[[T], Report], level: Level = "full") -> CallToolResult:
     """Return a tool result with a value of the service as JSON, and a text for models.
 
-    The text is rendered from the cleaned value. Both have the warnings and the next step.
+    The text is rendered from the cleaned value. Both have the warnings and the next step. The rows of the JSON have the
+    fields of a level.
     """
     cleaner = Cleaner()
     clean = cleaner.clean(value)
     report = _remove_hidden_tools(render(clean))
     warnings = [*report.warnings, *cleaner.warnings]
-    structure: dict[str, Any] = {"next_step": report.next_step, "warnings": warnings, **convert_to_object(clean)}
+    answer = shorten_answer(convert_to_object(clean), level)
+    structure: dict[str, Any] = {"next_step": report.next_step, "warnings": warnings, **answer}
     return CallToolResult(
         content=[TextContent(type="text", text=_format_report(report, warnings))], structured_content=structure
     )
@@ -182,12 +205,12 @@ def _format_report(report: Report, warnings: Sequence[str]) -> str:
     notes = [f"Warning: {warning}" for warning in warnings]
     notes += [f"Next: {report.next_step}"] if report.next_step else []
     last = "\n".join([*(clean_text(note, MAX_ERROR_PART_CHARS) for note in notes), *_fence_texts(report)])
-    body = clean_text(report.text, min(MAX_TEXT_CHARS, MAX_ANSWER_CHARS - len(last) - 1), keep_lines=True)
+    body = clean_text(report.text, MAX_ANSWER_CHARS - len(last) - 1, keep_lines=True)
     return f"{body}\n{last}".rstrip("\n")
 
 
 def _fence_texts(report: Report) -> list[str]:
-    room = (MAX_TEXT_CHARS + RESERVED_CHARS) // max(1, len(report.foreign))
+    room = (MAX_FOREIGN_CHARS + RESERVED_CHARS) // max(1, len(report.foreign))
     return [fence(clean_text(text, room, keep_lines=True), source) for source, text in report.foreign]
 
 
@@ -195,7 +218,13 @@ def _fence_texts(report: Report) -> list[str]:
 
 
 def select_page(
-    items: Sequence[T], cursor: str | None, *, limit: int, room: int = MAX_PAGE_CHARS
+    items: Sequence[T],
+    cursor: str | None,
+    *,
+    limit: int,
+    room: int = MAX_PAGE_CHARS,
+    kind: str = "",
+    level: Level = "full",
 ) -> tuple[tuple[T, ...], str | None]:
     """Return one page of rows, and the cursor of the next page or None.
 
@@ -206,6 +235,8 @@ def select_page(
         cursor: The cursor of the page; None for the first page.
         limit: Maximum number of rows.
         room: Maximum number of characters of the rows as JSON, cleaned.
+        kind: The name of the list in the answer.
+        level: The fields of each row.
 
     Raises:
         ToolError: The cursor is not valid.
@@ -213,7 +244,8 @@ def select_page(
     start, used = decode_cursor(cursor), 0
     taken: list[T] = []
     for item in items[start : start + limit]:
-        used += measure(to_json(Cleaner().clean(item))) + 2
+        row = to_json(Cleaner().clean(item))
+        used += measure(shorten_row(kind, row, level) if isinstance(row, dict) else row) + 2
         if taken and used > room:
             break
         taken.append(item)
@@ -221,9 +253,10 @@ def select_page(
     return tuple(taken), encode_cursor(after) if after < len(items) and taken else None
 
 
-def measure_room(value: object) -> int:
-    """Return the room for rows in an answer that also contains a value."""
-    return max(0, MAX_ANSWER_CHARS - RESERVED_CHARS - measure(limit_structure(convert_to_object(value))))
+def measure_room(value: object, level: Level = "full", *, reserved: int = RESERVED_CHARS) -> int:
+    """Return the room for rows in an answer that also contains a value, warnings, the next step and labels."""
+    rest = limit_structure(shorten_answer(convert_to_object(value), level))
+    return max(0, MAX_ANSWER_CHARS - reserved - measure(rest))
 
 
 def encode_cursor(offset: int) -> str:

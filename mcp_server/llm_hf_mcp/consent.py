@@ -21,6 +21,7 @@ from mcp_types.version import is_version_at_least
 from pydantic import BaseModel, Field
 
 from llm_hf_mcp.answers import call
+from llm_hf_mcp.time_limit import continue_after_form, stop_for_form
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange, S
 from llm_hf_models.errors import ConsentError
 from llm_hf_models.system.text import clean_text
@@ -28,6 +29,7 @@ from llm_hf_models.types import Consent, ConsentRequest
 
 # Since this protocol version, an elicitation is part of the result, not a request of its own, and HTTP has no sessions.
 MODERN_SINCE = "2026-07-28"
+MAX_QUESTION_CHARS = 1000
 STDIO = "stdio"  # the only session of a server over stdio
 
 
@@ -54,10 +56,13 @@ async def request_agreement(
     """
     if not change.requests:
         return SettledConsent()
-    text, name = " ".join(request.text for request in change.requests), change.requests[0].target
+    # policy.py has quoted the names in the texts. A host may show a question as it is, so it is cleaned as a whole too.
+    text = clean_text(" ".join(request.text for request in change.requests), MAX_QUESTION_CHARS)
+    name = change.requests[0].target
     if given := _get_session_consents(ctx).get(change.requests):
         return SettledConsent(given)
     if can_elicit(ctx):
+        stop_for_form()
         return Elicit(text, Agreement)
     if confirm == name:
         return SettledConsent("words")
@@ -87,6 +92,7 @@ async def record_answer(
     Raises:
         ToolError: The user did not agree.
     """
+    continue_after_form()
     data: object = answer.data if isinstance(answer, AcceptedElicitation) else None
     if isinstance(data, SettledConsent):
         return replace(change, consent=data.given)

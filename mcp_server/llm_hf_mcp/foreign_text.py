@@ -46,9 +46,9 @@ _STEPS_WITH_ALL_ROWS = 5
 # Fields with text by repo owners, file authors, models or servers.
 FOREIGN_FIELDS = frozenset({
     "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail", "engine_log", "error",
-    "files", "findings", "hub", "id", "library", "license", "log", "metadata", "name", "output", "path", "problem",
-    "quant", "quantization", "reasoning", "recommended_quant", "repo", "scan", "scan_problem", "tags", "task",
-    "tensors", "text", "tokenizer",
+    "files", "findings", "hub", "id", "left_out", "library", "license", "log", "metadata", "name", "output", "path",
+    "problem", "quant", "quantization", "reasoning", "recommended_quant", "repo", "scan", "scan_problem", "tags",
+    "task", "tensors", "text", "tokenizer", "unusable", "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)
@@ -159,7 +159,8 @@ def _find_foreign_fields(value: object, field: str = "") -> set[str]:
     if field in FOREIGN_FIELDS:
         return {field} if value not in (None, "", [], {}) else set()
     if isinstance(value, dict):
-        return {name for key, one in value.items() for name in _find_foreign_fields(one, key)}
+        members = ((key, one) for key, one in value.items() if key != "totals")  # it has the names of lists
+        return {name for key, one in members for name in _find_foreign_fields(one, key)}
     return {name for one in value for name in _find_foreign_fields(one)} if isinstance(value, list) else set()
 
 

@@ -1,4 +1,4 @@
-"""Remove the names of tools that this server does not offer from its texts, for example on a read-only server.
+"""Remove the names of tools that this server does not offer from its texts, and name the user's commands instead.
 
 A process has one server, and its tools are chosen once, when it is built.
 """
@@ -6,20 +6,44 @@ A process has one server, and its tools are chosen once, when it is built.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-_hidden: frozenset[str] = frozenset()
+
+@dataclass(frozen=True)
+class HiddenTool:
+    """A tool that is not offered."""
+
+    title: str  # what it does, in the imperative
+    command: str  # the user's command that does the same
+    reason: str  # such as "The setting agent_read_only is on."
 
 
-def set_hidden(names: Iterable[str]) -> None:
-    """Set the names of the tools that are not offered."""
+_hidden: dict[str, HiddenTool] = {}
+
+
+def set_hidden(tools: Mapping[str, HiddenTool]) -> None:
+    """Set the tools that are not offered, by name."""
     global _hidden  # noqa: PLW0603 - set once, when the server is built
-    _hidden = frozenset(names)
+    _hidden = dict(tools)
 
 
 def is_hidden(name: str) -> bool:
     """Return whether a tool is not offered."""
     return name in _hidden
+
+
+def explain(name: str) -> str:
+    """Return why a tool is not offered, and the user's command that does the same."""
+    tool = _hidden[name]
+    why = f"Unknown tool: {name} is not offered by this server. {tool.reason}"
+    return f"{why}\nNext: ask the user to run `{tool.command}`."
+
+
+def list_commands() -> str:
+    """Return a sentence with the user's commands for what this server does not offer; empty if it offers everything."""
+    commands = [f"{tool.title[0].lower()}{tool.title[1:]} (`{tool.command}`)" for tool in _hidden.values()]
+    return f"Not offered by this server, only as commands of the user: {', '.join(commands)}." if commands else ""
 
 
 def remove_from_prose(text: str) -> str:

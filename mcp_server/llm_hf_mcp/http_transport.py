@@ -24,6 +24,8 @@ from mcp_types import INTERNAL_ERROR, INVALID_REQUEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llm_hf_mcp import strict_json
+from llm_hf_mcp.sdk_workarounds import ignore_ended_sessions
 from llm_hf_mcp.server import build_server
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.servers.asgi_server import HttpServer, read_body
@@ -126,7 +128,8 @@ class BearerTokenMiddleware:
 class WholeBodyMiddleware:
     """Forward a request when its body is complete. A client that disconnects earlier is no error, as it is for the SDK.
 
-    The SDK would log a traceback, which takes it longer than a request. `HttpServer` limits the size of the body.
+    The SDK would log a traceback, which takes it longer than a request. `HttpServer` limits the size of the body. A
+    message that is not strict JSON is answered by a JSON-RPC error.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -141,8 +144,11 @@ class WholeBodyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = await read_body(Request(scope, receive))
-        pending: list[Message] = [{"type": "http.request", "body": bytes(body)}]
+        body = bytes(await read_body(Request(scope, receive)))
+        if scope["method"] == "POST" and (error := strict_json.find_error(body)):
+            await JSONResponse(error, HTTPStatus.BAD_REQUEST)(scope, receive, send)
+            return
+        pending: list[Message] = [{"type": "http.request", "body": body}]
 
         async def receive_again() -> Message:
             return pending.pop() if pending else await receive()
@@ -162,6 +168,7 @@ def build_app(options: HttpOptions) -> ASGIApp:
         key = hmac.new(options.token.encode(), b"llm-hf-mcp request state", "sha256").hexdigest()
         security = RequestStateSecurity(keys=[key])
     server = build_server(request_state_security=security)
+    ignore_ended_sessions()
     hosts = [name for own in LOOPBACK for name in (own, f"{own}:*")]
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.resolve import Resolve
 
+from llm_hf_mcp.time_limit import HUB_SECONDS
 from llm_hf_models.agent_library import AgentLibrary
 from llm_hf_models.system.text import clean_text
 
@@ -15,7 +16,7 @@ MAX_NAME_CHARS = 80
 
 def open_library(ctx: Context[Any, Any] | None = None) -> AgentLibrary:
     """Return the library for a request. Its changes are logged under the host's name."""
-    return AgentLibrary(get_agent_name(ctx))
+    return AgentLibrary(get_agent_name(ctx), seconds=HUB_SECONDS)
 
 
 def get_agent_name(ctx: Context[Any, Any] | None) -> str:

@@ -97,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     gc.disable()  # imported modules stay in memory, so collecting garbage would only cost a tenth of the start time
     from llm_hf_models.errors import HfModelsError
+    from llm_hf_models.redaction import redact_stderr
 
+    redact_stderr()
     try:
         _serve(given)
     except HfModelsError as error:

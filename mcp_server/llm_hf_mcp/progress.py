@@ -12,21 +12,24 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import call
+from llm_hf_mcp.time_limit import RESERVED_SECONDS, count_seconds_left
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.service import Library
 from llm_hf_models.transfer.types import Event
 
-CALL_SECONDS = 50.0  # hosts cancel a call after about a minute
 POLL_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
 async def wait_for_download(ctx: Context, service: Library, row: DownloadView, seconds: float) -> DownloadView:
-    """Wait until a download is finished or paused, for at most `seconds`, and return its state."""
-    deadline, reported_bytes = anyio.current_time() + seconds, -1
-    while row.state in ACTIVE_STATES and anyio.current_time() < deadline:
+    """Wait until a download is finished or paused, for at most `seconds` or the time left, and return its state.
+
+    A download that no worker carries out is returned at once.
+    """
+    deadline, reported_bytes = anyio.current_time() + min(seconds, count_seconds_left() - RESERVED_SECONDS), -1
+    while row.state in ACTIVE_STATES and not row.needs_worker and anyio.current_time() < deadline:
         if row.done_bytes > reported_bytes:
             reported_bytes = row.done_bytes
             await ctx.report_progress(row.done_bytes, row.total_bytes, rendering.format_download(row))

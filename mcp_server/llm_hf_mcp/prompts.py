@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-import anyio.to_thread
 from mcp_types import Completion, CompletionArgument, CompletionContext, PromptReference, ResourceTemplateReference
 from pydantic import Field
 
 from llm_hf_mcp import hidden_tools
+from llm_hf_mcp.answers import run_in_time
 from llm_hf_mcp.library_access import open_library
 from llm_hf_mcp.rendering import list_names
 from llm_hf_mcp.vocabulary import LICENSES, TASKS
@@ -77,7 +77,7 @@ async def complete(
     suggest = _COMPLETERS.get((about, argument.name), _suggest_nothing)
     typed = clean_text(argument.value, MAX_ARGUMENT_CHARS)
     try:
-        values = await anyio.to_thread.run_sync(lambda: list(suggest(typed, given)), abandon_on_cancel=True)
+        values = await run_in_time(lambda: list(suggest(typed, given)))
     except HfModelsError:
         values = []  # completions are optional, and the call itself reports the error
     return Completion(values=values[:MAX_VALUES], total=len(values), has_more=len(values) > MAX_VALUES)

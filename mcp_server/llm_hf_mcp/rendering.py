@@ -6,9 +6,13 @@ import json
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_mcp.answers import Report, replace_commands
+from llm_hf_mcp.list_texts import format_date, format_freed, format_totals, format_update
+from llm_hf_mcp.verbosity import COMMIT_CHARS
 from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.text import clean_text, quote_label
 from llm_hf_models.system.units import format_count, format_duration, format_size
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
         SearchModelsResult,
         VerifyModelResult,
     )
+    from llm_hf_mcp.verbosity import Level
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.library.download_records import DownloadNote
     from llm_hf_models.models.repo_types import SearchResult, VariantInfo
@@ -33,12 +38,15 @@ if TYPE_CHECKING:
 MAX_ITEMS = 20
 MAX_VALUE_CHARS = 200
 MAX_QUOTE_CHARS = 300
+NO_MORE_ROWS = "There are no more rows. Omit the cursor for the first page."
 NO_REPO_SCAN = "not reported for the repo; hf_download_model checks the scan of each file"
 _EVENT_TEXTS = {
     "queued": "was queued", "started": "has started", "done": "is done", "failed": "has failed", "paused": "was paused",
     "cancelled": "was cancelled", "stalled": "stalled", "retrying": "was retried", "waiting": "had to wait",
     "verifying": "is being verified",
 }  # fmt: skip
+_USUAL_RESULTS = ("matches", "valid", "no findings", "loads", "no issue reported", "not reported", "not scanned")
+_RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
 _FINISH_TEXTS = {"length": "cut off at max_tokens", "loop": "stopped because it repeated the same text"}
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
@@ -64,12 +72,16 @@ def _suggest_next_page(cursor: str | None) -> str | None:
 def format_search(page: SearchModelsResult) -> Report:
     """Return one line for each repo that was found."""
     stale = ("The Hub can't be reached; these results are cached.",) if page.freshness.stale else ()
+    if not page.results and page.totals["results"].total:
+        return Report(NO_MORE_ROWS, None, stale)
     if not page.results:
         hints = [_OPTION.sub(_format_argument, hint) for hint in page.suggestions if "--library" not in hint]
         return Report("No models found.", f"{'; '.join(hints) or 'use other or fewer words'}.", stale)
     next_step = "hf_get_model(repo=…) shows the quantizations and which of them fit."
     return Report(
-        _join_lines(*map(_format_search_row, page.results)), _suggest_next_page(page.next_cursor) or next_step, stale
+        _join_lines(format_totals(page.totals), *map(_format_search_row, page.results)),
+        _suggest_next_page(page.next_cursor) or next_step,
+        stale,
     )
 
 
@@ -92,6 +104,7 @@ def _format_search_row(row: SearchResult) -> str:
             if row.fits is not None
             else None,
             f"on this machine as {', '.join(row.local_models)}" if row.local_models else None,
+            format_update(row),
         ]
     )
 
@@ -113,7 +126,8 @@ def format_model(info: GetModelResult) -> Report:
     none = "It has no GGUF variant that can be downloaded." if info.choice_reason is None else None
     return Report(
         _join_lines(
-            f"{quote_label(info.id)} at {info.commit[:12]}: {facts}", none, *map(_format_variant, info.variants),
+            f"{quote_label(info.id)} at {info.commit[:12]}: {facts}", none, format_totals(info.totals),
+            *map(_format_variant, info.variants),
             default, *info.notes, *(f"  file {quote_label(one.path)}: {format_size(one.size)}" for one in info.files),
         ),
         _suggest_next_page(info.next_cursor) or (f"hf_download_model(ref={ref!r})." if chosen else None),
@@ -131,6 +145,7 @@ def _format_variant(variant: VariantInfo) -> str:
             variant.fit.reason if variant.fit else None,
             None if variant.fit is None or variant.fit.fits else "DOES NOT FIT",
             f"on this machine as {variant.local_model}" if variant.local_model else None,
+            format_update(variant),
         ]
     )
 
@@ -145,7 +160,7 @@ def format_inspection(inspection: InspectGgufResult) -> Report:
     foreign = [("metadata and tensors of the file", "\n".join(details))] if details else []
     foreign += [("chat template of the file", inspection.chat_template)] if inspection.chat_template else []
     text = _join_lines(
-        f"{quote_label(inspection.file)}: GGUF v{inspection.version}, {inspection.tensor_count} tensors, "
+        f"{_label_file(inspection.file)}: GGUF v{inspection.version}, {inspection.tensor_count} tensors, "
         f"header {format_size(inspection.header_bytes)}"
         + (f" ({format_size(inspection.fetched_bytes)} fetched)" if inspection.fetched_bytes else ""),
         _join_parts(
@@ -162,7 +177,13 @@ def format_inspection(inspection: InspectGgufResult) -> Report:
             ]
         ),
     )
+    text = _join_lines(text, format_totals(inspection.totals))
     return Report(text, _suggest_next_page(inspection.next_cursor), foreign=tuple(foreign))
+
+
+def _label_file(file: str) -> str:
+    """Return the name of a local file, whose folder tells an agent nothing, or the path of a file in a repo."""
+    return quote_label(Path(file).name if Path(file).is_absolute() else file)
 
 
 def _format_metadata(pair: tuple[str, object]) -> str:
@@ -182,6 +203,7 @@ def format_download(row: DownloadView) -> str:
             f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else None,
             f"about {format_duration(row.seconds_left)} left" if row.seconds_left else None,
             f"reported error {_quote(row.error)}" if row.error else None,
+            "no worker is running" if row.needs_worker else None,
         )
         if part
     )
@@ -202,6 +224,8 @@ def _format_note(note: DownloadNote) -> str:
 
 
 def _suggest_next_step(row: DownloadView) -> str:
+    if row.needs_worker:
+        return f"hf_control_download(id={row.id}, action='resume') continues it. {_RESTART_COMMAND}"
     if row.requested_action in ("pause", "cancel"):
         return f"hf_get_downloads(id={row.id}, wait_seconds=10). It stops within seconds."
     return {
@@ -227,13 +251,19 @@ def is_file_note(note: DownloadNote) -> bool:
 
 def format_pull(now: DownloadModelResult) -> Report:
     """Return the state of a download, and the next step."""
+    report = _format_pull_state(now)
+    return replace(report, warnings=(*report.warnings, now.note)) if now.note else report
+
+
+def _format_pull_state(now: DownloadModelResult) -> Report:
     if now.model is not None:
         how = "was on this machine already" if now.download is None else "was downloaded"
         names = _join_parts(now.model.aliases) or now.model.model_id
         checks = _join_parts(_format_checks(now.model))
         name = (now.model.aliases or (now.model.model_id,))[0]
         text = f"{now.model.model_id} {how}. Checks: {checks}. Names: {names}."
-        return Report(text, f"hf_run_prompt(name={name!r}).")
+        left_out = tuple(f"Left out: {_quote(line)}" for line in now.model.left_out)
+        return Report(text, f"hf_run_prompt(name={name!r}).", left_out)
     if now.download is None:
         return Report("The files were on this machine already.")
     return format_download_details(now.download)
@@ -243,41 +273,68 @@ def format_downloads(page: GetDownloadsResult) -> Report:
     """Return one line for each download."""
     if page.log:
         return format_download_details(page.downloads[0], page.log)
+    if not page.downloads and page.totals["downloads"].total:
+        return Report(NO_MORE_ROWS)
     if not page.downloads:
         return Report("There are no unfinished downloads.", "hf_get_downloads(finished=true) also lists finished ones.")
-    return Report(_join_lines(*map(format_download, page.downloads)), _suggest_next_page(page.next_cursor))
+    waiting = next((row for row in page.downloads if row.needs_worker), None)
+    return Report(
+        _join_lines(format_totals(page.totals), *map(format_download, page.downloads)),
+        _suggest_next_page(page.next_cursor) or (_suggest_next_step(waiting) if waiting else None),
+    )
 
 
-def format_local_models(page: ListModelsResult, total: int) -> Report:
-    """Return one line for each local model on the page. `total` is the number of local models."""
-    if not page.models and total:
-        return Report(f"None of the {total} local models has a matching name.", "hf_list_models() lists them all.")
-    if not page.models:
+def format_local_models(page: ListModelsResult, name: str, level: Level, warnings: Sequence[str]) -> Report:
+    """Return one line for each local model on the page, and figures about all models with `name` in a name."""
+    totals = page.totals["models"]
+    if not totals.total and name:
+        return Report("No local model has a matching name.", "hf_list_models() lists them all.")
+    if not totals.total:
         return Report("There are no models on this machine.", "hf_search_models, then hf_download_model.")
-    return Report(_join_lines(*map(_format_local_model, page.models)), _suggest_next_page(page.next_cursor))
+    figures = (
+        f"{totals.shown} of {totals.total} models, {format_size(totals.bytes or 0)} in all. Deleting all of them frees "
+        f"{format_size(page.freed_bytes)}. {page.outdated} with an update, {page.unknown} not compared with the Hub."
+    )
+    update = next((each for each in page.models if each.update_available), None)
+    next_step = f"hf_download_model(ref={update.model_id.removeprefix('hf/')!r}) gets the update." if update else None
+    return Report(
+        _join_lines(figures, *(_format_local_model(each, level) for each in page.models)),
+        _suggest_next_page(page.next_cursor) or next_step,
+        tuple(warnings),
+    )
 
 
-def _format_local_model(found: LocalModelView) -> str:
+def _format_local_model(found: LocalModelView, level: Level) -> str:
+    if level == "short":
+        parts = [found.state, format_size(found.size) if found.files else None, format_update(found)]
+        return f"{found.model_id}: {_join_parts(parts)}"
     return f"{found.model_id}: " + _join_parts(
         [
             f"also {' '.join(found.aliases)}" if found.aliases else None,
             found.state,
             found.kind,
             format_size(found.size) if found.files else None,
-            *_format_checks(found),
+            format_freed(found),
+            f"added {format_date(found.added)}",
+            f"last used {format_date(found.last_used)}" if found.last_used else "never used",
+            f"commit {found.commit[:COMMIT_CHARS]}" if found.commit else None,
+            format_update(found),
+            *_format_checks(found, every=level == "full"),
             f"to fix: {replace_commands(found.fix)}" if found.fix else None,
+            f"left out: {'; '.join(map(_quote, found.left_out))}" if found.left_out else None,
         ]
     )
 
 
-def _format_checks(found: LocalModelView) -> list[str]:
-    """Return the newest result of each kind of check, with its date."""
+def _format_checks(found: LocalModelView, *, every: bool = True) -> list[str]:
+    """Return the newest result of each kind of check, with its date. Without `every`, only the unusual results."""
     newest = {check.kind: check for check in sorted(found.checks, key=lambda check: check.at)}
     return [
         f"{check.kind.replace('_', ' ')}: {_format_check_result(check.result, check.detail)}"
-        f" ({time.strftime('%Y-%m-%d', time.localtime(check.at))}"
+        f" ({format_date(check.at)}"
         + (f", {replace_commands(check.detail['doubt'])})" if check.detail.get("doubt") else ")")
         for check in newest.values()
+        if every or check.detail.get("doubt") or check.result not in _USUAL_RESULTS
     ]
 
 
@@ -341,11 +398,15 @@ def format_response(done: PromptResult) -> Report:
 def format_removal(removed: Removal) -> Report:
     """Return the result of a deletion."""
     kept = (
-        f" Kept, because other programs use them or the user imported them: {_join_parts(removed.kept[:MAX_ITEMS])}."
+        f" Kept, because others use or own them, or the user imported them: {_join_parts(removed.kept[:MAX_ITEMS])}."
         if removed.kept
         else ""
     )
-    return Report(f"Deleted {removed.model_id} and freed {format_size(removed.freed_bytes)}.{kept}")
+    default = f"It was llm's default model. The user chooses another one: {removed.llm_default}"
+    return Report(
+        f"Deleted {removed.model_id} and freed {format_size(removed.freed_bytes)}.{kept}",
+        warnings=(default,) if removed.llm_default else (),
+    )
 
 
 def format_names(now: EditAliasesResult) -> Report:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from mcp_types import Annotations
 from mcp_types import Resource as ListedResource
 
-from llm_hf_mcp.answers import convert_to_object, format_error, measure_room, select_page
+from llm_hf_mcp.answers import convert_to_object, format_error, measure_room, run_in_time, select_page
 from llm_hf_mcp.foreign_text import fence, limit_structure
 from llm_hf_mcp.library_access import open_library
 from llm_hf_models.downloads.types import DownloadView
@@ -25,6 +25,8 @@ from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
+
+    from llm_hf_models.models.types import LocalModelView
 
 T = TypeVar("T")
 
@@ -46,15 +48,33 @@ class DownloadState:
 
 @dataclass(frozen=True)
 class LibrarySummary:
-    """The newest local models, and the number of all local models."""
+    """The newest local models, and the number and size of all local models."""
 
     models: tuple[dict[str, Any], ...]
     total: int
+    shown: int
+    bytes: int  # files that models share count once for each model
 
 
 def build_model_uri(name: str) -> str:
     """Return the URI of a local model."""
     return f"{LIBRARY}/{quote(name, safe='')}"
+
+
+def list_model_uris(model: LocalModelView) -> set[str]:
+    """Return the URIs by which clients may know a local model: of its id and its aliases, percent-encoded or not."""
+    names = (model.model_id, *model.aliases)
+    return {f"{LIBRARY}/{spelling}" for name in names for spelling in (name, quote(name), quote(name, safe=""))}
+
+
+def normalize_uri(uri: str) -> str:
+    """Return the URI that matches a template: the name of a local model is percent-encoded, `owner/name` is not."""
+    if uri.startswith(f"{LIBRARY}/"):
+        return build_model_uri(unquote(uri.removeprefix(f"{LIBRARY}/")))
+    if uri.startswith(f"{MODELS}/"):
+        owner, slash, rest = uri.removeprefix(f"{MODELS}/").partition("/")
+        return f"{MODELS}/{re.sub('%2f', '/', owner, count=1, flags=re.IGNORECASE)}{slash}{rest}"
+    return uri
 
 
 def build_download_uri(number: int) -> str:
@@ -112,7 +132,7 @@ def _translate_errors() -> Iterator[None]:
 
 async def _call(function: Callable[..., T], *arguments: object, **named: object) -> T:
     with _translate_errors():
-        return await anyio.to_thread.run_sync(partial(function, *arguments, **named), abandon_on_cancel=True)
+        return await run_in_time(partial(function, *arguments, **named))
 
 
 def _format_json(value: object) -> str:
@@ -121,10 +141,10 @@ def _format_json(value: object) -> str:
 
 async def read_library() -> str:
     """Return a summary of the newest local models, and the number of all."""
-    brief = ("model_id", "aliases", "state", "kind", "quant", "size")
+    brief = ("model_id", "aliases", "state", "kind", "quant", "size", "added", "last_used")
     models = await _call(open_library().list)
     rows, _ = select_page([{name: getattr(model, name) for name in brief} for model in models], None, limit=MAX_LISTED)
-    return _format_json(LibrarySummary(rows, len(models)))
+    return _format_json(LibrarySummary(rows, len(models), len(rows), sum(model.size for model in models)))
 
 
 async def read_local_model(name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
@@ -11,10 +12,23 @@ from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verificat
 
 
 @dataclass(frozen=True)
+class Totals:
+    """The size of a list of which an answer has one page."""
+
+    total: int | None  # rows in all; None if the Hub does not report it
+    shown: int  # rows in this answer
+    bytes: int | None = None  # of all rows; None if the rows have no sizes
+
+
+Lists = Mapping[str, Totals]  # by the name of the list in the answer
+
+
+@dataclass(frozen=True)
 class SearchModelsResult(SearchPage):
     """One page of `llm hf search --json`."""
 
     next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class GetModelResult(ModelInfo):
     """The output of `llm hf info --json`, with one page of its variants, followed by its files on request."""
 
     next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,7 @@ class InspectGgufResult(Inspection):
     """The output of `llm hf inspect --json`, with one page of the metadata, followed by the tensors."""
 
     next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,25 +57,32 @@ class GetDownloadsResult:
     downloads: tuple[DownloadView, ...]
     next_cursor: str | None = None
     log: tuple[DownloadNote, ...] = ()  # oldest first
+    totals: Lists = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class ListModelsResult:
-    """One page of `llm hf list --json`."""
+    """One page of `llm hf list --updates --json`, and figures about all models that match."""
 
     models: tuple[LocalModelView, ...]
+    freed_bytes: int  # by removing all of them; data that they share counts once
+    outdated: int  # models with an update
+    unknown: int  # models that could not be compared with the Hub
     next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DownloadModelResult:
     """The state of a download, and the local model once it is complete.
 
-    `download` is None if the model was already on this machine.
+    `download` is None if the model was already on this machine. `note` has the name of the repo on the Hub, if the
+    request had another one.
     """
 
     download: DownloadView | None
     model: LocalModelView | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,3 +100,4 @@ class EditAliasesResult:
 
     model_id: str
     aliases: dict[str, str]
+    totals: Lists = field(default_factory=dict)

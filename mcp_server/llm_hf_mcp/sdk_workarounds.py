@@ -4,13 +4,17 @@
 its low-level server, which is private. A handler there gets the session, not the connection, which outlives the
 request. (`Extension` can't add methods of the protocol, and middleware can't announce capabilities.) `MCPServer` also
 has no method that serves streams of another transport.
+
+Its HTTP transport logs a traceback if a session ends, or a client disconnects, while a request arrives.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from anyio import BrokenResourceError, ClosedResourceError
 from mcp.server.connection import Connection
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import MCPServer
@@ -46,3 +50,20 @@ async def serve_streams(
     """Serve one client over the streams of a transport until `received` ends."""
     lowlevel = server._lowlevel_server  # noqa: SLF001 - see above
     await lowlevel.run(received, replies, lowlevel.create_initialization_options())
+
+
+def ignore_ended_sessions() -> None:
+    """Drop the SDK's log entries about requests whose client has left or whose session has ended."""
+    logging.getLogger("mcp.server.streamable_http").addFilter(_is_worth_logging)
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not _is_closed_stream(error)
+
+
+def _is_closed_stream(error: BaseException) -> bool:
+    grouped = getattr(error, "exceptions", None)  # of an ExceptionGroup, which Python 3.10 does not have
+    if grouped:
+        return all(map(_is_closed_stream, grouped))
+    return isinstance(error, ClosedResourceError | BrokenResourceError)

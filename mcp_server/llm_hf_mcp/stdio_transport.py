@@ -6,7 +6,6 @@ used here, which keeps the output of other code away from stdout.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import AsyncIterator
 from functools import partial
@@ -28,7 +27,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from llm_hf_mcp import sdk_workarounds
+from llm_hf_mcp import sdk_workarounds, strict_json
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectSendStream
@@ -109,22 +108,17 @@ def _parse_message(line: bytes) -> JSONRPCMessage:
     if len(line) > MAX_LINE_BYTES:
         raise InvalidLineError(PARSE_ERROR, f"The line is longer than {MAX_LINE_BYTES} bytes")
     try:
+        content = strict_json.parse(line)
+    except strict_json.InvalidJsonError as error:
+        raise InvalidLineError(PARSE_ERROR, f"The line is {error}", strict_json.find_request_id(line)) from None
+    try:
         message = jsonrpc_message_adapter.validate_json(line, by_name=False)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         if any(each["type"] == "json_invalid" for each in found):
             raise InvalidLineError(PARSE_ERROR, "The line is not valid JSON in UTF-8") from None
-        raise InvalidLineError(INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message", _find_id(line)) from None
-    if isinstance(message, JSONRPCNotification) and "id" in json.loads(line):  # with a valid id it would be a request
+        request_id = strict_json.find_request_id(line)
+        raise InvalidLineError(INVALID_REQUEST, "The line is not a JSON-RPC 2.0 message", request_id) from None
+    if isinstance(message, JSONRPCNotification) and "id" in content:  # with a valid id it would be a request
         raise InvalidLineError(INVALID_REQUEST, "The id of a request must be a string or an integer")
     return message
-
-
-def _find_id(line: bytes) -> RequestId | None:
-    """Return the id of an invalid request, or None if the line has none."""
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    request_id = content.get("id") if isinstance(content, dict) and "method" in content else None
-    return request_id if type(request_id) in (str, int) else None

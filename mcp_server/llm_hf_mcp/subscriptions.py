@@ -32,7 +32,7 @@ from mcp_types import (
 
 from llm_hf_mcp import rendering, sdk_workarounds
 from llm_hf_mcp.library_access import open_library
-from llm_hf_mcp.resources import LIBRARY, build_download_uri, build_model_uri
+from llm_hf_mcp.resources import LIBRARY, build_download_uri, list_model_uris
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.library.download_records import ACTIVE_STATES, DownloadNote
@@ -183,9 +183,9 @@ def _take_snapshot(before: Snapshot) -> Snapshot:
         build_download_uri(number): (row.state, row.done_bytes, row.error, len(log))
         for number, (row, log) in downloads.items()
     }
-    models = {model.model_id: (model.aliases, model.state, len(model.checks)) for model in service.list()}
-    states |= {build_model_uri(name): state for name, state in models.items()}
-    return Snapshot(at, {**states, LIBRARY: models}, downloads)
+    models = [(model, (model.aliases, model.state, len(model.checks))) for model in service.list()]
+    states |= {uri: state for model, state in models for uri in list_model_uris(model)}
+    return Snapshot(at, {**states, LIBRARY: {model.model_id: state for model, state in models}}, downloads)
 
 
 def _read_log(row: DownloadView, before: Snapshot) -> tuple[DownloadNote, ...]:

@@ -27,7 +27,7 @@ PLAN = PullPlan(
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
     "info", "inspect", "list", "list_engines", "list_stored_files", "mirror", "path", "plan", "plan_gc", "plan_removal",
-    "plan_uninstallation", "search", "serve", "settings", "show", "status", "whoami",
+    "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {

@@ -28,6 +28,7 @@ from tests.support.hub_server import (
     Page,
     Request,
     Reset,
+    Side,
     Stall,
     Status,
     Truncate,
@@ -146,6 +147,18 @@ def test_cached_results_are_shown_with_age_and_reason_if_the_hub_fails(
     for words in (("search", "something else"), ("info", "owner/other"), ("pull", "owner/other")):
         *_, error = re.split("^Error: ", run(*words, code=1).stderr, flags=re.MULTILINE)
         assert output in error
+
+
+@pytest.mark.parametrize("side", ["hub", "storage"])
+def test_reading_a_header_is_as_patient_as_the_transfer(
+    repo: HubServer, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLM_HF_RETRY_SECONDS", "0.05")
+    repo.fault(Status(503), side=side, on=f"/{Q4}", times=6)
+    done = run("pull", REPO)
+    assert done.stderr.count("HTTP 503): retrying in" if side == "hub" else "HTTP 503: retrying in") == 6
+    repo.fault(Status(503), side=side, on=f"/{Q8}", times=6)
+    assert run("pull", f"{REPO}:Q8_0", "-q").stderr == ""
 
 
 @pytest.mark.parametrize("fault", [Status(503), Status(500), Status(408), Reset()], ids=["503", "500", "408", "reset"])
@@ -542,6 +555,27 @@ def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_pat
     assert "To pull the model without it, add --no-mmproj" in run("pull", "owner/see-GGUF", code=1).stderr
     assert run_json("list") == []
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
+
+
+@pytest.mark.parametrize("others", [(), ("mmproj-F32.gguf",)])
+def test_projector_of_another_model_is_left_out_and_reported(
+    hub: HubServer, tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    files = {
+        "see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"),
+        "mmproj-F16.gguf": tiny_mmproj(tmp_path / "m.gguf", width=128),
+        **{name: tiny_mmproj(tmp_path / name) for name in others},
+    }
+    hub.add_repo("owner/see-GGUF", files)
+    left_out = ["mmproj-F16.gguf: made for a model of width 128, and this model has width 64"]
+    plan = run_json("pull", "owner/see-GGUF", "--dry-run")
+    assert (plan["left_out"], plan["mmproj"]) == (left_out, others[0] if others else None)
+    assert left_out[0] in run("pull", "owner/see-GGUF", "--dry-run").stdout
+    assert f"Left out {left_out[0]}." in run("pull", "owner/see-GGUF").stderr
+    assert left_out[0] in run("show", "see").stdout
+    assert run_json("show", "see")["left_out"] == left_out
+    assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == ["see-Q8_0.gguf", *others]
+    assert run_json("pull", "owner/see-GGUF", "--dry-run")["already_complete"]
 
 
 def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:

@@ -465,7 +465,7 @@ def test_requests_that_wait_for_a_load_do_not_delay_others(tiny_library: TinyLib
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a signal")
 @pytest.mark.parametrize("given", [None, "chosen-by-a-person"])
 def test_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | None) -> None:
-    command = [sys.executable, "-m", "llm", "hf", "serve", "tiny", "vectors", "--port", "0"]
+    command = [sys.executable, "-m", "llm", "hf", "serve", "tiny", "vectors", "--port", "0", "--log"]
     environment = {**os.environ, **({"LLM_HF_SERVE_KEY": given} if given else {})}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -474,15 +474,17 @@ def test_command_prints_address_and_key_once_and_ends_with_ctrl_c(given: str | N
         assert process.stderr
         url = process.stdout.readline().strip()
         assert process.stderr.readline() == f"Serving {CHAT}, {EMBED} through an OpenAI-compatible API.\n"
-        assert process.stderr.readline() == f"OPENAI_BASE_URL={url}/v1\n"
-        key = given or process.stderr.readline().strip().removeprefix("OPENAI_API_KEY=")
+        assert process.stderr.readline() == f"export OPENAI_BASE_URL={url}/v1\n"
+        key = given or process.stderr.readline().strip().removeprefix("export OPENAI_API_KEY=")
         with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=SECONDS) as client:
             done = client.chat.completions.create(model="tiny", messages=HELLO)
             assert done.choices[0].message.content == ggufs.ANSWER
+        assert process.stderr.readline() == "Press Ctrl-C to stop.\n"
+        assert " 127.0.0.1 POST /v1/chat/completions tiny 200 " in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(SECONDS) == 0
-    assert rest == "Press Ctrl-C to stop.\nStopped.\n"
+    assert rest == "Stopped.\n"
 
 
 @contextmanager

@@ -230,4 +230,4 @@ def test_client_that_leaves_a_body_unfinished_is_not_logged(tmp_path: Path) -> N
         with server.connect() as connection:
             connection.sendall(server.build_head("POST", JSON_TYPE, "Content-Length: 90000", path="/mcp") + b'{"a":')
         assert server.answers(10)
-    assert len(server.log.read_text().splitlines()) == 1  # a hint about the token
+    assert len(server.log.read_text().splitlines()) == 2  # its address, and a hint about the token

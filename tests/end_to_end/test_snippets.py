@@ -48,3 +48,8 @@ def test_follow_snippet_prints_the_events_of_a_worker(capsys: pytest.CaptureFixt
     kinds = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert kinds[0] == "queued"
     assert kinds[-1] == "done"
+
+
+def test_async_snippet_prints_the_repo(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(SNIPPETS / "async.py"))
+    assert capsys.readouterr().out == f"{REPO}\n"

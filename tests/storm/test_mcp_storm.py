@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -29,9 +30,11 @@ from mcp_types import CallToolResult, Tool
 from llm_hf_models import Library
 from llm_hf_models.system.text import is_hidden
 from tests.support import mcp_hub
+from tests.support.http_servers import ServerProcess, run_server_command
 from tests.support.hub_server import HubServer
 from tests.support.mcp_hosts import get_text, run_async
 from tests.support.mcp_hub import REPO
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(7200)]
 
@@ -40,6 +43,8 @@ hub = mcp_hub.hub
 SHARE = float(os.environ.get("STORM_SHARE") or 1)
 CALLS = max(60, int(2000 * SHARE))
 RAW_CALLS = max(40, int(1000 * SHARE))
+HTTP_REQUESTS = max(100, int(5000 * SHARE))
+GROWTH_BYTES = 32 << 20
 AT_ONCE = 4
 SEED = 44
 CALL_SECONDS = 50
@@ -245,3 +250,95 @@ def test_values_that_no_sdk_sends_are_answered(hub: HubServer, tmp_path: Path) -
     print(f"MCP storm of raw values: {RAW_CALLS} calls, {dict(ends)}")  # noqa: T201
     assert not faults, f"{len(faults)} faults\n" + "\n".join(faults)
     assert "Traceback" not in log.read_text()
+
+
+# Over HTTP
+
+METHODS = ("POST",) * 8 + ("GET", "DELETE", "PUT", "OPTIONS", "HEAD", "PATCH")
+HEADERS = (
+    "Content-Type: application/json", "Content-Type: application/json", "Content-Type: text/plain", "Accept: */*",
+    "Content-Type: \xff", "Accept: x", "Origin: http://evil.example", "Last-Event-ID: 7",
+    "Mcp-Session-Id: nothing", "Mcp-Session-Id: \xff\xfe", "MCP-Protocol-Version: 2025-11-25",
+    "MCP-Protocol-Version: 2026-07-28", "MCP-Protocol-Version: 9999-99-99",
+)  # fmt: skip
+SESSION_REQUESTS = 20
+HTTP_STATUSES = {None, 200, 202, 400, 403, 404, 405, 406, 413, 415, 503}
+HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
+
+
+def make_body(fuzzer: Fuzzer) -> bytes:
+    """Return the body of a request: a valid one, a damaged one, or none."""
+    chance = fuzzer.random
+    name, arguments = fuzzer.make_call()
+    call: Any = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+    if chance.random() < 0.3:
+        key = chance.choice(["jsonrpc", "id", "method", "params", "more"])
+        call[key] = chance.choice(["1.0", "ping", "tools/list", "initialize", "", "a", 5, 1.5, None, [], {}, HELLO])
+    body = json.dumps(call if chance.random() < 0.8 else chance.choice([[call, call], {}, [], None])).encode()
+    cut = chance.randrange(len(body) + 1)
+    return (
+        body if chance.random() < 0.7 else chance.choice([body[:cut], body + b"}", b"\xff" + body, b"", b"[" * 100_000])
+    )
+
+
+def open_session(server: ServerProcess) -> list[str]:
+    """Open a session of the older protocol; return the headers of its requests."""
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO})
+    kind = "Content-Type: application/json"
+    head = server.build_head("POST", kind, f"Content-Length: {len(body)}", "Connection: close", path="/mcp")
+    found = re.search(rb"mcp-session-id: *([0-9a-f]+)", server.exchange(head + body.encode()), re.IGNORECASE)
+    assert found
+    return [kind, f"Mcp-Session-Id: {found[1].decode()}", "MCP-Protocol-Version: 2025-11-25"]
+
+
+def make_request(server: ServerProcess, fuzzer: Fuzzer, session: list[str]) -> bytes:
+    chance, body = fuzzer.random, make_body(fuzzer)
+    headers = session if chance.random() < 0.7 else chance.sample(HEADERS, chance.randrange(4))
+    return (
+        server.build_head(chance.choice(METHODS), *headers, f"Content-Length: {len(body)}", "Connection: close") + body
+    )
+
+
+def send_request(server: ServerProcess, request: bytes, chance: random.Random) -> int | None:
+    """Send a request, and return the status. Some clients leave before, during or after the request (None)."""
+    with server.connect(CALL_SECONDS) as connection:
+        if chance.random() < 0.3:
+            connection.sendall(request[: chance.randrange(len(request))])
+            return None
+        connection.sendall(request)
+        if chance.random() < 0.2:
+            return None
+        received = b""
+        while b"\r\n\r\n" not in received and (data := connection.recv(65536)):
+            received += data
+        return int(received[9:12] or -1)
+
+
+def test_http_server_survives_requests_of_all_kinds(hub: HubServer, tmp_path: Path) -> None:  # noqa: ARG001
+    chance, ends = random.Random(SEED), Counter[str]()
+    faults: list[str] = []
+    with (tmp_path / "stderr").open("w") as errors, open_raw_session(errors) as session:
+        tools = [Tool.model_validate(tool) for tool in session.request("tools/list", "{}")["result"]["tools"]]
+    fuzzer = Fuzzer(chance, tools)
+    with run_server_command("mcp", tmp_path) as server:
+        memory, files = 0, server.process.num_fds()
+        session_headers: list[str] = []
+        for number in range(HTTP_REQUESTS):
+            if number % SESSION_REQUESTS == 0:
+                session_headers = open_session(server)
+            request = make_request(server, fuzzer, session_headers)
+            try:
+                status = send_request(server, request, chance)
+            except OSError as error:
+                faults.append(f"{request[:500]!r}: {error!r}")
+                continue
+            ends[str(status or "left")] += 1
+            if status not in HTTP_STATUSES:
+                faults.append(f"{request[:500]!r}: {status}")
+            if number == HTTP_REQUESTS // 3:
+                memory = server.process.memory_info().rss
+        assert server.answers(10)
+        wait_until(lambda: server.process.num_fds() < files + 20, 30)
+        assert server.process.memory_info().rss - memory < GROWTH_BYTES
+    print(f"MCP storm over HTTP: {HTTP_REQUESTS} requests, {dict(ends)}")  # noqa: T201
+    assert not faults, f"{len(faults)} faults\n" + "\n".join(faults)

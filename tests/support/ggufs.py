@@ -211,32 +211,38 @@ def tiny_embedding(
     return _write(writer, path, 1)
 
 
-def tiny_mmproj(path: Path, *, audio: bool = False, seed: int = 0) -> Path:
+def tiny_mmproj(
+    path: Path, *, audio: bool = False, seed: int = 0, width: int = WIDTH, legacy_dimension: int | None = None
+) -> Path:
     """Write a vision projector in LLaVA's form ("mlp") for a model that `sees`; with `audio`, only the header of one.
+
+    Another `width` makes it the projector of another model. With `legacy_dimension`, its header is that of LLaVA's
+    first converter: without a type, and with a projection_dim that is not the model's width.
 
     Keys and tensors: llama.cpp's tools/mtmd/clip.cpp. It is as simple as the rest: it outputs the redness and
     blueness of a patch, each as a number, and a constant for a patch.
     """
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "clip")
-    writer.add_type("mmproj")
+    if legacy_dimension is None:
+        writer.add_type("mmproj")
     writer.add_name("Tiny Projector")
     writer.add_clip_has_audio_encoder(audio)
     writer.add_clip_has_vision_encoder(not audio)
     writer.add_clip_projector_type("mlp")
     if not audio:
-        _vision_shape(writer)
+        _vision_shape(writer, legacy_dimension or width)
         _vision_encoder(writer, rng)
-    _vision_projector(writer)
+    _vision_projector(writer, width)
     return _write(writer, path, 1)
 
 
-def _vision_shape(writer: gguf.GGUFWriter) -> None:
+def _vision_shape(writer: gguf.GGUFWriter, projection_dim: int) -> None:
     writer.add_vision_image_size(PATCH * PATCHES)
     writer.add_vision_patch_size(PATCH)
     writer.add_vision_embedding_length(VISION_WIDTH)
     writer.add_vision_feed_forward_length(VISION_WIDTH)
-    writer.add_vision_projection_dim(WIDTH)
+    writer.add_vision_projection_dim(projection_dim)
     writer.add_vision_block_count(2)  # this kind of projector reads the output of the last but one
     writer.add_vision_head_count(1)
     writer.add_vision_attention_layernorm_eps(1e-5)
@@ -263,18 +269,19 @@ def _vision_encoder(writer: gguf.GGUFWriter, rng: np.random.Generator) -> None:
             writer.add_tensor(f"v.blk.{block}.{name}.bias", np.zeros(VISION_WIDTH, dtype=np.float32))
 
 
-def _vision_projector(writer: gguf.GGUFWriter) -> None:
+def _vision_projector(writer: gguf.GGUFWriter, width: int) -> None:
     """Return two linear layers that put redness and blueness where the model reads them, and a constant for "image"."""
     first, constant = np.zeros((VISION_WIDTH, VISION_WIDTH)), np.zeros(VISION_WIDTH)
     first[0, 0] = first[1, 1] = constant[2] = 1
-    second = np.zeros((WIDTH, VISION_WIDTH))
-    for column, (axis, scale) in enumerate(((_RED, 1), (_BLUE, 1), (_IMAGE, 2))):
-        second[_seen_axis(axis), column] = scale
+    second = np.zeros((width, VISION_WIDTH))
+    if width == WIDTH:
+        for column, (axis, scale) in enumerate(((_RED, 1), (_BLUE, 1), (_IMAGE, 2))):
+            second[_seen_axis(axis), column] = scale
     for name, values in (
         ("mm.0.weight", first),
         ("mm.0.bias", constant),
         ("mm.2.weight", second),
-        ("mm.2.bias", np.zeros(WIDTH)),
+        ("mm.2.bias", np.zeros(width)),
     ):
         writer.add_tensor(name, values.astype(np.float32))
 

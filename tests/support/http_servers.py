@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import selectors
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ import psutil
 from llm_hf_models.service import Library
 from tests.support.commands import SCRIPTS
 from tests.support.ggufs import tiny_chat
+from tests.support.waiting import wait_until
 
 KEY = "a-key-for-these-tests-0123456789"
 COMMANDS = ("serve", "mirror", "mcp")
@@ -74,38 +74,37 @@ def run_server_command(
     command: str, folder: Path, *flags: str, max_files: int | None = None, may_end: bool = False
 ) -> Iterator[ServerProcess]:
     """Run a command that serves a tiny model, with a limit of its file descriptors."""
-    if command != "mcp":
-        Library().import_file(tiny_chat(folder / "tiny-Q8_0.gguf"), repo="acme/tiny", aliases=["tiny"])
+    model = folder / "tiny-Q8_0.gguf"
+    if command != "mcp" and not model.exists():
+        Library().import_file(tiny_chat(model), repo="acme/tiny", aliases=["tiny"])
     words = {
         "serve": [SCRIPTS / "llm", "hf", "serve", "tiny", "--port", "0", "--key", KEY],
         "mirror": [SCRIPTS / "llm", "hf", "mirror", "--port", "0", "--allow", "acme/tiny"],
         "mcp": [sys.executable, "-m", "llm_hf_mcp", "--http", "0"],
     }[command]
     limit = [] if max_files is None else ["sh", "-c", f'ulimit -n {max_files} && exec "$@"', "sh"]
-    log = folder / "log"
-    with log.open("wb") as errors:
+    log, output = folder / f"{command}.log", folder / f"{command}.out"
+    with log.open("wb") as errors, output.open("wb") as printed:
         process = psutil.Popen(
             [*limit, *map(str, words), *flags],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if command == "mcp" else errors,
-            env={**os.environ, "LLM_HF_MCP_TOKEN": KEY},
-            text=True,
+            stdout=printed,
+            stderr=errors,
+            env={**os.environ, "LLM_HF_MCP_TOKEN": KEY, "PYTHONUNBUFFERED": "1"},
         )
-        try:
-            output = process.stderr if command == "mcp" else process.stdout
-            parts = urlsplit(output.readline().strip())
-            assert parts.hostname, log.read_text()
-            yield ServerProcess(command, process, (parts.hostname, parts.port or 0), log)
-            assert may_end or process.poll() is None
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(10)
-            if command == "mcp":
-                log.write_text(process.stderr.read())
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
+    try:
+        announced = log if command == "mcp" else output
+        wait_until(
+            lambda: "\n" in announced.read_text() or process.poll() is not None,
+            message=lambda: f"{command} printed no address: {log.read_text()}",
+        )
+        parts = urlsplit(announced.read_text().partition("\n")[0].strip())
+        assert parts.hostname, log.read_text()
+        yield ServerProcess(command, process, (parts.hostname, parts.port or 0), log)
+        assert may_end or process.poll() is None
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(10)
     assert "Traceback" not in log.read_text()
 
 

@@ -85,9 +85,19 @@ class IgnoreRange:
 
 @dataclass(frozen=True)
 class Headers:
-    """Replace headers of the response, such as ETag or Content-Length. An empty value removes one."""
+    """Replace headers of the response, such as ETag or Content-Length. An empty value removes one.
+
+    `{n}` in a value becomes the number of requests so far.
+    """
 
     values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Compress the whole file with gzip, although that was not requested; or only claim it in the header."""
+
+    only_claim: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,5 +109,6 @@ class EditJson:
 
 Fault = (
     Status | Page | Reset | Truncate | Stall | Delay | Throttle | FlipBit | LieAboutRange | IgnoreRange | Headers
+    | Compress
     | EditJson
 )  # fmt: skip

@@ -23,6 +23,7 @@ defined in hub_faults.py and can be imported from here. `hub.latency` (seconds) 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import hmac
 import ipaddress
@@ -53,6 +54,7 @@ from llm_hf_models.servers.hub_mirror import build_file_headers, find_file
 from llm_hf_models.system.hashing import compute_digests
 from tests.support.http_handler import BaseHttpHandler, BaseHttpServer
 from tests.support.hub_faults import (
+    Compress,
     Delay,
     EditJson,
     Fault,
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BLOCK_BYTES",
     "Account",
+    "Compress",
     "Delay",
     "EditJson",
     "Fault",
@@ -152,6 +155,7 @@ class HubServer:
         self._faults: list[_PlannedFault] = []
         self._stalls: list[Stall] = []
         self._changed = threading.Condition()
+        self._other_names: dict[str, tuple[str, bool]] = {}
         self._links_from, self._secret, self._tls = 0, os.urandom(16), tls
         context = write_certificate(self.ca_file) if tls else None
         self._hub = _listen(self, _HubSide, context)
@@ -256,6 +260,27 @@ class HubServer:
         """Remove a repo."""
         with self._changed:
             self._repos = [repo for repo in self._repos if repo.id != repo_id]
+
+    def add_other_name(self, other: str, repo_id: str, *, redirect: bool) -> None:
+        """Serve a repo under another name too: an earlier one, or one in other capitals.
+
+        Args:
+            other: The other name.
+            repo_id: The repo's name in the responses.
+            redirect: Redirect with 307, instead of responding at once.
+        """
+        self._other_names[other] = repo_id, redirect
+
+    def find_other_name(self, name: str) -> tuple[str, bool] | None:
+        """Return the name of the repo with another name, and whether requests for it are redirected."""
+        return self._other_names.get(name)
+
+    def rename_repo(self, old: str, new: str) -> None:
+        """Rename a repo. The old name redirects to the new one."""
+        with self._changed:
+            self._repos = [replace(repo, id=new) if repo.id == old else repo for repo in self._repos]
+        self._other_names.pop(new, None)
+        self.add_other_name(old, new, redirect=True)
 
     def add_token(self, token: str = "hf_test_token", **account: Any) -> str:
         """Add a token that the Hub accepts. `account` are fields of Account; `access` any collection of repo ids."""
@@ -420,6 +445,7 @@ class _FaultHandler(_HubHandler):
         elif isinstance(fault, Reset) and fault.after is None:
             self._reset()
         elif isinstance(fault, Status):
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))  # the next request follows it
             self.send_bytes(fault.code, fault.body, {"Content-Type": fault.content_type, **fault.headers})
         elif isinstance(fault, Page):
             self.send_bytes(200, fault.body, {"Content-Type": "text/html"})
@@ -439,13 +465,25 @@ class _FaultHandler(_HubHandler):
         for fault in self.faults:
             if isinstance(fault, Headers):
                 replaced = {name.lower(): new for name, new in fault.values.items()}
-                value = replaced.get(keyword.lower(), value)
+                value = replaced.get(keyword.lower(), value).replace("{n}", str(self.hub.count()))
+                if keyword == "Content-Length" and not value:
+                    self.close_connection = True  # the end of the connection is the end of the body
             if isinstance(fault, LieAboutRange) and keyword == "Content-Range" and "-" in value:
                 span, total = value.removeprefix("bytes ").split("/")
                 first, last = (int(number) + fault.by for number in span.split("-"))
                 value = f"bytes {first}-{last}/{total}"
         if value:
             super().send_header(keyword, value)
+
+    def send_file(self, path: Path, size: int, etag: str, headers: Mapping[str, str]) -> None:
+        compress = next((fault for fault in self.faults if isinstance(fault, Compress)), None)
+        if compress is None:
+            super().send_file(path, size, etag, headers)
+        elif compress.only_claim:
+            super().send_file(path, size, etag, {**headers, "Content-Encoding": "gzip"})
+        else:
+            body = gzip.compress(path.read_bytes(), 1)
+            self.send_bytes(200, body, {**headers, "Content-Encoding": "gzip", "ETag": f'W/"{etag}"'})
 
     def send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
         edits = [fault.edit for fault in self.faults if isinstance(fault, EditJson)]
@@ -504,6 +542,15 @@ class _HubSide(_FaultHandler, HubHandler):
 
     def dispatch(self, parts: list[str]) -> None:
         self.hub.account_of(self.headers.get("Authorization"))
+        position = 2 if parts[:2] == ["api", "models"] else 0
+        name = "/".join(parts[position : position + 2])
+        if other := self.hub.find_other_name(name):
+            if other[1]:
+                location = self.path.replace(f"/{name}", f"/{other[0]}", 1)
+                self.send_bytes(307, b"Temporary Redirect", {"Location": location, "Connection": "close"})
+                self.close_connection = True
+                return
+            parts = [*parts[:position], *other[0].split("/"), *parts[position + 2 :]]
         match parts:
             case ["api", "resolve-cache", "models", owner, name, commit, *path]:
                 repo = self.find_repo(owner, name, commit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from llm_hf_models.servers.openai_relay import RelayServer
@@ -13,8 +13,10 @@ KEY = "sk-of-these-tests"
 
 
 @contextmanager
-def run_relay(*names: str, key: str | None = KEY) -> Iterator[tuple[RelayServer, str]]:
-    with Library().serve(names, key=key) as server:
+def run_relay(
+    *names: str, key: str | None = KEY, log: Callable[[str], None] | None = None
+) -> Iterator[tuple[RelayServer, str]]:
+    with Library().serve(names, key=key, log=log) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:

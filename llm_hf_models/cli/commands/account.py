@@ -14,22 +14,28 @@ from llm_hf_models.cli.views import local as local_views
 MAX_TOKEN_BYTES = 4096
 
 
-@click.command(epilog=format_examples("llm hf login", "pass show hub-token | llm hf login --token-stdin"))
+@click.command(
+    epilog=format_examples("llm hf login", "llm hf login --plain", "pass show hub-token | llm hf login --token-stdin")
+)
 @click.option("--token-stdin", is_flag=True, help="Read the token from standard input.")
+@click.option(
+    "--plain", is_flag=True, help="Store it as plain text, in a file that only you can read, as `hf auth login` does."
+)
 @json_option
-def login(token_stdin: bool, as_json: bool) -> None:
+def login(token_stdin: bool, plain: bool, as_json: bool) -> None:
     """Store a Hub token.
 
     Checks the token with the Hub, then stores it in the operating system's keychain. Without a keychain, stores it in
     a file that is encrypted with a passphrase. The passphrase is never stored; LLM_HF_PASSPHRASE supplies it to
-    scripts. HF_TOKEN in the environment takes precedence over a stored token.
+    scripts. Commands ask for it only if the Hub refuses a request without a token, and not again for 8 hours
+    (`llm hf settings unlock_seconds`). HF_TOKEN in the environment takes precedence over a stored token.
     """
     if token_stdin:
         data = sys.stdin.buffer.read(MAX_TOKEN_BYTES) if sys.stdin else b""
         token = data.decode("utf-8", "replace")
     else:
         token = ask_hidden("Hub token", hint="Use --token-stdin to read it from standard input.")
-    status = open_library(uses_hub=True).login(token, ask_passphrase=ask_new_passphrase)
+    status = open_library(uses_hub=True).login(token, ask_passphrase=ask_new_passphrase, plain=plain)
     output.print_json(status) if as_json else output.note(local_views.render_login(status))
 
 

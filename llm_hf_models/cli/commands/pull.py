@@ -19,6 +19,7 @@ from llm_hf_models.cli.params import (
     aliases_option,
     confirm,
     json_option,
+    kind_options,
     quiet_option,
 )
 from llm_hf_models.cli.views import downloads as downloads_views
@@ -61,6 +62,7 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin instead of the default branch.")
 @aliases_option
 @click.option("--no-mmproj", is_flag=True, help="Skip the vision projector (mmproj).")
+@kind_options
 @click.option(
     "--to",
     metavar="DIR",

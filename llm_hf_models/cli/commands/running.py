@@ -78,7 +78,8 @@ def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: boo
 
     Defaults apply to each prompt that doesn't override them with -o. KEY is an option that `llm models --options`
     lists, such as temperature or context. It can also be `system` for a default system prompt, or `template` for a
-    file with a chat template that replaces the model's own.
+    file with a chat template that replaces the model's own. If the header does not tell them, `kind` can be chat, base
+    or embedding, and `pooling` mean, cls or last. `truncate on` cuts texts to embed that are too long.
     """
     library = open_library()
     model = library.set_options(name, _parse_options(pairs), unset) if pairs or unset else library.show(name)
@@ -159,20 +160,23 @@ def attach(
         "llm hf serve Qwen3-0.6B",
         "llm hf serve Qwen3-0.6B nomic-embed-text-v1.5 --port 8080",
         f"{KEY_VARIABLE}=choose-one llm hf serve Qwen3-0.6B",
+        "llm hf serve --log               # all models, with a line for each request",
     )
 )
-@click.argument("names", type=NAME, nargs=-1, required=True, metavar="REF...")
+@click.argument("names", type=NAME, nargs=-1, metavar="[REF]...")
 @listen_options(8643)
 @click.option(
     "--key", envvar=KEY_VARIABLE, metavar="KEY", help=f"Key that clients must send; {KEY_VARIABLE} hides it from `ps`."
 )
-def serve(names: tuple[str, ...], host: str, port: int, key: str | None) -> None:
+@click.option("--log", "is_logged", is_flag=True, help="Print a line for each request to stderr, without its content.")
+def serve(names: tuple[str, ...], host: str, port: int, key: str | None, is_logged: bool) -> None:
     """Serve models through an OpenAI-compatible API.
 
-    Prints the address, and a new key unless --key is given. Runs until Ctrl-C. Each model's engine starts on demand and
-    stops when idle, as with `llm -m`. Defaults from `llm hf set` apply too.
+    Without REF, all models are served. Prints the address, and a new key unless --key is given. Runs until Ctrl-C. Each
+    model's engine starts on demand and stops when idle, as with `llm -m`. Defaults from `llm hf set` apply too.
     """
-    with open_library().serve(names, host, port, key=key, notify=output.note) as server:
+    log = output.note if is_logged else None
+    with open_library().serve(names, host, port, key=key, notify=output.note, log=log) as server:
         address = cli_format.format_server_url(server.server_address)
         output.emit(address)
         output.note(

@@ -12,6 +12,7 @@ from llm_hf_models.cli.params import (
     aliases_option,
     confirm_removal,
     json_option,
+    kind_options,
     quiet_option,
     require_one_of,
 )
@@ -52,18 +53,26 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
         output.note(NOTHING_TO_REMOVE)
 
 
-@click.command("list", epilog=format_examples("llm hf list", "llm hf list --json"))
+@click.command("list", epilog=format_examples("llm hf list", "llm hf list --updates", "llm hf list --json"))
+@click.option(
+    "--updates", is_flag=True, help="Also show which models have an update, and the space that removing each frees."
+)
 @json_option
-def list_(as_json: bool) -> None:
+def list_(updates: bool, as_json: bool) -> None:
     """List the models on this machine and their state.
 
-    Also checks whether remote endpoints respond, for up to two seconds.
+    Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
+    to three seconds.
     """
-    models = open_library().list(health=True)
+    library = open_library()
+    survey = library.survey() if updates else None
+    models = survey.models if survey else library.list(health=True)
     if as_json:
         output.print_json(models)
     elif models:
-        output.emit(local_views.render_local_models(models, output.get_width()))
+        output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
+        if survey:
+            output.emit(local_views.render_totals(survey))
         if repairs := local_views.render_repairs(models):
             output.note(repairs)
     else:
@@ -190,6 +199,7 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
 @click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
 @click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
 @click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
+@kind_options
 @aliases_option
 @quiet_option
 @json_option
@@ -199,6 +209,8 @@ def import_(
     copy: bool,
     mmproj: str | None,
     no_mmproj: bool,
+    kind: str | None,
+    pooling: str | None,
     aliases: tuple[str, ...],
     quiet: bool,
     as_json: bool,
@@ -221,6 +233,7 @@ def import_(
             mmproj=mmproj,
             with_mmproj=not no_mmproj,
             aliases=aliases,
+            options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
             progress=show_progress,
         )
     if not quiet:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from llm_hf_models.transfer.types import Event, EventKind
     from llm_hf_models.types import Cleanup
 
-_EVENT_KIND_BY_STATE: dict[str, EventKind] = {"queued": "waiting", "verifying": "verifying", "done": "done"}
+_EVENT_KIND_BY_STATE: dict[str, EventKind] = {
+    "queued": "waiting",
+    "planning": "waiting",
+    "verifying": "verifying",
+    "done": "done",
+}
 
 _LEFTOVER_NAMES = {
     "partial": "partial file",

@@ -77,7 +77,12 @@ def render_check(report: CheckReport, max_width: int | None) -> str:
     own_template = (
         "your own (llm hf set), checked too; the file's template is not used" if report.own_template else None
     )
-    pairs = [("File", report.source), ("Chat template", own_template), ("Result", f"{count}.{scope}")]
+    pairs = [
+        ("File", report.source),
+        ("Part", report.part),
+        ("Chat template", own_template),
+        ("Result", f"{count}.{scope}"),
+    ]
     summary = format_fields(pairs, max_width=max_width)
     return f"{format_table(columns, rows, max_width=max_width)}\n\n{summary}" if rows else summary
 

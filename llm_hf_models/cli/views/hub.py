@@ -51,7 +51,7 @@ def _make_search_row(row: SearchResult) -> list[str]:
         row.recommended_quant or "",
         f"~{format_size(row.recommended_bytes)}" if row.recommended_bytes else "",
         cli_format.format_yes_no(row.fits),
-        ", ".join(id_.removeprefix(f"hf/{row.id}").removeprefix(":") for id_ in row.local_models),  # with its revision
+        ", ".join(_shorten_id(id_, row.id) for id_ in row.local_models),  # with its revision
         _describe_gating(row),
         cli_format.format_number(row.downloads),
         cli_format.format_age(row.updated),
@@ -60,6 +60,13 @@ def _make_search_row(row: SearchResult) -> list[str]:
         row.task or "",
         ", ".join(tags),
     ]
+
+
+def _shorten_id(model_id: str, repo: str) -> str:
+    """Return a model's id without its repo, which it may have in other capitals."""
+    start = f"hf/{repo}"
+    is_of_repo = model_id[: len(start)].casefold() == start.casefold()
+    return model_id[len(start) :].removeprefix(":") if is_of_repo else model_id
 
 
 def _describe_gating(repo: RepoSummary) -> str:
@@ -186,6 +193,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Repo", planned.repo),
             ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
             ("Quantization", _format_reason(planned.quant, planned.reason)),
+            ("Left out", "\n".join((*planned.left_out, *planned.unusable))),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
@@ -219,6 +227,7 @@ def render_choice(planned: PullPlan) -> str:
     lines += [f"Warning: {stale}"] if stale else []
     if planned.fit and not planned.fit.fits:
         lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
+    lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
     lines += [f"Warning: Hub scan not asked: {planned.scan_problem}"] if planned.scan_problem else []
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings

@@ -13,13 +13,13 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
+    from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Removal, Verification
     from llm_hf_models.types import (
         EngineView,
         SandboxStatus,
         SettingView,
         Status,
-        StoredFile,
+        StoredItem,
         TokenStatus,
         Uninstallation,
     )
@@ -27,23 +27,24 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], max_width: int | None) -> str:
-    """Return a table of local models."""
+def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
+    """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
     columns = [
         Column("ALIAS", min_width=20, keep_end=True),
         Column("ID", min_width=24, keep_end=True),
         Column("SIZE", 2, right=True),
         Column("STATE", 1),
         Column("KIND", 3),
+        *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
         Column("USED", 4, right=True),
         Column("QUANT", 5, extra=True),
         Column("REVISION", 6, extra=True),
         Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
-    return format_table(columns, [_make_model_row(model) for model in models], max_width=max_width)
+    return format_table(columns, [_make_model_row(model, survey=survey) for model in models], max_width=max_width)
 
 
-def _make_model_row(model: LocalModelView) -> list[str]:
+def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
     shortest, *others = _sort_aliases(model) or [""]
     return [
         shortest,
@@ -51,6 +52,7 @@ def _make_model_row(model: LocalModelView) -> list[str]:
         format_size(model.size) if model.files else "",
         running_views.format_state(model),
         model.kind,
+        *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
         cli_format.format_age(model.last_used) or "never",
         model.quant,
         _format_revision(model),
@@ -60,6 +62,21 @@ def _make_model_row(model: LocalModelView) -> list[str]:
 
 def _sort_aliases(model: LocalModelView) -> list[str]:
     return sorted(model.aliases, key=len)
+
+
+def _format_update(model: LocalModelView) -> str:
+    words = {True: "available", False: "up to date"}
+    return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
+
+
+def render_totals(survey: LibrarySurvey) -> str:
+    """Return the number and size of the models of a survey, and the space that removing all of them frees."""
+    count = len(survey.models)
+    return (
+        f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size)} on the disk, "
+        f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
+        f"{survey.outdated} with an update, {survey.unknown} unknown."
+    )
 
 
 def _format_revision(model: LocalModelView) -> str:
@@ -103,6 +120,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("Context", cli_format.format_tokens(facts.context_length)),
             ("Chat template", _describe_template(model)),
             ("Input", ", ".join(("text", *facts.modalities)) if facts.modalities else None),
+            ("Left out", "\n".join(model.left_out)),
             ("Licence", facts.license or str(model.hub.get("license") or "")),
             ("Base model", ", ".join(facts.base_models)),
             ("Added", cli_format.format_date(model.added)),
@@ -188,6 +206,9 @@ def render_removal(removed: Removal) -> str:
     lines += [f"  {path}" for path in removed.files]
     lines += [f"  kept: {path}" for path in removed.kept]
     lines.append(f"{'Freed' if removed.done else 'Would free'} {format_size(removed.freed_bytes)}.")
+    if removed.llm_default:
+        verb = "was" if removed.done else "is"
+        lines.append(f"It {verb} llm's default model. Choose another one: {removed.llm_default}")
     return "\n".join(lines)
 
 
@@ -197,7 +218,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}\n{usage}"
+    left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
+    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
 
 
 def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
@@ -366,7 +388,7 @@ def render_mirror(url: str, served: Mapping[str, int], hidden: Sequence[str], *,
     return "\n".join(lines)
 
 
-def render_stored_files(files: Sequence[StoredFile], max_width: int | None) -> str:
+def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> str:
     """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
     if not files:
         return "Nothing is stored."

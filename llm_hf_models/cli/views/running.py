@@ -98,11 +98,11 @@ def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_othe
     names = sorted(set(server.names.values()))
     lines = [
         f"Serving {', '.join(names)} through an OpenAI-compatible API.",
-        f"OPENAI_BASE_URL={url}/v1",
+        f"export OPENAI_BASE_URL={url}/v1",
         *cli_format.explain_wildcard_host(url),
     ]
     if not key_given:
-        lines.append(f"OPENAI_API_KEY={server.key}")
+        lines.append(f"export OPENAI_API_KEY={server.key}")
     if open_to_others:
         lines.append("Anyone who can reach this address and knows the key can use these models. Nothing is encrypted.")
     return "\n".join([*lines, "Press Ctrl-C to stop."])

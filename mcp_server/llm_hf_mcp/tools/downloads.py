@@ -14,13 +14,14 @@ from llm_hf_mcp.answers import build_result, call, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
-from llm_hf_mcp.results import GetDownloadsResult
+from llm_hf_mcp.results import GetDownloadsResult, Totals
 from llm_hf_mcp.tools.hub import Confirm, Cursor, Wait
+from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_models.agent_library import PreparedChange
 from llm_hf_models.types import DownloadChange, DownloadVerb
 
 MAX_ROWS = 1000
-MAX_NOTES = 20  # newest entries of a log
+NOTES = {"short": 1, "normal": 10, "full": 20}  # newest entries of a log
 Id = Annotated[int, Field(ge=1, le=2**53, description="The id that hf_download_model returned")]
 
 
@@ -32,6 +33,7 @@ async def get_downloads(
     wait_seconds: Wait = 0,
     limit: Annotated[int, Field(ge=1, le=50, description="Maximum number of rows per page")] = 20,
     cursor: Cursor = None,
+    verbosity: Verbosity = "normal",
 ) -> CallToolResult:
     """Show unfinished downloads, including the user's own, or one download by its id with its log.
 
@@ -39,15 +41,18 @@ async def get_downloads(
     meanwhile. Use this instead of repeated calls.
     """
     if id is None:
-        rows, after = select_page(
-            await call(library.downloads, include_finished=finished, limit=MAX_ROWS), cursor, limit=limit
-        )
-        found = GetDownloadsResult(rows, after)
+        every = await call(library.downloads, include_finished=finished, limit=MAX_ROWS)
+        rows, after = select_page(every, cursor, limit=limit, kind="downloads", level=verbosity)
+        totals = {"downloads": Totals(len(every), len(rows), sum(row.total_bytes for row in every))}
+        found = GetDownloadsResult(rows, after, totals=totals)
     else:
         row = await call(library.get_download, id)
         row = await wait_for_download(ctx, library, row, wait_seconds)
-        found = GetDownloadsResult((row,), log=(await call(library.get_download_log, id))[-MAX_NOTES:])
-    return build_result(found, rendering.format_downloads)
+        log = await call(library.get_download_log, id)
+        shown = log[-NOTES[verbosity] :]
+        totals = {"downloads": Totals(1, 1, row.total_bytes), "log": Totals(len(log), len(shown))}
+        found = GetDownloadsResult((row,), log=shown, totals=totals)
+    return build_result(found, rendering.format_downloads, verbosity)
 
 
 async def prepare_control(library: OpenLibrary, id: int, action: DownloadVerb) -> PreparedChange[DownloadChange]:  # noqa: A002

@@ -16,7 +16,9 @@ from llm_hf_mcp.answers import build_result, call, decode_cursor, measure_room, 
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
-from llm_hf_mcp.results import DownloadModelResult, GetModelResult, InspectGgufResult, SearchModelsResult
+from llm_hf_mcp.results import DownloadModelResult, GetModelResult, InspectGgufResult, SearchModelsResult, Totals
+from llm_hf_mcp.time_limit import PLAN_SECONDS
+from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_mcp.vocabulary import understand_count, understand_license, understand_task
 from llm_hf_models.agent_library import PreparedChange
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
@@ -73,6 +75,7 @@ async def search_models(
     ] = "trending",
     limit: Annotated[int, Field(ge=1, le=50, description="Maximum number of rows per page")] = 20,
     cursor: Cursor = None,
+    verbosity: Verbosity = "normal",
 ) -> CallToolResult:
     """Search the Hugging Face Hub for models that llama.cpp can run (GGUF repos).
 
@@ -92,9 +95,11 @@ async def search_models(
             limit=min(decode_cursor(cursor) + limit + 1, MAX_ROWS),
         )
     whole = await call(library.search, query, filters, fits=fits)
-    rows, after = select_page(whole.results, cursor, limit=limit)
-    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, after is not None, after)
-    return build_result(found, rendering.format_search)
+    every = whole.results if verbosity == "full" else [replace(row, tags=()) for row in whole.results]
+    rows, after = select_page(every, cursor, limit=limit, kind="results", level=verbosity)
+    totals = Totals(None if after else len(whole.results), len(rows))
+    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, bool(after), after, {"results": totals})
+    return build_result(found, rendering.format_search, verbosity)
 
 
 async def get_model(
@@ -106,6 +111,7 @@ async def get_model(
         bool, Field(description="Include the model card, which is untrusted text by the repo's owner")
     ] = False,
     cursor: Cursor = None,
+    verbosity: Verbosity = "normal",
 ) -> CallToolResult:
     """Show one repo on the Hub: its quantizations, which of them fit this machine, licence, access, scans.
 
@@ -113,12 +119,19 @@ async def get_model(
     """
     info = await call(library.info, repo, revision=revision, card=card and cursor is None)
     rows = (*info.variants, *(info.files if files else ()))
-    rest = replace(info, variants=(), files=())
-    page, after = select_page(rows, cursor, limit=MAX_PARTS, room=measure_room(rest))
+    totals = {name: Totals(len(part), 0, sum(row.size for row in part))
+              for name, part in (("variants", info.variants), ("files", info.files))}  # fmt: skip
+    rest = GetModelResult(**vars(replace(info, variants=(), files=())), totals=totals)
+    room = measure_room(rest, verbosity)
+    page, after = select_page(rows, cursor, limit=MAX_PARTS, room=room, kind="variants", level=verbosity)
     variants = tuple(row for row in page if isinstance(row, VariantInfo))
-    shown = replace(rest, variants=variants, files=tuple(row for row in page if isinstance(row, HubFile)))
-    found = GetModelResult(**vars(shown), next_cursor=after)
-    return build_result(found, rendering.format_model)
+    shown_files = tuple(row for row in page if isinstance(row, HubFile))
+    totals = {
+        "variants": replace(totals["variants"], shown=len(variants)),
+        "files": replace(totals["files"], shown=len(shown_files)),
+    }
+    found = replace(rest, variants=variants, files=shown_files, next_cursor=after, totals=totals)
+    return build_result(found, rendering.format_model, verbosity)
 
 
 async def inspect_gguf(
@@ -142,14 +155,16 @@ async def inspect_gguf(
     refuse_path(model)
     seen = await call(library.inspect, model, metadata=metadata, tensors=tensors, template=template and cursor is None)
     pairs, all_tensors = tuple((seen.metadata or {}).items()), seen.tensors or ()
-    rest = replace(seen, metadata=None, tensors=None)
+    totals = {"metadata": Totals(len(pairs), 0)} if metadata else {}
+    totals |= {"tensors": Totals(len(all_tensors), 0)} if tensors else {}
+    rest = InspectGgufResult(**vars(replace(seen, metadata=None, tensors=None)), totals=totals)
     page, after = select_page((*pairs, *all_tensors), cursor, limit=MAX_PARTS, room=measure_room(rest))
-    shown = replace(
-        rest,
-        metadata=dict(row for row in page if isinstance(row, tuple)) if metadata else None,
-        tensors=tuple(row for row in page if isinstance(row, TensorView)) if tensors else None,
-    )
-    return build_result(InspectGgufResult(**vars(shown), next_cursor=after), rendering.format_inspection)
+    shown_pairs = {row[0]: row[1] for row in page if isinstance(row, tuple)} if metadata else None
+    shown_tensors = tuple(row for row in page if isinstance(row, TensorView)) if tensors else None
+    counts = {"metadata": len(shown_pairs or ()), "tensors": len(shown_tensors or ())}
+    totals = {name: replace(one, shown=counts[name]) for name, one in totals.items()}
+    found = replace(rest, metadata=shown_pairs, tensors=shown_tensors, next_cursor=after, totals=totals)
+    return build_result(found, rendering.format_inspection)
 
 
 def refuse_path(name: str) -> None:
@@ -176,7 +191,7 @@ async def prepare_download(
 ) -> PreparedChange[PullPlan]:
     """Plan the download."""
     options = PullOptions(revision=revision, mmproj=vision, aliases=tuple(aliases))
-    return await call(library.prepare_download, ref, options)
+    return await call(library.prepare_download, ref, options, draft_after=PLAN_SECONDS)
 
 
 PreparedDownload = Annotated[PreparedChange[PullPlan], Resolve(prepare_download)]
@@ -207,17 +222,19 @@ async def download_model(
 
     If `ref` has no quantization, the best one that fits is chosen. It returns a download id at once, or after at most
     wait_seconds. The download continues in the background, even if this host exits. Follow it with hf_get_downloads,
-    then call hf_run_prompt. Repeating the call continues the same download; nothing is downloaded twice. To only
-    look at a model, use hf_get_model.
+    then call hf_run_prompt. If the Hub is slow, the download is queued before the file's header is read; the state
+    `planning` means that this is being done in the background. Repeating the call continues the same download; nothing
+    is downloaded twice. To only look at a model, use hf_get_model.
     """
     del ref, revision, vision, aliases, confirm  # used by prepare_download and ask_before_download
     change, plan = await record_answer(library, change, answer), change.subject
     if plan.already_complete:
         await call(library.pull, change)
-        now = DownloadModelResult(None, await call(library.show, str(plan.model_id)))
+        now = DownloadModelResult(None, await call(library.show, str(plan.model_id)), plan.note)
     else:
         row = await call(library.enqueue, change)
         row = await wait_for_download(ctx, library, row, wait_seconds)
         is_complete = row.state == "done" and plan.model_id is not None
-        now = DownloadModelResult(row, await call(library.show, str(plan.model_id)) if is_complete else None)
+        model = await call(library.show, str(plan.model_id)) if is_complete else None
+        now = DownloadModelResult(row, model, plan.note)
     return build_result(now, rendering.format_pull)

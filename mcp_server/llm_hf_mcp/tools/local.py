@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import anyio
 from mcp.server.mcpserver import Context
@@ -15,12 +18,15 @@ from mcp_types import CallToolResult
 from pydantic import Field
 
 from llm_hf_mcp import rendering
-from llm_hf_mcp.answers import build_result, call, select_page
+from llm_hf_mcp.answers import build_result, call, measure_room, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, remember_consent, request_agreement
+from llm_hf_mcp.foreign_text import MAX_KEYS, measure
 from llm_hf_mcp.library_access import OpenLibrary
-from llm_hf_mcp.progress import CALL_SECONDS, HashingProgress, report_hashing
-from llm_hf_mcp.results import EditAliasesResult, ListModelsResult, VerifyModelResult
+from llm_hf_mcp.progress import HashingProgress, report_hashing
+from llm_hf_mcp.results import EditAliasesResult, ListModelsResult, Totals, VerifyModelResult
+from llm_hf_mcp.time_limit import CALL_SECONDS, RESERVED_SECONDS, count_seconds_left
 from llm_hf_mcp.tools.hub import Confirm, Cursor
+from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange
 from llm_hf_models.models.types import LocalModelView, Removal
 
@@ -28,6 +34,8 @@ Name = Annotated[
     str, Field(max_length=1000, description="A local model's id, alias or repo, as shown by hf_list_models")
 ]
 Alias = Annotated[str, Field(max_length=100)]
+MAX_EQUAL_NOTES = 3
+LIST_RESERVED_CHARS = 400  # for the next step and the labels of a list of models
 
 
 async def list_models(
@@ -35,21 +43,49 @@ async def list_models(
     name: Annotated[
         str, Field(max_length=200, description="Only models with this text in their id, aliases or repo")
     ] = "",
-    limit: Annotated[int, Field(ge=1, le=50, description="Maximum number of rows per page")] = 20,
+    sort: Annotated[
+        Literal["newest", "unused", "largest"],
+        Field(description="newest: by the date of the download; unused: the longest unused first; largest: by size"),
+    ] = "newest",
+    limit: Annotated[int, Field(ge=1, le=50, description="Maximum number of rows per page")] = 30,
     cursor: Cursor = None,
+    verbosity: Verbosity = "normal",
 ) -> CallToolResult:
-    """List the models on this machine, newest first, with the results of the checks of each model.
+    """List the models on this machine: size, last use, whether the Hub has an update, the space that deleting frees.
 
-    The checks (digest, structure, Hub scan, load test) are separate facts with dates. None of them means that a model
-    is safe. Use it before hf_download_model: the model may be on this machine already.
+    Use it before hf_download_model: the model may be on this machine already. `verbosity="full"` adds the checks of
+    each model (digest, structure, Hub scan, load test), of which `normal` shows only unusual results. They are separate
+    facts with dates, and none of them means that a model is safe. `update_available` is null if that is unknown;
+    `update_note` or a warning has the reason. `freed_bytes` of a row is for deleting only that model, and that of the
+    answer for deleting all that match. Times are in Unix seconds.
     """
-    every = await call(library.list)
-    wanted = [
-        model for model in every if any(name.casefold() in one.casefold() for one in rendering.list_names([model]))
-    ]
-    models, after = select_page(wanted, cursor, limit=limit)
-    found = ListModelsResult(models, after)
-    return build_result(found, partial(rendering.format_local_models, total=len(every)))
+    survey = await call(library.survey, name)
+    models, warnings = (survey.models, []) if verbosity == "full" else _group_notes(survey.models)
+    wanted = sorted(models, key=_SORT_KEYS[sort])
+    totals = {"models": Totals(len(wanted), 0, survey.size)}
+    rest = ListModelsResult((), survey.freed_bytes, survey.outdated, survey.unknown, totals=totals)
+    room = measure_room(rest, verbosity, reserved=LIST_RESERVED_CHARS + measure(warnings))
+    rows, after = select_page(wanted, cursor, limit=limit, room=room, kind="models", level=verbosity)
+    totals = {"models": replace(totals["models"], shown=len(rows))}
+    found = replace(rest, models=rows, next_cursor=after, totals=totals)
+    return build_result(
+        found, partial(rendering.format_local_models, name=name, level=verbosity, warnings=warnings), verbosity
+    )
+
+
+def _group_notes(rows: Sequence[LocalModelView]) -> tuple[tuple[LocalModelView, ...], list[str]]:
+    """Replace the reasons that many rows share, such as an unreachable Hub, by warnings."""
+    counts = Counter(row.update_note for row in rows if row.update_note)
+    shared = {note: count for note, count in counts.items() if count > MAX_EQUAL_NOTES}
+    warnings = [f"update_available is unknown for {count} models: {note}." for note, count in shared.items()]
+    return tuple(replace(row, update_note=None) if row.update_note in shared else row for row in rows), warnings
+
+
+_SORT_KEYS: dict[str, Callable[[LocalModelView], float]] = {
+    "newest": lambda model: -model.added,
+    "unused": lambda model: model.last_used or model.added,
+    "largest": lambda model: -model.size,
+}
 
 
 async def verify_model(
@@ -67,14 +103,13 @@ async def verify_model(
     model is quarantined and hf_run_prompt refuses it. For a large model one call may be too short: the checks then
     continue in the background, and hf_list_models shows their results.
     """
-    try:
-        with anyio.fail_after(CALL_SECONDS):
-            verification = await _verify(ctx, library, name, load=load)
-    except TimeoutError:
+    with anyio.move_on_after(count_seconds_left() - RESERVED_SECONDS) as scope:
+        verification = await _verify(ctx, library, name, load=load)
+    if scope.cancelled_caught:
         raise ToolError(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
             f"Next: call hf_list_models(name={name!r}) later for the results with their dates."
-        ) from None
+        )
     return build_result(verification, rendering.format_verification)
 
 
@@ -143,15 +178,15 @@ async def run_prompt(
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {key: value for key, value in options.items() if value is not None}
     try:
-        with anyio.fail_after(CALL_SECONDS):
+        with anyio.move_on_after(count_seconds_left() - RESERVED_SECONDS) as scope:
             response = await call(library.prompt, change, prompt, system=system, options=given, stop=stop)
-    except TimeoutError:
+    finally:
+        stop.set()
+    if scope.cancelled_caught:
         raise ToolError(
             f"{change.subject.model_id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
             "max_tokens (the model may be loaded by now), or choose a smaller model."
-        ) from None
-    finally:
-        stop.set()
+        )
     return build_result(response, rendering.format_response)
 
 
@@ -204,7 +239,9 @@ async def edit_aliases(
             raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
     if add or remove:
         model = await call(library.change_aliases, model.model_id, add=add, remove=remove)
-    now = EditAliasesResult(model.model_id, dict.fromkeys(model.aliases, model.model_id))
+    count = len(model.aliases)
+    totals = {"aliases": Totals(count, min(count, MAX_KEYS))}
+    now = EditAliasesResult(model.model_id, dict.fromkeys(model.aliases, model.model_id), totals)
     return build_result(now, rendering.format_names)
 
 

@@ -162,8 +162,8 @@ def test_row_shows_the_error_until_bytes_move_again(hub: HubServer, monkeypatch:
             break
     wait_until(lambda: bool(library.get_download(row.id).error), message="the next error was not recorded")
     reported = library.get_download(row.id)
-    assert "next try in" in str(reported.error)
-    assert "next try in" in downloads_views.render_downloads([reported], None)
+    assert "retrying in" in str(reported.error)
+    assert "retrying in" in downloads_views.render_downloads([reported], None)
     assert downloads_views.make_event(reported).kind == "waiting"
     hub.clear()
     hub.fault(Stall(after=50_000), on=FILE, side="storage", times=None)

@@ -12,7 +12,7 @@ import pytest
 from llm_hf_models import Library
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import InterruptedByUserError
-from llm_hf_models.hub import tokens
+from llm_hf_models.hub import encrypted_token, tokens
 from tests.conftest import Home
 from tests.support.commands import run, run_json
 from tests.support.downloads import FILE, STALL_AFTER, count_weights_sent, find_workers, follow_to_end, wait_for_state
@@ -35,6 +35,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         server.add_token(TOKEN, access=[REPO])
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         monkeypatch.setenv("LLM_HF_DISK_RESERVE", "0")
+        monkeypatch.setenv("LLM_HF_UNLOCK_SECONDS", "0")
         assert tokens.store_token(TOKEN, ask_passphrase=lambda: PASSPHRASE) == "encrypted file"
         yield server
 
@@ -42,6 +43,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 def make_plan(hub: HubServer) -> PullPlan:
     """Return the plan of a user, and forget the requests for the header."""
     plan = Library(ask_passphrase=lambda: PASSPHRASE).plan(REPO)
+    encrypted_token.lock()
     hub.forget_requests()
     return plan
 

@@ -30,7 +30,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import FlipBit, HubServer, Stall, run_hub, stall_after
+from tests.support.hub_server import FlipBit, Headers, HubServer, Stall, run_hub, stall_after
 
 REPO = "tests/tiny-GGUF"
 FILE = "tiny-Q4_K_M.gguf"
@@ -89,6 +89,13 @@ def test_huggingface_hub_uses_the_configured_certificates(home: Home, tmp_path: 
         assert done.stdout.strip() == MODEL, done.stderr
         (agent,) = list_agents(hub)
         assert "hf_hub/" in agent
+
+
+@pytest.mark.parametrize("header", ["X-Repo-Commit", "X-Linked-Etag"])
+def test_file_whose_headers_are_missing_is_fetched_and_verified(hub: HubServer, header: str) -> None:
+    hub.fault(Headers({header: "", "ETag": ""}), on=f"/{FILE}", side="hub", times=None)
+    assert Library().pull(REPO).model_id == MODEL
+    assert Library().verify(MODEL).matches
 
 
 def test_flipped_bit_from_huggingface_hub_is_refused_and_refetched(hub: HubServer) -> None:

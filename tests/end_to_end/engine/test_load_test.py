@@ -154,6 +154,17 @@ def test_control_sequences_are_removed_from_the_output(tmp_path: Path) -> None:
     assert not set("\x1b\u202e") & set(result.output)
 
 
+def test_projector_is_loaded_with_its_model(tmp_path: Path) -> None:
+    model, fitting = ggufs.tiny_chat(tmp_path / "m.gguf", sees=True), ggufs.tiny_mmproj(tmp_path / "mmproj.gguf")
+    assert load_test.run_load_test(model, CHAT, mmproj=fitting).verdict == "loads"
+    strange = ggufs.tiny_mmproj(tmp_path / "strange.gguf", width=128)
+    result = load_test.run_load_test(model, CHAT, mmproj=strange)
+    assert result.verdict == "fails"
+    assert "mismatch between text model (n_embd = 64) and mmproj (n_embd = 128)" in result.reason
+    with pytest.raises(MissingFileError):
+        load_test.run_load_test(model, CHAT, mmproj=tmp_path / "none.gguf")
+
+
 def test_missing_file_and_projector_are_refused_before_a_start(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         load_test.run_load_test(tmp_path / "gone.gguf", CHAT)

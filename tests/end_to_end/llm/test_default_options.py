@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.downloads.plan_types import PullOptions
-from llm_hf_models.errors import BadInputError, EngineLostError, NameTakenError
+from llm_hf_models.errors import BadInputError, EngineLostError, EngineRequestError, NameTakenError
 from llm_hf_models.inference.options import SAMPLING_DEFAULTS
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import remote_endpoints
@@ -458,3 +458,11 @@ def test_endpoint_with_an_invalid_response_is_down_with_a_reason(status: int, bo
     assert health is not None
     assert not health.up
     assert problem in str(health.problem)
+
+
+def test_prompt_of_the_python_api_has_the_stored_options_and_its_own_advice() -> None:
+    run("set", "tiny", "json_object", "on", "context", "512")
+    assert Library().prompt("tiny", "hello", options={"max_tokens": 20}).text.lstrip().startswith("{")
+    with pytest.raises(EngineRequestError, match="the context holds 512") as caught:
+        Library().prompt("tiny", "word " * 3000)
+    assert "-o" not in str(caught.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from click.testing import Result
 from openai import OpenAI
 
+from llm_hf_models.library.records import LocalFile
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
@@ -125,6 +127,21 @@ def test_relay_forwards_images(red_image: str) -> None:
     assert done.choices[0].message.content == ggufs.RED_ANSWER
 
 
+def test_projector_of_another_model_is_named_by_prompts_and_tests(tiny_library: TinyLibrary) -> None:
+    """A version without this check has registered it."""
+    model = ggufs.tiny_chat(tiny_library.files / "stranger.F16.gguf", seed=9)
+    projector = ggufs.tiny_mmproj(tiny_library.files / "mmproj-stranger.gguf", width=128)
+    registered = tiny_library.add("hf/tiny/stranger:F16", model, aliases=("stranger",))
+    with tiny_library.open_db() as db:
+        strange = LocalFile(projector.name, "mmproj", projector.stat().st_size, str(projector), sha256="e" * 64)
+        db.register(replace(registered, files=(*registered.files, strange)))
+    refused = run_llm("-m", "stranger", "hi", code=1).stderr
+    assert "The projector mmproj-stranger.gguf may belong to another model" in refused
+    assert "llm hf pull tiny/stranger:F16 --no-mmproj" in refused
+    tested = json.loads(run("test", "stranger", "--json", code=1).stdout)
+    assert "mismatch between text model" in tested["result"]["reason"]
+
+
 # Imports
 
 
@@ -160,6 +177,21 @@ def test_projector_next_to_several_models_is_matched_by_name(tmp_path: Path) -> 
     assert list_roles(run("import", tmp_path / "see-F16.gguf", "-q", "--json")) == ["weights"]
     assert list_roles(run("import", tmp_path / "tell-F16.gguf", "-q", "--json")) == ["weights", "mmproj"]
     assert list_roles(run("import", tmp_path / "tell-F16.gguf", "-q", "--json", "--no-mmproj")) == ["weights"]
+
+
+@pytest.mark.usefixtures("empty_library")
+def test_projector_of_another_model_is_not_imported(tmp_path: Path) -> None:
+    model, strange = ggufs.tiny_chat(tmp_path / "see.F16.gguf"), tmp_path / "mmproj-F16.gguf"
+    ggufs.tiny_mmproj(strange, width=128)
+    done = run("import", model)
+    why = "made for a model of width 128, and this model has width 64"
+    assert f"Left out mmproj-F16.gguf: {why}." in done.stderr
+    assert why in run("show", "see").stdout
+    assert list_roles(run("import", model, "-q", "--json")) == ["weights"]
+    refused = run("import", model, "--mmproj", strange, code=2)
+    assert f"mmproj-F16.gguf is the projector of another model\nIt is {why}." in refused.stderr
+    ggufs.tiny_mmproj(tmp_path / "mmproj-F32.gguf")
+    assert list_roles(run("import", model, "-q", "--json")) == ["weights", "mmproj"]
 
 
 @pytest.mark.usefixtures("empty_library")

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import llm
 import pytest
+from click.testing import Result
 from llm.parts import ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_hf_models import paths
@@ -237,6 +238,33 @@ def test_json_cut_by_max_tokens_is_an_error() -> None:
     assert result.exit_code == 1
     assert "cut off before its JSON was complete" in result.stderr
     assert "max_tokens is 1" in result.stderr
+
+
+@pytest.mark.parametrize("model", ["dog", "base"])
+def test_schema_that_the_engine_can_not_enforce_is_refused_or_checked(model: str) -> None:
+    def prompt(pattern: str, code: int) -> Result:
+        schema = json.dumps({"type": "object", "properties": {"name": {"type": "string", "pattern": pattern}}})
+        return run_llm("-m", model, "--schema", schema, "a dog", "-o", "max_tokens", "40", code=code)
+
+    for pattern in ("[", "^(?=R).*$"):
+        assert (
+            f"The schema's pattern {pattern} can't be enforced\n#/properties/name/pattern: "
+            in prompt(pattern, 1).stderr
+        )
+    if model == "dog":
+        failed = prompt(r"^\d{3}$", 1)
+        assert "The engine can't enforce these parts of the schema: #/properties/name/pattern." in failed.stderr
+        assert r"$.name: 'Rex' does not match the pattern ^\d{3}$" in failed.stderr
+        assert json.loads(prompt(r"^\w+$", 0).stdout) == {"name": "Rex"}
+
+
+@pytest.mark.parametrize("kept", [("grammar", 'root ::= "no"'), ("json_object", "on")])
+def test_option_of_a_prompt_replaces_a_stored_one_with_its_effect(kept: tuple[str, str]) -> None:
+    run("set", "dog", *kept)
+    run("set", "tiny", *kept)
+    assert json.loads(get_output("-m", "dog", "--schema", "name,", "a dog")) == {"name": "Rex"}
+    assert get_output("-m", "dog", "-o", "grammar", 'root ::= "yes"', "a dog") == "yes"
+    assert get_output("-m", "tiny", "--functions", FUNCTION, "the weather?") == ggufs.TOOL_ANSWER
 
 
 def test_endpoint_that_ignores_the_schema_is_reported(tiny_library: TinyLibrary) -> None:

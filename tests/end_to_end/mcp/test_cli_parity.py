@@ -35,7 +35,7 @@ MOVING = {
     "freshness", "updated", "last_used", "free_memory", "disk_free", "cache_bytes", "at", "load_seconds", "peak_memory",
     "tokens_per_second", "seconds_left", "bytes_per_second", "fetched_bytes",
 }  # fmt: skip
-NOTES = {"next_cursor", "untrusted", "warnings", "next_step"}  # of tools, which commands don't print
+NOTES = {"next_cursor", "totals", "untrusted", "warnings", "next_step"}  # of tools, which commands don't print
 
 
 async def run_command(*words: str, codes: Collection[int] = (0,)) -> Any:
@@ -64,15 +64,20 @@ async def read_resource(client: Client, uri: str) -> Any:
 @run_async
 async def test_every_tool_returns_the_json_of_its_command() -> None:
     visited: set[str] = set()
+    full = {"verbosity": "full"}
     async with connect_stdio("--allow-delete") as client:
 
         async def tool(name: str, /, **arguments: Any) -> Any:
             visited.add(name)
             return drop_changing_fields(await call_tool(client, name, **arguments))
 
-        assert await tool("hf_search_models", query="tiny", fits=True) == await run_command("search", "tiny", "--fits")
-        assert await tool("hf_search_models", query="xyzzy") == await run_command("search", "xyzzy")
-        assert await tool("hf_get_model", repo=REPO, files=True, card=True) == await run_command("info", REPO, "--card")
+        assert await tool("hf_search_models", query="tiny", fits=True, **full) == await run_command(
+            "search", "tiny", "--fits"
+        )
+        assert await tool("hf_search_models", query="xyzzy", **full) == await run_command("search", "xyzzy")
+        assert await tool("hf_get_model", repo=REPO, files=True, card=True, **full) == await run_command(
+            "info", REPO, "--card"
+        )
         everything = {"metadata": True, "tensors": True, "template": True}
         seen = await tool("hf_inspect_gguf", model=REPO, **everything)
         printed = await run_command("inspect", REPO, "--metadata", "--tensors", "--template")
@@ -81,13 +86,15 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         pulled = await tool("hf_download_model", ref=REPO, wait_seconds=45)
         assert pulled["model"] == await run_command("show", LOCAL)
         assert [pulled["download"]] == await run_command("downloads", "--all")
-        assert (await tool("hf_get_downloads", finished=True))["downloads"] == await run_command("downloads", "--all")
-        alone = await tool("hf_get_downloads", id=pulled["download"]["id"])
+        assert (await tool("hf_get_downloads", finished=True, **full))["downloads"] == await run_command(
+            "downloads", "--all"
+        )
+        alone = await tool("hf_get_downloads", id=pulled["download"]["id"], **full)
         assert (alone["downloads"], alone["log"]) == (
             await run_command("downloads", "--all"),
             (await run_command("downloads", "log", str(pulled["download"]["id"])))[-20:],
         )
-        assert (await tool("hf_list_models"))["models"] == await run_command("list")
+        assert (await tool("hf_list_models", **full))["models"] == await run_command("list", "--updates")
         assert await read_resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await run_command("show", LOCAL)
         info = await run_command("info", REPO)
         assert await read_resource(client, f"hf://models/{REPO}") == {**info, "files": []}
@@ -128,7 +135,9 @@ async def test_long_lists_come_in_pages_that_add_up() -> None:
         for limit in (1, 4, 50):
             rows, cursor = [], None
             while True:
-                page = await call_tool(client, "hf_get_downloads", finished=True, limit=limit, cursor=cursor)
+                page = await call_tool(
+                    client, "hf_get_downloads", finished=True, limit=limit, cursor=cursor, verbosity="full"
+                )
                 assert len(page["downloads"]) <= limit
                 rows += page["downloads"]
                 cursor = page["next_cursor"]
@@ -151,7 +160,9 @@ async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
     shown, cursor, pages = [], None, 0
     async with connect_stdio() as client:
         while pages == 0 or cursor:
-            result = await client.call_tool("hf_get_model", {"repo": "owner/many-GGUF", "cursor": cursor})
+            result = await client.call_tool(
+                "hf_get_model", {"repo": "owner/many-GGUF", "cursor": cursor, "verbosity": "full"}
+            )
             assert result.structured_content is not None
             assert len(json.dumps(result.structured_content)) < 10_000
             assert len(get_text(result)) < 10_000

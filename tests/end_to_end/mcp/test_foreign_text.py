@@ -122,7 +122,7 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited(era: Era) 
 async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
     async with connect_stdio() as client:
         for result in (
-            await client.call_tool("hf_search_models", {"query": "hostile"}),
+            await client.call_tool("hf_search_models", {"query": "hostile", "verbosity": "full"}),
             await client.call_tool("hf_get_model", {"repo": REPO}),
         ):
             found: Any = result.structured_content
@@ -203,11 +203,11 @@ async def test_resources_about_a_hostile_repo_are_clean_and_limited() -> None:
 def list_text_fields(schema: Any, name: str = "") -> Iterator[str]:
     """Yield the names of the fields with free text."""
     if isinstance(schema, dict):
-        if schema.get("type") == "string" and schema.get("format") != "date-time":
+        if schema.get("type") == "string":
             yield name
         for key, one in schema.get("properties", {}).items():
             yield from list_text_fields(one, key)
-        for one in (*schema.get("anyOf", ()), *schema.get("prefixItems", ()), *schema.get("$defs", {}).values()):
+        for one in (*schema.get("anyOf", ()), *schema.get("$defs", {}).values()):
             yield from list_text_fields(one, name)
         yield from list_text_fields(schema.get("items"), name)
         yield from list_text_fields(schema.get("additionalProperties"), name)

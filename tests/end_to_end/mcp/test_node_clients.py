@@ -110,7 +110,7 @@ def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home:
     assert (listed.returncode, listed.stderr) == (0, "")
     assert len(json.loads(listed.stdout)["tools"]) == 12
     called = run_node(node, *inspector, "--method", "tools/call", "--tool-name", "hf_list_models", *server)
-    assert json.loads(called.stdout)["structuredContent"]["models"][0]["repo"] == REPO
+    assert json.loads(called.stdout)["structuredContent"]["models"][0]["model_id"] == f"hf/{REPO}:Q4_K_M"
 
 
 @pytest.mark.parametrize("revision", NOT_PASSED)

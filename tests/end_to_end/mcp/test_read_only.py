@@ -102,6 +102,25 @@ async def test_reading_changes_no_file_and_starts_no_worker(
     assert [event.kind for event in Library().follow(number)][-1] == "done"
 
 
+@run_async
+async def test_lost_worker_is_restarted_by_a_change_and_not_by_reading(hub: HubServer, home: Home) -> None:
+    number = leave_a_download_without_a_worker(hub)
+    before = snapshot(home.llm)
+    async with connect_stdio() as client:
+        for arguments in ({}, {"id": number, "wait_seconds": 45}):
+            result = await client.call_tool("hf_get_downloads", arguments)
+            assert result.structured_content["downloads"][0]["needs_worker"]
+            assert f"hf_control_download(id={number}, action='resume') continues it." in get_text(result)
+            assert "`llm hf downloads`" in get_text(result)
+        await client.read_resource(f"hf://downloads/{number}")
+        assert snapshot(home.llm) == before
+        assert not worker.is_running()
+        row = await call_tool(client, "hf_control_download", id=number, action="resume")
+        assert not row["needs_worker"]
+        done = await call_tool(client, "hf_get_downloads", id=number, wait_seconds=40)
+    assert done["downloads"][0]["state"] == "done"
+
+
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_reading_creates_no_library(home: Home) -> None:

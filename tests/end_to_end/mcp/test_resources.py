@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import pytest
@@ -61,6 +62,31 @@ async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> Non
         shown = json.loads(await read(client, "hf://downloads/1"))
         assert shown["download"]["state"] == "done"
         assert shown["log"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.usefixtures("pulled")
+@run_async
+async def test_local_model_is_found_by_any_spelling_of_its_uri(era: Era) -> None:
+    Library().add_alias(LOCAL, "team/best:v1")
+    names = (LOCAL, LOCAL.upper(), REPO, "tiny", "team/best:v1")
+    async with connect_stdio(era=era) as client:
+        for name in names:
+            for spelling in {name, quote(name), quote(name, safe=""), quote(name, safe=":")}:
+                assert json.loads(await read(client, f"hf://library/{spelling}"))["model_id"] == LOCAL, spelling
+        for uri in (f"hf://models/{REPO}", f"hf://models/{quote(REPO, safe='')}"):
+            assert json.loads(await read(client, uri))["id"] == REPO
+        assert await read(client, f"hf://models/{quote(REPO, safe='')}/card")
+
+
+@pytest.mark.usefixtures("pulled")
+@run_async
+async def test_subscription_follows_any_spelling_of_a_uri() -> None:
+    Library().add_alias(LOCAL, "team/best")
+    for uri in (LOCAL_URI, f"hf://library/{LOCAL}", "hf://library/team/best", "hf://library/team%2Fbest"):
+        async with connect_stdio() as client, client.listen(resource_subscriptions=[uri]) as received:
+            with anyio.fail_after(60):
+                await anext(received)
 
 
 @pytest.mark.usefixtures("hub")

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 from llm_hf_mcp import server
+from llm_hf_mcp.time_limit import RESERVED_SECONDS
 from mcp import Client
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from llm_hf_models.hub import tokens
+from llm_hf_models.hub import encrypted_token, tokens
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import mcp_hub
@@ -96,7 +97,7 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert "tiny" in names["aliases"]
         assert "small" not in names["aliases"]
         (local,) = (await call_tool(client, "hf_list_models", name="tiny"))["models"]
-        assert (local["state"], local["quant"]) == ("ready", "Q4_K_M")
+        assert (local["state"], local["model_id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
         again = await call_tool(client, "hf_download_model", ref=REPO)
         assert again["download"] is None
         assert again["model"]["model_id"] == local["model_id"]
@@ -241,11 +242,11 @@ async def test_text_from_others_is_sanitized_and_labelled() -> None:
 @run_async
 async def test_call_that_would_take_too_long_names_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     Library().pull(f"{REPO}:Q8_0")
-    monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 0.0)
+    monkeypatch.setattr("llm_hf_mcp.time_limit.CALL_SECONDS", RESERVED_SECONDS)
     async with Client(server.build_server()) as client:
         assert "hf_list_models(name='tiny')" in await call_refused(client, "hf_verify_model", name="tiny")
         assert "fewer max_tokens" in await call_refused(client, "hf_run_prompt", name="tiny", prompt="Hello")
-        monkeypatch.setattr("llm_hf_mcp.tools.local.CALL_SECONDS", 60.0)
+        monkeypatch.setattr("llm_hf_mcp.time_limit.CALL_SECONDS", 60.0)
         proof = await call_tool(client, "hf_verify_model", name="tiny", load=False)
     assert proof["digest"]["matches"]
     assert proof["load_test"] is None
@@ -316,9 +317,10 @@ async def test_gated_repo_asks_before_it_uses_the_token(
         assert "llm hf login" in words
         assert "No tool accepts" in words
     tokens.store_token(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
+    encrypted_token.lock()
     async with connect_stdio(era=era) as client:
         words = await call_refused(client, "hf_download_model", ref="owner/closed-GGUF")
-        assert "ask the user to fix it. The stored token is encrypted" in words
+        assert "Unlock the stored token: ask the user to run `llm hf whoami`." in words
         assert "LLM_HF_PASSPHRASE" in words
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_stranger"))
     async with connect_stdio(era=era) as client:
@@ -355,7 +357,7 @@ async def test_unverified_files_run_only_with_consent(tmp_path: Path) -> None:
 async def test_read_only_server_offers_no_tool_that_changes_anything() -> None:
     async with connect_stdio("--read-only", "--allow-delete") as client:
         assert {tool.name for tool in (await client.list_tools()).tools} == LOOKING
-        assert "Unknown tool" in await call_refused(client, "hf_download_model", ref=REPO)
+        assert "is not offered" in await call_refused(client, "hf_download_model", ref=REPO)
         assert (await call_tool(client, "hf_search_models", query="tiny"))["results"]
 
 

@@ -19,6 +19,7 @@ import pytest
 from llm_hf_models.errors import InvalidGgufError, SlowHeaderError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.header import GgufHeader, read_header
+from llm_hf_models.gguf.projectors import explain_mismatch
 from llm_hf_models.gguf.types import FILE_TYPES, REMOVED_TENSOR_TYPES, TENSOR_TYPES, ArrayInfo, StringInfo
 from tests.support import gguf_oracle, ggufs
 from tests.support.raw_gguf import array, entry, gguf, tensor, text
@@ -90,6 +91,22 @@ def test_kind_of_a_model_is_read_from_its_header(tmp_path: Path, suffix: str, ki
 def test_mmproj_lists_its_modalities(tmp_path: Path) -> None:
     assert read(ggufs.tiny_mmproj(tmp_path / "v.gguf")).facts.modalities == ("image",)
     assert read(ggufs.tiny_mmproj(tmp_path / "a.gguf", audio=True)).facts.modalities == ("audio",)
+
+
+def test_mmproj_lists_the_widths_of_models_that_it_fits(tmp_path: Path) -> None:
+    model = read(ggufs.tiny_chat(tmp_path / "m.gguf")).facts
+    assert model.projection_widths == ()
+    own = read(ggufs.tiny_mmproj(tmp_path / "own.gguf")).facts
+    strange = read(ggufs.tiny_mmproj(tmp_path / "strange.gguf", width=128)).facts
+    legacy = read(ggufs.tiny_mmproj(tmp_path / "legacy.gguf", legacy_dimension=96)).facts
+    strange_legacy = read(ggufs.tiny_mmproj(tmp_path / "old.gguf", width=128, legacy_dimension=96)).facts
+    assert own.projection_widths == (64,)
+    assert explain_mismatch(model, own) is None
+    assert explain_mismatch(model, legacy) is None
+    assert explain_mismatch(model, strange) == "made for a model of width 128, and this model has width 64"
+    assert explain_mismatch(model, strange_legacy) == "made for a model of another width, and this model has width 64"
+    assert explain_mismatch(model, model) == "not a projector, by its header"
+    assert explain_mismatch(ModelFacts(), strange) is None
 
 
 @pytest.mark.parametrize(

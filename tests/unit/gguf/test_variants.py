@@ -188,6 +188,15 @@ def test_projector_belongs_to_the_model_it_names_or_is_next_to() -> None:
         "g-12b-Q4_K_M.gguf": "g-12b-mmproj.gguf",
         "g-1b-Q8_0.gguf": None,
     }
+    by_words = group_variants(
+        make_files(
+            "g-1-Q8_0.gguf", "G_3.5_4b-Q8_0.gguf", "mmproj-BF16.gguf", "mmproj-g-12b-F16.gguf", "mmproj-g-3-5-4b.gguf"
+        )
+    )
+    assert {variant.files[0]: variant.mmproj for variant in by_words} == {
+        "g-1-Q8_0.gguf": "mmproj-g-12b-F16.gguf",  # the name of no model in the repo
+        "G_3.5_4b-Q8_0.gguf": "mmproj-g-3-5-4b.gguf",
+    }
     by_folder = {
         variant.files[0]: variant.mmproj
         for variant in group_variants(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from huggingface_hub import scan_cache_dir, snapshot_download
 
 from llm_hf_models.errors import NotWritableError
-from llm_hf_models.hub.cache_files import delete_cached_files, scan_cache
+from llm_hf_models.hub.cache_files import CachedFile, delete_cached_files, scan_cache
 from tests.conftest import Home
 from tests.support import hub_repos
 from tests.support.hub_repos import FILES, REPO, WEIGHTS
@@ -18,6 +19,10 @@ from tests.support.hub_server import HubServer
 server = hub_repos.server
 
 # The cache on this machine
+
+
+def locate(files: Iterable[CachedFile]) -> set[Path]:
+    return {file.location for file in files}
 
 
 @pytest.fixture
@@ -74,10 +79,10 @@ def test_rest_of_a_damaged_repo_is_read_and_freed(cached: Path, damage: str) -> 
     assert scan_cache_dir(cached).warnings, "huggingface_hub itself skips the repo"
     assert [file for file in scan_cache(cached) if file.repo == REPO] == kept
     weights = [file for file in kept if file.path == "tiny-Q4_K_M.gguf"]
-    assert delete_cached_files(cached, weights[:1]) == 0
+    assert delete_cached_files(cached, locate(weights[:1])) == 0
     assert weights[1].location.read_bytes() == WEIGHTS
-    assert delete_cached_files(cached, weights[1:], dry_run=True) == len(WEIGHTS)
-    assert delete_cached_files(cached, weights[1:]) == len(WEIGHTS)
+    assert delete_cached_files(cached, locate(weights[1:]), dry_run=True) == len(WEIGHTS)
+    assert delete_cached_files(cached, locate(weights[1:])) == len(WEIGHTS)
     assert not weights[1].blob.exists()
     assert {file.path for file in scan_cache(cached) if file.repo == REPO} == {file.path for file in kept} - {
         weights[0].path
@@ -90,7 +95,7 @@ def test_files_stored_in_the_snapshot_itself_are_freed(cached: Path) -> None:
     file.blob.rename(file.location)
     (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
     assert file.blob == file.location
-    assert delete_cached_files(cached, [file]) == len(b"GGUF other")
+    assert delete_cached_files(cached, locate([file])) == len(b"GGUF other")
     assert not file.location.exists()
 
 
@@ -101,7 +106,7 @@ def test_shared_blob_loses_only_the_link_of_the_repo(cached: Path) -> None:
     file.blob.rename(shared)
     file.blob.symlink_to(shared)
     (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
-    delete_cached_files(cached, [file])
+    delete_cached_files(cached, locate([file]))
     assert not file.blob.is_symlink()
     assert shared.read_bytes() == b"GGUF other"
 
@@ -109,17 +114,25 @@ def test_shared_blob_loses_only_the_link_of_the_repo(cached: Path) -> None:
 def test_blob_is_freed_with_its_last_user(cached: Path) -> None:
     weights = [file for file in scan_cache(cached) if file.path == "tiny-Q4_K_M.gguf"]
     assert len(weights) == 2
-    assert delete_cached_files(cached, weights[:1]) == 0
+    assert delete_cached_files(cached, locate(weights[:1])) == 0
     assert weights[1].location.read_bytes() == WEIGHTS
-    assert delete_cached_files(cached, weights[1:]) == len(WEIGHTS)
+    assert delete_cached_files(cached, locate(weights[1:])) == len(WEIGHTS)
     assert not weights[1].blob.exists()
     assert not scan_cache_dir(cached).warnings
+
+
+def test_hard_link_elsewhere_keeps_the_data(cached: Path, tmp_path: Path) -> None:
+    (file,) = (file for file in scan_cache(cached) if file.repo.name == "other")
+    os.link(file.blob, tmp_path / "copy.gguf")
+    assert delete_cached_files(cached, locate([file]), dry_run=True) == 0
+    assert delete_cached_files(cached, locate([file])) == 0
+    assert (tmp_path / "copy.gguf").read_bytes() == b"GGUF other"
 
 
 def test_dry_run_counts_and_removes_nothing(cached: Path) -> None:
     files = scan_cache(cached)
     sizes = {file.blob: file.size for file in files}
-    assert delete_cached_files(cached, files, dry_run=True) == sum(sizes.values())
+    assert delete_cached_files(cached, locate(files), dry_run=True) == sum(sizes.values())
     assert scan_cache(cached) == files
 
 
@@ -128,7 +141,7 @@ def test_emptied_repo_leaves_no_trace(cached: Path) -> None:
     ref = cached / "models--acme--other/refs/llm-hf" / other[0].commit
     ref.parent.mkdir(parents=True)
     ref.write_text(other[0].commit)
-    assert delete_cached_files(cached, other) == len(b"GGUF other")
+    assert delete_cached_files(cached, locate(other)) == len(b"GGUF other")
     assert not (cached / "models--acme--other").exists()
     assert not scan_cache_dir(cached).warnings
 
@@ -136,7 +149,7 @@ def test_emptied_repo_leaves_no_trace(cached: Path) -> None:
 def test_emptied_commit_is_removed_and_the_other_kept(cached: Path, server: HubServer) -> None:
     old = server.list_repos()[2].commit
     gone = [file for file in scan_cache(cached) if file.commit == old]
-    delete_cached_files(cached, gone)
+    delete_cached_files(cached, locate(gone))
     left = scan_cache(cached)
     assert {file.commit for file in left if file.repo == REPO} == {server.list_repos()[1].commit}
     assert all(file.location.exists() for file in left)
@@ -146,7 +159,7 @@ def test_emptied_commit_is_removed_and_the_other_kept(cached: Path, server: HubS
 def test_files_of_other_tools_in_the_repo_are_never_removed(cached: Path) -> None:
     partial = cached / "models--acme--other/blobs/abc.incomplete"
     partial.write_bytes(b"half")
-    delete_cached_files(cached, [file for file in scan_cache(cached) if file.repo.name == "other"])
+    delete_cached_files(cached, {file.location for file in scan_cache(cached) if file.repo.name == "other"})
     assert partial.read_bytes() == b"half"
     assert not scan_cache_dir(cached).warnings
 
@@ -158,6 +171,6 @@ def test_cache_of_another_user_gives_a_clear_error(cached: Path) -> None:
     for folder in folders:
         folder.chmod(0o500)
     with pytest.raises(NotWritableError, match="Can't remove"):
-        delete_cached_files(cached, files)
+        delete_cached_files(cached, locate(files))
     for folder in folders:
         folder.chmod(0o700)

@@ -205,8 +205,8 @@ def test_token_goes_only_to_the_host_of_the_hub(server: HubServer) -> None:
         hub = make_client(server, TOKEN)
         hub.search("tiny", SearchFilters())
         hub.fetch_card(REPO, "main")
-        with pytest.raises(HubUnavailableError):
-            hub.locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
+        location = hub.locate(REPO, RepoFile("tiny-Q4_K_M.gguf"), "main")
+        assert (location.headers.get("authorization"), location.etag) == (None, None)
         assert other.count() == 3
         assert not [request for request in other.requests if "authorization" in request.headers]
         assert all(request.headers["authorization"] == f"Bearer {TOKEN}" for request in server.requests)
@@ -475,20 +475,8 @@ def test_late_response_within_the_limit_is_used(server: HubServer) -> None:
     assert make_client(server, timeout=5).fetch_details(REPO).id == str(REPO)
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        b"{}",
-        b"[]",
-        b'{"id":"a/b"}',
-        b'{"id":"a/b","sha":"../../etc"}',
-        b'{"id":"a/b","sha":"%s","siblings":[{"rfilename":"x","size":1,"blobId":"../x"}]}' % (b"a" * 40),
-        b'{"id":"a/b","sha":"%s","siblings":[{"rfilename":"x","lfs":{"sha256":"..","size":1}}]}' % (b"a" * 40),
-        b'{"id":"a/b","sha":"%s","siblings":[{"rfilename":"x","size":-1,"blobId":"%s"}]}' % (b"a" * 40, b"b" * 40),
-        b'{"id":"a/b","sha":"%s","siblings":[{"rfilename":"x"}]}' % (b"a" * 40),
-    ],
-)
-def test_digests_and_sizes_are_parsed_strictly(server: HubServer, answer: bytes) -> None:
+@pytest.mark.parametrize("answer", [b"{}", b"[]", b'{"id":"a/b"}', b'{"id":"a/b","sha":"../../etc"}', b"not json"])
+def test_details_without_a_commit_are_refused(server: HubServer, answer: bytes) -> None:
     server.fault(Status(200, body=answer))
     with pytest.raises(HubUnavailableError, match="returned an invalid response"):
         make_client(server).fetch_details(REPO)
@@ -499,13 +487,6 @@ def test_unsafe_name_is_skipped_and_the_rest_kept(server: HubServer) -> None:
     evil = replace(served.files[0], path="../../evil")
     server.change_repo(served, files=(*served.files, evil))
     assert [file.path for file in make_client(server).fetch_details(REPO).files] == [file.path for file in served.files]
-
-
-def test_invalid_metadata_of_one_repo_does_not_break_a_list(server: HubServer) -> None:
-    server.add_repo("acme/odd", {"x.gguf": b"GGUF"}, gguf={"total": "many", "context_length": True, "architecture": 5})
-    rows = {row.id: row for row in make_client(server).search("", SearchFilters())}
-    assert (rows["acme/odd"].parameters, rows["acme/odd"].architecture) == (None, None)
-    assert rows[str(REPO)].parameters == 135_000_000
 
 
 JSON = st.recursive(
@@ -522,7 +503,10 @@ JSON = st.recursive(
 @given(body=JSON | st.binary(max_size=40))
 def test_any_response_is_parsed_or_refused(body: object) -> None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    for read in (responses.parse_summaries, responses.parse_details, responses.parse_account):
+    with suppress(HubUnavailableError):
+        responses.parse_details(data, "hub", REPO)
+    readers = (responses.parse_summaries, responses.parse_account, responses.parse_tree, responses.parse_scans)
+    for read in (*readers, responses.parse_revision_names):
         with suppress(HubUnavailableError):
             read(data, "hub")
 

@@ -4,6 +4,8 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from keyring.errors import KeyringLocked, PasswordDeleteError
 from keyring.util import platform_
 
 from llm_hf_models.errors import KeychainError
-from llm_hf_models.hub import tokens
+from llm_hf_models.hub import encrypted_token, tokens
 from tests.conftest import Home
 from tests.support.commands import run_process
 
@@ -48,6 +50,16 @@ class LockedKeychain(Keychain):
 
     def set_password(self, service: str, username: str, password: str) -> None:  # noqa: ARG002
         raise RuntimeError(f"no D-Bus for {password}")
+
+
+class SilentKeychain(Keychain):
+    """A keychain that never responds, such as a locked one that waits for a dialog which nobody can see."""
+
+    def get_password(self, service: str, username: str) -> str | None:  # noqa: ARG002
+        threading.Event().wait()
+        return None
+
+    set_password = get_password  # type: ignore[assignment]
 
 
 class PlaintextKeyring(Keychain):
@@ -136,19 +148,20 @@ def test_encrypted_file_is_private() -> None:
         tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
     finally:
         os.umask(before)
-    assert stat.S_IMODE(tokens.encrypted_token_path().stat().st_mode) == 0o600
+    assert stat.S_IMODE(encrypted_token.get_path().stat().st_mode) == 0o600
 
 
 def test_same_token_is_encrypted_differently_each_time() -> None:
     found = set()
     for _ in range(2):
         tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
-        found.add(tokens.encrypted_token_path().read_bytes())
+        found.add(encrypted_token.get_path().read_bytes())
     assert len(found) == 2
 
 
 def test_wrong_passphrase_is_refused() -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
+    encrypted_token.lock()
     with pytest.raises(KeychainError, match="passphrase") as caught:
         tokens.find_token(lambda: "wrong guess")
     assert TOKEN not in str(caught.value)
@@ -158,7 +171,7 @@ def test_wrong_passphrase_is_refused() -> None:
 def test_empty_passphrase_stores_nothing() -> None:
     with pytest.raises(KeychainError, match="requires a passphrase"):
         tokens.store_token(TOKEN, ask_passphrase=lambda: "")
-    assert not tokens.encrypted_token_path().exists()
+    assert not encrypted_token.get_path().exists()
 
 
 def test_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,6 +183,7 @@ def test_script_gives_the_passphrase_in_the_environment(monkeypatch: pytest.Monk
 
 def test_missing_passphrase_prompt_leaves_the_file_alone(home: Home) -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
+    encrypted_token.lock()
     assert tokens.find_token(None) is None
     (home.hf_home / "token").write_text(OTHER)
     assert tokens.find_token(None) == tokens.Token(OTHER, "hf CLI")
@@ -178,18 +192,18 @@ def test_missing_passphrase_prompt_leaves_the_file_alone(home: Home) -> None:
 @pytest.mark.parametrize("at", [0, 14, 15, 30, 31, 42, 43, 60, -1])
 def test_file_with_one_wrong_bit_is_refused(at: int) -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
-    data = bytearray(tokens.encrypted_token_path().read_bytes())
+    data = bytearray(encrypted_token.get_path().read_bytes())
     data[at] ^= 1
-    tokens.encrypted_token_path().write_bytes(data)
+    encrypted_token.get_path().write_bytes(data)
     with pytest.raises(KeychainError):
         tokens.find_token(lambda: "open sesame")
 
 
 def test_file_of_another_length_is_refused() -> None:
     tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame")
-    whole = tokens.encrypted_token_path().read_bytes()
+    whole = encrypted_token.get_path().read_bytes()
     for data in (b"", whole[:10], whole[:43], whole[:-1], whole + b"\0", TOKEN.encode()):
-        tokens.encrypted_token_path().write_bytes(data)
+        encrypted_token.get_path().write_bytes(data)
         with pytest.raises(KeychainError):
             tokens.find_token(lambda: "open sesame")
 
@@ -199,7 +213,7 @@ def test_keychain_replaces_an_encrypted_token(keychain: Keychain) -> None:
     tokens.store_token(OTHER, ask_passphrase=lambda: "open sesame")
     keyring.set_keyring(keychain)
     tokens.store_token(TOKEN, ask_passphrase=refuse_to_ask)
-    assert not tokens.encrypted_token_path().exists()
+    assert not encrypted_token.get_path().exists()
     assert tokens.find_token(refuse_to_ask) == tokens.Token(TOKEN, "keychain")
 
 
@@ -216,6 +230,26 @@ def test_failing_keychain_falls_back_to_the_file() -> None:
     keyring.set_keyring(LockedKeychain())
     assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
     assert tokens.find_token(lambda: "open sesame") == tokens.Token(TOKEN, "encrypted file")
+
+
+def test_keychain_that_never_responds_is_left_out(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llm_hf_models.hub.keychain.RESPONSE_SECONDS", 0.2)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    keyring.set_keyring(SilentKeychain())
+    notes: list[str] = []
+    assert tokens.find_token(refuse_to_ask, notes.append) is None
+    assert "keychain did not respond" in tokens.suggest_token_fix(None)
+    (home.hf_home / "token").write_text(OTHER)
+    start = time.monotonic()
+    for _ in range(20):
+        assert tokens.find_token(refuse_to_ask, notes.append) == tokens.Token(OTHER, "hf CLI")
+    assert time.monotonic() - start < 2, "it is not called again at once"
+    assert len(notes) == 1
+    assert tokens.store_token(TOKEN, ask_passphrase=lambda: "open sesame") == "encrypted file"
+    assert tokens.find_token(refuse_to_ask) == tokens.Token(TOKEN, "encrypted file")
+    with pytest.raises(KeychainError, match="did not respond"):
+        tokens.remove_stored_token()
+    assert not encrypted_token.exists()
 
 
 def test_token_is_not_in_its_repr() -> None:

@@ -94,11 +94,19 @@ def test_model_is_found_by_id_alias_repo_or_name_unless_ambiguous(db: Database) 
         db.get_model("owner/name")
 
 
+def test_model_is_found_by_other_spellings_and_by_its_file(db: Database) -> None:
+    half = db.register(make_model("owner/half", quant="F16", aliases=("h", "h:F16"))).model_id
+    name = db.get_model(half).files[0].path
+    for text in ("owner/half:fp16", "hf://owner/half:FP16", "https://huggingface.co/owner/half:f16", "H:fp16", name):
+        assert db.find_model(text).model_id == half
+    for text in ("F16", "owner/half:Q8_0", "owner/half:F", "other/half:F16"):
+        with pytest.raises(UnknownModelError):
+            db.find_model(text)
+
+
 def test_removing_a_model_removes_its_files_aliases_and_checks(db: Database, path: Path) -> None:
-    kept = db.register(make_model("owner/kept"))
+    db.register(make_model("owner/kept"))
     gone = db.register(make_model(aliases=("x",), checks=(Check("scan", "safe", 1.0),)))
-    assert db.list_used_locations(exclude_model=gone.model_id) == {kept.files[0].location}
-    assert len(db.list_used_locations()) == 2
     db.remove_model(gone.model_id)
     with sqlite3.connect(path) as raw:
         assert [raw.execute(f"select count(*) from {table}").fetchone()[0] for table in ("aliases", "checks")] == [0, 0]

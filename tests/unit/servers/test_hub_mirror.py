@@ -52,6 +52,10 @@ def ask(
 RESOLVE = f"/acme/tiny-GGUF/resolve/{COMMIT}/tiny-Q4_K_M.gguf"
 
 
+def test_name_in_other_capitals_is_answered_with_the_repos_own(api: HfApi) -> None:
+    assert api.model_info("ACME/Tiny-gguf").id == "acme/tiny-GGUF"
+
+
 def test_search_matches_words_of_the_name_in_any_order_and_case(api: HfApi) -> None:
     assert [row.id for row in api.list_models(search="gguf TINY")] == ["acme/tiny-GGUF"]
     assert not list(api.list_models(search="tiny nothing"))

@@ -1,0 +1,50 @@
+"""Compare the local models with the Hub and with each other: which have updates, and what removing them frees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+
+from llm_hf_models.context import Context
+from llm_hf_models.library.records import LocalModel
+from llm_hf_models.models import local_models, updates
+from llm_hf_models.models.local_files import RemovalPlanner
+from llm_hf_models.models.types import LibrarySurvey
+
+
+def survey(context: Context, text: str) -> LibrarySurvey:
+    """Return the local models with `text` in their id or in an alias, newest first."""
+    with context.open_database() as db:
+        every = db.list_models()
+    wanted = text.casefold()
+    models = [each for each in every if any(wanted in name.casefold() for name in (each.model_id, *each.aliases))]
+    states, planner = updates.find_updates(context, models), RemovalPlanner(every)
+    views = tuple(
+        replace(
+            local_models.make_view(model),
+            update_available=states[model.model_id].available,
+            update_note=states[model.model_id].note,
+            freed_bytes=planner.count_freed_bytes([model]),
+        )
+        for model in models
+    )
+    return LibrarySurvey(
+        views,
+        size=_measure_size(models),
+        freed_bytes=planner.count_freed_bytes(models),
+        outdated=sum(view.update_available is True for view in views),
+        unknown=sum(view.update_available is None for view in views),
+    )
+
+
+def _measure_size(models: Iterable[LocalModel]) -> int:
+    """Return the bytes of the models' files on the disk. Data that they share counts once."""
+    sizes = {}
+    for location in {file.location for model in models for file in model.files}:
+        try:
+            found = os.stat(location)  # noqa: PTH116 - faster than Path
+        except (OSError, ValueError):
+            continue
+        sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())
