@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_hf_models.cli import output
+from llm_hf_models.cli import output, usage_errors
 from llm_hf_models.errors import BadInputError, HfModelsError
 from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
@@ -89,6 +89,16 @@ class HfGroup(click.Group):
             return super().invoke(ctx)
         except (HfModelsError, KeyboardInterrupt) as error:
             raise click.exceptions.Exit(output.print_error(error)) from None
+        except click.UsageError as error:
+            raise usage_errors.wrap_message(error) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. The error for an unknown one suggests another."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(usage_errors.explain_unknown_command(args[0], self.commands), ctx)
+        return super().resolve_command(ctx, args)
 
 
 def open_library(*, uses_hub: bool = False) -> Library:

@@ -13,6 +13,7 @@ from typing import TextIO
 
 import click
 
+from llm_hf_models.cli.layout import wrap_words
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, StorageError
 from llm_hf_models.redaction import redact
 from llm_hf_models.system.json_values import to_json
@@ -24,6 +25,7 @@ MAX_CARD_CHARS = 200_000
 SHORT_SECONDS = 0.5  # work of this length needs no note
 NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another window
 MAX_NOTICE_CHARS = 200
+DEFAULT_WIDTH = 80  # columns of a terminal that does not report its size
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
 DELETE = "\x7f"  # the one control character that JSON does not escape in ASCII text
 INTERRUPTED = "Interrupted; run the same command to continue."
@@ -74,14 +76,15 @@ def _discard_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """Print a note for the user on stderr. If stderr can't be written, ignore that."""
+    """Print a note for the user on stderr, wrapped at words. If stderr can't be written, ignore that."""
     waiting_note.cancel()
     _write_note(text)
 
 
 def _write_note(text: str) -> None:
     with suppress(OSError):
-        click.echo(_replace_unencodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+        wrapped = wrap_words(text, get_width(sys.stderr))
+        click.echo(_replace_unencodable(wrapped, sys.stderr), err=True, color=has_colour(sys.stderr))
 
 
 class _WaitingNote:
@@ -157,11 +160,21 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def get_width() -> int | None:
-    """Return the width in columns (COLUMNS or the terminal's), or None (no limit) if stdout is not a terminal."""
-    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdecimal():
+def get_width(stream: TextIO | None = None) -> int | None:
+    """Return the width in columns (COLUMNS or the terminal's), or None (no limit) if the stream is not a terminal.
+
+    Args:
+        stream: stdout if None.
+    """
+    stream = stream or sys.stdout
+    if os.environ.get("COLUMNS", "").isdecimal():
         return shutil.get_terminal_size().columns
-    return None
+    if not is_terminal(stream):
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    except OSError:
+        return DEFAULT_WIDTH
 
 
 def print_error(error: HfModelsError | KeyboardInterrupt) -> int:

@@ -26,7 +26,7 @@ from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
-from llm_hf_models.hub.types import RepoDetails, RepoSummary
+from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
 from llm_hf_models.inference.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
@@ -45,9 +45,11 @@ from llm_hf_models.models.variant_choice import (
     list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
-from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.text import clean_text, find_similar_word
 
 GENERATION_CONFIG = "generation_config.json"
+GGUF_SUFFIX = "-GGUF"  # of the names of most repos; it would make any two of them similar
+MAX_SUGGESTED = 100  # repos among which a similar name is looked for
 _BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -107,6 +109,7 @@ def fetch_repo(
     try:
         details, freshness = fetch_details(context, ref, refresh=refresh)
     except RepoNotFoundError as error:
+        error.hint = f"{_suggest_repo(context, ref.repo)}{error.hint or ''}"
         raise _add_local_model(context, ref, error) from None
     repo, silent = RepoId.parse(details.id), replace(context, notify=None)
 
@@ -193,6 +196,19 @@ def refuse_local_name(context: Context, text: str) -> None:
 
 def _suggest_use(model: LocalModel) -> str:
     return f"Use it: {'llm embed' if model.facts.kind == 'embedding' else 'llm'} -m {model.model_id}."
+
+
+def _suggest_repo(context: Context, repo: RepoId) -> str:
+    """Return the start of a hint with a repo of a similar name: of the same owner, else of another one."""
+    filters = SearchFilters(library=None, author=repo.owner, sort="downloads", limit=MAX_SUGGESTED)
+    with suppress(HfModelsError):
+        for query, narrowed in (("", filters), (repo.name, replace(filters, author=None))):
+            # The most downloaded repo comes first, and replaces others of the same name.
+            rows = reversed(context.hub().search(query, narrowed))
+            known = {row.id.partition("/")[2].removesuffix(GGUF_SUFFIX): row.id for row in rows}
+            if near := find_similar_word(repo.name.removesuffix(GGUF_SUFFIX), known):
+                return f"Did you mean {known[near]!r}? "
+    return ""
 
 
 def _add_local_model(context: Context, ref: ModelRef, error: RepoNotFoundError) -> RepoNotFoundError:

@@ -282,7 +282,7 @@ def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
             f"{details.id} has no GGUF files, and the Hub lists no GGUF conversion of it",
             hint=f"Search for one by name: llm hf search {details.id.partition('/')[2]}",
         )
-    listed = "\n".join(f"  {row.id}  ({row.downloads or 0} downloads a month)" for row in conversions)
+    listed = "\n".join(f"  {row.id}  ({row.downloads or 0:,} downloads a month)" for row in conversions)
     return NoGgufError(
         f"{details.id} has no GGUF files",
         cause=f"GGUF conversions of it on the Hub:\n{listed}",

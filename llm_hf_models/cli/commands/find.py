@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from llm_hf_models.cli import output
+from llm_hf_models.cli.format import format_more
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     COUNT,
@@ -131,7 +132,7 @@ def search(query: tuple[str, ...], library: str, fits: bool, refresh: bool, as_j
     elif page.results:
         output.emit(hub_views.render_search(page, output.get_width()))
         if page.more:
-            output.note(f"There are more results than these {len(page.results)}. Raise --limit to see them.")
+            output.note(format_more(len(page.results)))
         _note_freshness(hub_views.render_freshness(page.freshness))
     else:
         output.note(hub_views.render_no_results(page))

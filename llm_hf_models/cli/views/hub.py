@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.layout import Column, format_fields, format_table
+from llm_hf_models.cli.layout import Column, format_fields, format_table, wrap_words
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
@@ -126,8 +126,8 @@ def render_info(found: ModelInfo, max_width: int | None) -> str:
     if found.variants:
         parts.append(_render_variants(found.variants, max_width))
     if found.choice_reason:
-        parts.append(f"A plain pull chooses {clean_text(found.choice_reason)}")
-    parts += [f"Note: {clean_text(line)}" for line in found.notes]
+        parts.append(wrap_words(f"A plain pull chooses {clean_text(found.choice_reason)}", max_width))
+    parts += [wrap_words(f"Note: {clean_text(line)}", max_width) for line in found.notes]
     return "\n\n".join(parts)
 
 

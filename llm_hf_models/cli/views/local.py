@@ -239,7 +239,7 @@ def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
         [
             engine.model_id,
             format_size(engine.memory) if engine.memory else "",
-            str(engine.context),
+            cli_format.format_number(engine.context),
             cli_format.format_age(engine.started),
             cli_format.format_age(engine.last_used),
             f"{engine.tokens_per_second:.1f} tokens/s" if engine.tokens_per_second else "",
@@ -348,7 +348,7 @@ def render_settings(every: Sequence[SettingView], max_width: int | None) -> str:
         Column("SOURCE", 1),
         Column("DESCRIPTION", 2, min_width=60, wrap=True, below=True),
     ]
-    rows = [[one.key, cli_format.format_setting(one.value), one.source, one.description] for one in every]
+    rows = [[one.key, cli_format.format_setting(one.value, one.unit), one.source, one.description] for one in every]
     return format_table(columns, rows, max_width=max_width)
 
 
@@ -356,9 +356,9 @@ def render_setting(one: SettingView, max_width: int | None) -> str:
     """Return one setting with its source, default and description."""
     return format_fields(
         [
-            (one.key, cli_format.format_setting(one.value)),
+            (one.key, cli_format.format_setting(one.value, one.unit)),
             ("Source", one.source),
-            ("Default", cli_format.format_setting(one.default)),
+            ("Default", cli_format.format_setting(one.default, one.unit)),
             ("Values", one.accepts),
             ("Description", one.description),
         ],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.system.units import format_duration, format_range
+from llm_hf_models.system.units import format_range
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import EndpointHealth, ModelDefault
@@ -46,7 +45,7 @@ def render_sampling(found: Sequence[SamplingValue], max_width: int | None) -> st
     rows = [
         [
             one.key,
-            "no limit" if one.value is None else _format_number_or_json(one.value),
+            "no limit" if one.value is None else cli_format.format_value(one.value),
             format_range(one.minimum, one.maximum),
             one.source,
         ]
@@ -57,17 +56,15 @@ def render_sampling(found: Sequence[SamplingValue], max_width: int | None) -> st
 
 def _format_value(one: ModelDefault) -> str:
     if one.key == "template":
-        return f"{len(one.value)} characters"
-    if one.key == "keep_alive" and one.value > 0:
-        return format_duration(one.value)
+        return f"{len(one.value):,} characters"
+    if one.key == "keep_alive":
+        return cli_format.format_setting(one.value, "seconds")
     if isinstance(one.value, str):
         text = clean_text(one.value, MAX_VALUE_CHARS + 1)
         return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
-    return cli_format.format_setting(one.value) if isinstance(one.value, bool) else _format_number_or_json(one.value)
-
-
-def _format_number_or_json(value: Any) -> str:  # noqa: ANN401 - an option's value has any JSON type
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    if isinstance(one.value, bool):
+        return cli_format.format_setting(one.value)
+    return cli_format.format_value(one.value)
 
 
 def format_state(model: LocalModelView) -> str:

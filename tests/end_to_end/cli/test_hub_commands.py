@@ -108,6 +108,38 @@ def test_search_says_if_there_are_more_results(hub: HubServer) -> None:
     assert len(run_json("search", "--limit", "2")["results"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("owner/tinny-GGUF", "owner/tiny-GGUF"),
+        ("OWNER/tiny", "owner/tiny-GGUF"),
+        ("ower/tiny-gguf", "owner/tiny-GGUF"),
+        ("owner/quite-different-GGUF", None),
+    ],
+)
+@pytest.mark.usefixtures("repo")
+def test_unknown_repo_suggests_a_similar_one(typed: str, suggested: str | None) -> None:
+    for command in ("pull", "info"):
+        error = run(command, typed, code=1).stderr
+        assert "has no public repo" in error
+        assert ("Did you mean" in error) == (suggested is not None)
+        assert suggested is None or f"Did you mean {suggested!r}?" in error
+
+
+@pytest.mark.usefixtures("repo")
+def test_unknown_quantization_suggests_a_similar_one() -> None:
+    assert "Did you mean 'Q4_K_M'?" in run("pull", f"{REPO}:Q4_K_X", code=1).stderr
+
+
+@pytest.mark.usefixtures("repo")
+def test_list_of_downloads_says_if_there_are_more() -> None:
+    for quant in ("Q8_0", "Q4_K_M"):
+        run("pull", f"{REPO}:{quant}", "-q")
+    assert "more results than these 1." in run("downloads", "--all", "--limit", "1").stderr
+    assert run("downloads", "--all", "--limit", "2").stderr == ""
+    assert len(run_json("downloads", "--all", "--limit", "1")) == 1
+
+
 @pytest.mark.usefixtures("repo")
 def test_search_marks_variants_that_are_installed() -> None:
     run("pull", f"{REPO}:Q8_0", "-q")

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
+import click
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import layout, output
 from llm_hf_models.cli.layout import Column
 from llm_hf_models.cli.progress import LINE_SECONDS, ProgressBars, ProgressLines, show_progress
+from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
@@ -232,7 +234,7 @@ def test_info_shows_each_variant_and_the_recommended_one() -> None:
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)
     assert re.search(r"Q4_K_M +4\.2 GB +9 B +yes +yes +needs 5\.2 GB", text)
     assert "A plain pull chooses Q4_K_M: the best that fits" in text
-    for said in ("yes, with tools", "40960 tokens", "auto", "Ask for access on the page.", "no issue reported", "mit"):
+    for said in ("yes, with tools", "40,960 tokens", "auto", "Ask for access on the page.", "no issue reported", "mit"):
         assert said in text
 
 
@@ -258,7 +260,8 @@ def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
 
 def test_show_lists_each_fact_with_its_date() -> None:
     at = datetime(2026, 3, 1, 12, tzinfo=timezone.utc).timestamp()
-    day = datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
+    day = cli_format.format_date(at)
+    assert re.fullmatch(r"2026-03-0[12] \d\d:\d\d (UTC|[+-]\d\d:\d\d)", day)
     checks = (
         Check("digest", "matches", at, {"repo": "o/n", "commit": "c" * 40}),
         Check("scan", "not reported", at),
@@ -271,6 +274,35 @@ def test_show_lists_each_fact_with_its_date() -> None:
     assert f"Structure      valid, {day}\n               warning: odd alignment" in text
     assert "errors" not in text, "the newest fact of a kind counts"
     assert "safe" not in text
+
+
+@pytest.mark.parametrize(
+    ("zone", "shown"), [("UTC", "2026-03-01 12:00:05 UTC"), ("Asia/Kolkata", "2026-03-01 17:30:05 +05:30")]
+)
+def test_times_have_a_zone(zone: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        at = datetime(2026, 3, 1, 12, 0, 5, tzinfo=timezone.utc)
+        assert cli_format.format_time(at.timestamp()) == shown
+        assert cli_format.format_date(at) == shown.replace(":05 ", " ")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_metadata_is_rounded_and_arrays_are_summarised() -> None:
+    values = {
+        "small": 9.999999747378752e-06, "whole": 1000000.0, "count": 262144, "flag": True, "text": "llama",
+        "few": [1, 2.5, "a"], "many": ["<unk>", *range(999)], "skipped": {"type_name": "string", "length": 151936},
+        "long": {"length": 1_000_000}, "nested": [[1, 2], [3]],
+    }  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in gguf_views.render_metadata(values, None).splitlines()[1:])
+    assert rows == {
+        "small": "1e-05", "whole": "1,000,000", "count": "262,144", "flag": "true", "text": "llama",
+        "few": '[1, 2.5, "a"]', "many": '1,000 values: "<unk>", 0, 1, 2, 3, 4, …',
+        "skipped": "151,936 values of type string", "long": "text of 1,000,000 bytes", "nested": "[[1, 2], [3]]",
+    }  # fmt: skip
 
 
 def test_each_kind_of_model_names_its_command() -> None:
@@ -310,6 +342,17 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
     text = capsys.readouterr()
     assert text.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
     assert text.out == ""
+
+
+def test_notes_and_errors_wrap_at_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    path = "/a/path/that/is/longer/than/the/terminal"
+    output.print_error(HfModelsError("a message of more than thirty cells", cause=f"see {path}", hint="  two\n  lines"))
+    output.note(click.style("a note that is dim and has several words", dim=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: a message of more than", "thirty cells", "see", path, "  two", "  lines",
+        "a note that is dim and has", "several words",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,7 @@ def test_local_names_are_completed() -> None:
 
 def test_inspect_shows_the_header(gguf: Path) -> None:
     text = run("inspect", gguf).stdout
-    for output in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
+    for output in ("llama", "4,096 tokens", "yes, with tools", "GGUF 3, little-endian"):
         assert output in text
     assert "general.architecture" not in text
     assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
