@@ -113,6 +113,8 @@ def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
         return f"Embed text: llm embed -m {name} -c 'hello'"
     if kind == "reranker":
         return "This model is a reranker; llm has no command for rerankers."
+    if kind == "base":
+        return f"This is a base model, which continues a text: llm -m {name} 'Once upon a time'"
     return f"Prompt it: llm -m {name} 'hello'"
 
 

@@ -38,6 +38,7 @@ from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
     fetch_facts,
+    find_conversions,
     get_memory_for_models,
     group_variants,
     list_companions,
@@ -245,6 +246,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
     notes += [f"Left out {line}" for line in list_left_out(details)]
     notes += [f"Not a variant: {line}" for line in list_companions(details)]
+    conversions = () if variants or notes else find_conversions(hub, details)
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)
@@ -266,6 +268,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         commit=details.commit,
         variants=variant_infos,
         choice_reason=choice.reason if choice else None,
+        conversions=conversions,
         facts=facts,
         chat_template=facts.chat_template if facts else details.chat_template,
         base_models=details.base_models,
@@ -305,12 +308,14 @@ def _assess_variants(
 ) -> tuple[VariantInfo, ...]:
     parameters = (facts and facts.parameters) or details.parameters
     tokens, memory = context.settings().context, get_memory_for_models(context)
+    unsafe = scan_summary.find_unsafe(details)
     return tuple(
         VariantInfo(
             **vars(variant),
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
             fit=assess_fit(variant, facts, tokens, memory),
             chosen=variant == chosen,
+            refused=", ".join(f"{path}: {unsafe[path]}" for path in variant.all_files if path in unsafe) or None,
         )
         for variant in variants
     )

@@ -88,6 +88,15 @@ class VariantInfo(Variant):
     local_model: str | None = None  # the id of the local model with this variant
     update_available: bool | None = None  # whether the local model's files differ from these
     update_note: str | None = None  # why that is unknown
+    refused: str | None = None  # why a pull refuses this variant, as far as the repo's details show
+
+
+@dataclass(frozen=True)
+class Conversion(Result):
+    """A repo with GGUF files that were converted from another repo."""
+
+    id: str
+    downloads: int | None = None  # last 30 days
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class ModelInfo(RepoSummary):
     commit: str = ""
     variants: tuple[VariantInfo, ...] = ()
     choice_reason: str | None = None
+    conversions: tuple[Conversion, ...] = ()  # of a repo without GGUF files, most downloaded first
     facts: ModelFacts | None = None  # from the header of the chosen variant, if it could be read
     chat_template: bool | None = None
     base_models: tuple[str, ...] = ()

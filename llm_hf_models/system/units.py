@@ -12,7 +12,7 @@ from llm_hf_models.errors import BadInputError
 Unit = Literal["bytes", "bytes per second", "seconds"]
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_TYPED_SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3}
+_TYPED_SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
 _RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)

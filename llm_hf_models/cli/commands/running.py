@@ -17,7 +17,6 @@ from llm_hf_models.cli.params import (
     listen_options,
     require_one_of,
 )
-from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.cli.views import running as running_views
 from llm_hf_models.errors import BadInputError
 
@@ -37,8 +36,8 @@ def ps(as_json: bool) -> None:
     if as_json:
         output.print_json(engines)
     elif engines:
-        output.emit(local_views.render_engines(engines, output.get_width()))
-        if missing_layers := local_views.render_missing_layers(engines):
+        output.emit(running_views.render_engines(engines, output.get_width()))
+        if missing_layers := running_views.render_missing_layers(engines):
             output.note(missing_layers)
     else:
         output.note("No engine is running. The next prompt starts one.")
@@ -55,7 +54,7 @@ def stop(name: str | None, everything: bool, as_json: bool) -> None:
     """
     require_one_of(name, everything)
     count = open_library().stop_engines(name)
-    output.print_json({"stopped": count}) if as_json else output.note(local_views.render_stopped(count))
+    output.print_json({"stopped": count}) if as_json else output.note(running_views.render_stopped(count))
 
 
 @click.command(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import click
 
 from llm_hf_models.cli import output
@@ -19,7 +22,15 @@ from llm_hf_models.cli.params import (
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
+if TYPE_CHECKING:
+    from llm_hf_models.models.types import LocalModelView
+
 NAME = LocalName()
+SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
+    "name": lambda model: min([*model.aliases, model.model_id], key=len).casefold(),
+    "size": lambda model: -model.size,
+    "used": lambda model: -(model.last_used or 0),
+}
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
 NO_ALIAS = "No model has an alias. Add one: llm hf alias NAME ALIAS"
 NO_FILES = "Nothing to verify: no model has files on this machine."
@@ -53,12 +64,20 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
         output.note(NOTHING_TO_REMOVE)
 
 
-@click.command("list", epilog=format_examples("llm hf list", "llm hf list --updates", "llm hf list --json"))
+@click.command(
+    "list",
+    epilog=format_examples("llm hf list", "llm hf list --sort size", "llm hf list --updates --json"),
+)
 @click.option(
     "--updates", is_flag=True, help="Also show which models have an update, and the space that removing each frees."
 )
+@click.option(
+    "--sort",
+    type=click.Choice(list(SORT_KEYS)),
+    help="Sort by name, by size (largest first) or by last use (latest first) instead of by the time of the pull.",
+)
 @json_option
-def list_(updates: bool, as_json: bool) -> None:
+def list_(updates: bool, sort: str | None, as_json: bool) -> None:
     """List the models on this machine and their state.
 
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
@@ -67,6 +86,7 @@ def list_(updates: bool, as_json: bool) -> None:
     library = open_library()
     survey = library.survey() if updates else None
     models = survey.models if survey else library.list(health=True)
+    models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
     if as_json:
         output.print_json(models)
     elif models:
@@ -159,9 +179,11 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
         with progress.show_progress(quiet=quiet) as show_progress:
             done.append(library.verify(each, progress=show_progress))
         if not as_json:
-            output.emit(local_views.render_verification(done[-1]))
+            output.emit(local_views.render_verification(done[-1], output.get_width()))
     if as_json:
         output.print_json(done if everything else done[0])
+    elif everything and done:
+        output.emit(local_views.render_verified_count(done))
     elif not done and not quiet:
         output.note(NO_FILES)
     ctx.exit(0 if all(each.matches for each in done) else 1)

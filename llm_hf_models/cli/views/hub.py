@@ -125,10 +125,33 @@ def render_info(found: ModelInfo, max_width: int | None) -> str:
     parts = [facts]
     if found.variants:
         parts.append(_render_variants(found.variants, max_width))
-    if found.choice_reason:
-        parts.append(wrap_words(f"A plain pull chooses {clean_text(found.choice_reason)}", max_width))
+    parts += [wrap_words(clean_text(line), max_width) for line in _list_pull_notes(found)]
+    if not found.variants and not found.notes:
+        parts.append(_render_conversions(found, max_width))
     parts += [wrap_words(f"Note: {clean_text(line)}", max_width) for line in found.notes]
     return "\n\n".join(parts)
+
+
+def _list_pull_notes(found: ModelInfo) -> list[str]:
+    """Return sentences about the variant that a plain pull chooses, and about those that a pull refuses."""
+    notes = [f"A plain pull chooses {found.choice_reason}"] if found.choice_reason else []
+    refused = [variant for variant in found.variants if variant.refused]
+    if refused:
+        plain = "This and every" if any(variant.chosen for variant in refused) else "A"
+        notes.append(f"{plain} pull of a variant marked REFUSED needs --allow-unsafe, because of the Hub's scan.")
+    return notes
+
+
+def _render_conversions(found: ModelInfo, max_width: int | None) -> str:
+    """Return the GGUF conversions of a repo without GGUF files, and the next command."""
+    if not found.conversions:
+        name = found.id.partition("/")[2]
+        text = "The repo has no GGUF files, and the Hub lists no GGUF conversion of it."
+        return wrap_words(f"{text} Search for one: llm hf search {name}", max_width)
+    columns = [Column("GGUF CONVERSION", min_width=32, keep_end=True), Column("DOWNLOADS", 1, right=True)]
+    rows = [[row.id, cli_format.format_number(row.downloads)] for row in found.conversions]
+    table = format_table(columns, rows, max_width=max_width)
+    return f"The repo has no GGUF files.\n\n{table}\n\nPull the first one: llm hf pull {found.conversions[0].id}"
 
 
 def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> str:
@@ -138,8 +161,9 @@ def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> 
         Column("SIZE", right=True),
         Column("SHARDS", 5, right=True),
         Column("MMPROJ", 3, right=True),
-        Column("LOCAL", 1),
-        Column("FITS", 2),
+        Column("REFUSED", 1),
+        Column("LOCAL", 2),
+        Column("FITS", 3),
         Column("REASON", 6, min_width=20, wrap=True),
     ]
     rows = [
@@ -149,6 +173,7 @@ def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> 
             format_size(variant.size),
             str(variant.shards) if variant.shards > 1 else "",
             format_size(variant.mmproj_size) if variant.mmproj else "",
+            "unsafe" if variant.refused else "",
             "yes" if variant.local_model else "",
             cli_format.format_yes_no(variant.fit.fits if variant.fit else None),
             variant.fit.reason if variant.fit else "",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.layout import Column, format_fields, format_table
+from llm_hf_models.cli.layout import INDENT, Column, format_fields, format_table, wrap_words
 from llm_hf_models.cli.views import running as running_views
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
     from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Removal, Verification
     from llm_hf_models.types import (
-        EngineView,
         SandboxStatus,
         SettingView,
         Status,
@@ -190,14 +189,19 @@ def _format_check(check: Check) -> str:
     return f"{result}{source}, {cli_format.format_date(check.at)}" + "".join(findings)
 
 
-def render_verification(done: Verification) -> str:
-    """Return a line for each file, and the remedy if a file doesn't match its record."""
+def render_verification(done: Verification, max_width: int | None = None) -> str:
+    """Return a line for each file, and the remedy if a file doesn't match its record. Long lines are wrapped."""
     lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
     if done.scan is not None:
         lines.append(f"{done.model_id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
     if done.fix:
         lines.append(f"{'Verify' if done.unchanged else 'Repair'} it: {done.fix}")
-    return "\n".join(map(clean_text, lines))
+    return "\n".join(wrap_words(clean_text(line), max_width, indent=INDENT) for line in lines)
+
+
+def render_verified_count(done: Sequence[Verification]) -> str:
+    """Return how many models match."""
+    return f"{sum(each.matches for each in done)} of {len(done)} match."
 
 
 def render_removal(removed: Removal) -> str:
@@ -220,50 +224,6 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
     left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
     return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
-
-
-def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
-    """Return a table of running engines."""
-    columns = [
-        Column("MODEL", min_width=24, keep_end=True),
-        Column("MEMORY", 1, right=True),
-        Column("CONTEXT", 5, right=True),
-        Column("UPTIME", 3, right=True),
-        Column("IDLE", 2, right=True),
-        Column("SPEED", 4, right=True),
-        Column("PID", 6, right=True),
-        Column("CONFINED BY", 7, min_width=16, extra=True),
-        Column("ADDRESS", 8, extra=True),
-    ]
-    rows = [
-        [
-            engine.model_id,
-            format_size(engine.memory) if engine.memory else "",
-            cli_format.format_number(engine.context),
-            cli_format.format_age(engine.started),
-            cli_format.format_age(engine.last_used),
-            f"{engine.tokens_per_second:.1f} tokens/s" if engine.tokens_per_second else "",
-            str(engine.pid),
-            ", ".join(engine.layers) or "nothing",
-            engine.address,
-        ]
-        for engine in running
-    ]
-    return format_table(columns, rows, max_width=max_width)
-
-
-def render_missing_layers(running: Sequence[EngineView]) -> str:
-    """Return a line with the reason for each missing sandbox layer, or an empty string."""
-    return "\n".join(
-        clean_text(f"{engine.model_id} (PID {engine.pid}) runs without {layer}: {reason}")
-        for engine in running
-        for layer, reason in engine.missing.items()
-    )
-
-
-def render_stopped(count: int) -> str:
-    """Return the number of stopped engines as a sentence."""
-    return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."
 
 
 # The account and this installation

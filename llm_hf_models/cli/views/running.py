@@ -1,4 +1,4 @@
-"""Render default options, remote endpoints and the relay as text. `max_width` is in columns; None means no limit."""
+"""Render options, engines, remote endpoints and the relay as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.system.units import format_range
+from llm_hf_models.system.units import format_range, format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import EndpointHealth, ModelDefault
     from llm_hf_models.models.types import LocalModelView, SamplingValue
     from llm_hf_models.servers.openai_relay import RelayServer
+    from llm_hf_models.types import EngineView
 
 MAX_VALUE_CHARS = 60
 
@@ -103,3 +104,47 @@ def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_othe
     if open_to_others:
         lines.append("Anyone who can reach this address and knows the key can use these models. Nothing is encrypted.")
     return "\n".join([*lines, "Press Ctrl-C to stop."])
+
+
+def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
+    """Return a table of running engines."""
+    columns = [
+        Column("MODEL", min_width=24, keep_end=True),
+        Column("MEMORY", 1, right=True),
+        Column("CONTEXT", 5, right=True),
+        Column("UPTIME", 3, right=True),
+        Column("IDLE", 2, right=True),
+        Column("SPEED", 4, right=True),
+        Column("PID", 6, right=True),
+        Column("CONFINED BY", 7, min_width=16, extra=True),
+        Column("ADDRESS", 8, extra=True),
+    ]
+    rows = [
+        [
+            engine.model_id,
+            format_size(engine.memory) if engine.memory else "",
+            cli_format.format_number(engine.context),
+            cli_format.format_age(engine.started),
+            cli_format.format_age(engine.last_used),
+            f"{engine.tokens_per_second:.1f} tokens/s" if engine.tokens_per_second else "",
+            str(engine.pid),
+            ", ".join(engine.layers) or "nothing",
+            engine.address,
+        ]
+        for engine in running
+    ]
+    return format_table(columns, rows, max_width=max_width)
+
+
+def render_missing_layers(running: Sequence[EngineView]) -> str:
+    """Return a line with the reason for each missing sandbox layer, or an empty string."""
+    return "\n".join(
+        clean_text(f"{engine.model_id} (PID {engine.pid}) runs without {layer}: {reason}")
+        for engine in running
+        for layer, reason in engine.missing.items()
+    )
+
+
+def render_stopped(count: int) -> str:
+    """Return the number of stopped engines as a sentence."""
+    return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."

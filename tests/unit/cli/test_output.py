@@ -307,6 +307,7 @@ def test_metadata_is_rounded_and_arrays_are_summarised() -> None:
 
 def test_each_kind_of_model_names_its_command() -> None:
     assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Prompt it: llm -m n 'hello'"
+    assert "continues a text: llm -m n 'Once" in cli_format.suggest_usage("hf/o/n:Q8_0", ("n",), "base")
     assert cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed text: llm embed -m hf/o/n:Q8_0 -c 'hello'"
 
 

@@ -180,10 +180,10 @@ def test_formatted_size_parses_back_to_almost_itself(size: int) -> None:
     ("value", "unit", "text"),
     [
         (0, "bytes", "0"),
-        (999, "bytes", "999"),
+        (999, "bytes", "999B"),
         (10**9, "bytes", "1GB"),
         (1_500_000, "bytes per second", "1500kB"),
-        (2**30, "bytes", "1073741824"),
+        (2**30, "bytes", "1073741824B"),
         (0.25, "seconds", "0.25"),
         (1.5, "seconds", "1.5"),
         (90.0, "seconds", "90s"),
