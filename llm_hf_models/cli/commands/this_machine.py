@@ -23,7 +23,7 @@ from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import LocalModelView
+    from llm_hf_models.models.types import LocalModelView, Verification
 
 NAME = LocalName()
 SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
@@ -174,9 +174,9 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
     require_one_of(name, everything)
     library = open_library()
     names = [model.model_id for model in library.list() if model.state != "remote"] if everything else [str(name)]
-    done = []
+    done: list[Verification] = []
     for each in names:
-        with progress.show_progress(quiet=quiet) as show_progress:
+        with output.keep_results(done, as_json=as_json), progress.show_progress(quiet=quiet) as show_progress:
             done.append(library.verify(each, progress=show_progress))
         if not as_json:
             output.emit(local_views.render_verification(done[-1], output.get_width()))
