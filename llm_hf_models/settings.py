@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.paths import data_dir, expand_home, suggest_folder_fix
 from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
-from llm_hf_models.system.units import parse_duration, parse_rate, parse_size, parse_tokens
+from llm_hf_models.system.units import Unit, parse_duration, parse_rate, parse_size, parse_tokens
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
@@ -247,6 +247,15 @@ def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's 
     elif _is_token_count(key) and not text.startswith("-"):
         value = parse_tokens(text)
     return _validate(key, value)
+
+
+def get_unit(key: str) -> Unit | None:
+    """Return the unit of a setting's value, None if it has none."""
+    if _is_size(key):
+        return "bytes"
+    if key == "limit_rate":
+        return "bytes per second"
+    return "seconds" if _is_duration(key) else None
 
 
 def describe_accepted_values(key: str) -> str:

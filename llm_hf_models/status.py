@@ -132,6 +132,7 @@ def list_settings() -> tuple[SettingView, ...]:
             settings.find_source(key),
             field.description or "",
             settings.describe_accepted_values(key),
+            settings.get_unit(key),
             str(settings.settings_path()),
         )
         for key, field in Settings.model_fields.items()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_hf_models.cli import output
+from llm_hf_models.cli import output, usage_errors
 from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, UsageError
 from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
@@ -96,6 +96,14 @@ class HfGroup(click.Group):
         with _print_errors(ctx):
             return super().invoke(ctx)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. The error for an unknown one suggests another."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(usage_errors.explain_unknown_command(args[0], self.commands), ctx)
+        return super().resolve_command(ctx, args)
+
 
 @contextmanager
 def _print_errors(ctx: click.Context) -> Iterator[None]:
@@ -109,7 +117,7 @@ def _print_errors(ctx: click.Context) -> Iterator[None]:
         failure = InterruptedByUserError(output.INTERRUPTED)
     except click.UsageError as error:
         if not wants_json:
-            raise
+            raise usage_errors.wrap_message(error) from None
         command = error.ctx.command_path if error.ctx else ctx.command_path
         failure = UsageError(error.format_message(), hint=f"See `{command} --help`.")
     else:

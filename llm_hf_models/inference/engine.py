@@ -347,7 +347,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notify: Notif
             hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
     if estimate.reduced:
-        notify(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+        notify(f"Context reduced to {estimate.context:,} tokens: the model {estimate.reason}")
     return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 

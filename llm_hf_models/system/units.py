@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from typing import Literal
 
 from llm_hf_models.errors import BadInputError
 
+Unit = Literal["bytes", "bytes per second", "seconds"]
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_TYPED_SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
 _RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)
@@ -106,6 +109,15 @@ def parse_duration(text: str) -> float:
     if seconds > MAX_SECONDS:
         raise BadInputError(f"{text[:40]!r} is too long")
     return float(seconds)
+
+
+def format_typed(value: float, unit: Unit) -> str:
+    """Format a number in the shortest form that `parse_size`, `parse_rate` or `parse_duration` reads as this number."""
+    scale = {"d": 86400, "h": 3600, "m": 60, "s": 1} if unit == "seconds" else _TYPED_SIZES
+    for name, factor in scale.items():
+        if value >= factor and (value / factor).is_integer():
+            return f"{int(value / factor)}{name}"
+    return f"{value:g}" if value < 1 else str(value)
 
 
 def format_size(size: float) -> str:

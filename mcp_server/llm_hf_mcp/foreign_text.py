@@ -47,8 +47,8 @@ _STEPS_WITH_ALL_ROWS = 5
 FOREIGN_FIELDS = frozenset({
     "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail", "engine_log", "error",
     "files", "findings", "hub", "id", "left_out", "library", "license", "log", "metadata", "name", "output", "path",
-    "problem", "quant", "quantization", "reasoning", "repo", "scan", "scan_problem", "tags", "task", "tensors", "text",
-    "tokenizer", "unusable", "update_note",
+    "problem", "quant", "quantization", "reasoning", "recommended_quant", "repo", "scan", "scan_problem", "tags",
+    "task", "tensors", "text", "tokenizer", "unusable", "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
+from llm_hf_models.cli.format import format_more
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     COUNT,
@@ -149,7 +150,9 @@ def search(
 ) -> None:
     """Find models on the Hub.
 
-    Lists repos whose name contains the words of QUERY. Without QUERY, only the options filter the list.
+    Lists repos whose name contains the words of QUERY. Without QUERY, only the options filter the list. QUANT is the
+    quantization that a plain pull downloads, as far as the file names show. SIZE (of QUANT) and FITS are estimated from
+    the number of parameters.
     """
     from llm_hf_models.hub.types import SearchFilters
 
@@ -161,6 +164,8 @@ def search(
         output.emit("\n".join(result.id for result in page.results))
     elif page.results:
         output.emit(hub_views.render_search(page, output.get_width()))
+        if page.more:
+            output.note(format_more(len(page.results)))
         _note_freshness(hub_views.render_freshness(page.freshness))
     else:
         output.note(hub_views.render_no_results(page))

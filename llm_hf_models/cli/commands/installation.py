@@ -67,7 +67,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     elif not quiet:
         output.emit(local_views.render_setting(one, output.get_width()))
     elif not unset and value is None:
-        output.emit(cli_format.format_setting(one.value))
+        output.emit(cli_format.format_setting(one.value, one.unit))
 
 
 @click.command(

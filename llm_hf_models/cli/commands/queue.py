@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
+from llm_hf_models.cli.format import format_more
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import RATE, DownloadId, WatchedDownload, json_option, quiet_option, require_one_of
 from llm_hf_models.cli.views import downloads as downloads_views
@@ -62,13 +63,16 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
         except KeyboardInterrupt:
             raise InterruptedByUserError("Stopped watching. The downloads continue") from None
         ctx.exit(0 if succeeded else 1)
-    rows = library.downloads(include_finished=finished, limit=limit)
+    found = library.downloads(include_finished=finished, limit=limit + 1)
+    rows = found[:limit]
     if as_json:
         output.print_json(rows)
     elif rows and quiet:
         output.emit("\n".join(str(row.id) for row in rows))
     elif rows:
         output.emit(downloads_views.render_downloads(rows, output.get_width()))
+        if len(found) > limit:
+            output.note(format_more(limit))
     else:
         output.note("No download is active." + ("" if finished else " List ended ones: llm hf downloads --all"))
 

@@ -20,7 +20,6 @@ from llm_hf_models.cli.params import (
     quiet_option,
     require_one_of,
 )
-from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.cli.views import running as running_views
 from llm_hf_models.errors import BadInputError
 
@@ -43,8 +42,8 @@ def ps(quiet: bool, as_json: bool) -> None:
     elif engines and quiet:
         output.emit("\n".join(dict.fromkeys(engine.model_id for engine in engines)))
     elif engines:
-        output.emit(local_views.render_engines(engines, output.get_width()))
-        if missing_layers := local_views.render_missing_layers(engines):
+        output.emit(running_views.render_engines(engines, output.get_width()))
+        if missing_layers := running_views.render_missing_layers(engines):
             output.note(missing_layers)
     else:
         output.note("No engine is running. The next prompt starts one.")
@@ -64,7 +63,7 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     library = open_library()
     models = [library.show(name).model_id for name in names]  # if a name is unknown, no engine is stopped
     count = library.stop_engines() if everything else sum(map(library.stop_engines, dict.fromkeys(models)))
-    output.print_json({"stopped": count}) if as_json else output.note(local_views.render_stopped(count))
+    output.print_json({"stopped": count}) if as_json else output.note(running_views.render_stopped(count))
 
 
 @click.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from llm_hf_models.models.types import ImportResult, LocalModelView, Verification
 
 NAME = LocalName()
+SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
+    "name": lambda model: min([*model.aliases, model.model_id], key=len).casefold(),
+    "size": lambda model: -model.size,
+    "used": lambda model: -(model.last_used or 0),
+}
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
 NO_ALIAS = "No model has an alias. Add one: llm hf alias NAME ALIAS"
 NO_FILES = "Nothing to verify: no model has files on this machine."
@@ -63,14 +69,20 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
 
 
 @click.command(
-    "list", epilog=format_examples("llm hf list", "llm hf list --updates", "llm hf list -q", "llm hf list --json")
+    "list",
+    epilog=format_examples("llm hf list", "llm hf list --sort size", "llm hf list --updates --json", "llm hf list -q"),
 )
 @click.option(
     "--updates", is_flag=True, help="Also show which models have an update, and the space that removing each frees."
 )
+@click.option(
+    "--sort",
+    type=click.Choice(list(SORT_KEYS)),
+    help="Sort by name, by size (largest first) or by last use (latest first) instead of by the time of the pull.",
+)
 @quiet_option("Print only the ids.", is_passed=True)
 @json_option
-def list_(updates: bool, quiet: bool, as_json: bool) -> None:
+def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
     """List the models on this machine and their state.
 
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
@@ -79,6 +91,7 @@ def list_(updates: bool, quiet: bool, as_json: bool) -> None:
     library = open_library()
     survey = library.survey() if updates else None
     models = survey.models if survey else library.list(health=as_json or not quiet)
+    models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
     if as_json:
         output.print_json(models)
     elif models and quiet:
@@ -184,10 +197,12 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
 
     def show(done: Verification) -> None:
         if not (quiet and done.matches):
-            output.emit(local_views.render_verification(done))
+            output.emit(local_views.render_verification(done, output.get_width()))
 
     done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
-    if not done and not as_json:
+    if everything and done and not as_json and not quiet:
+        output.emit(local_views.render_verified_count(done))
+    elif not done and not as_json:
         output.note(NO_FILES)
     ctx.exit(0 if all(each.matches for each in done) else 1)
 

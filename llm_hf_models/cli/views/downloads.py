@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_table
+from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
@@ -41,16 +41,16 @@ def render_downloads(rows: Sequence[DownloadView], max_width: int | None) -> str
     """Return a table of downloads."""
     columns = [
         Column("ID", right=True),
-        Column("REF", min_width=24),
+        Column("REF", min_width=24, keep_end=True),
         Column("STATE"),
         Column("DONE", right=True),
         Column("SIZE", 2, right=True),
         Column("SPEED", 3, right=True),
         Column("LEFT", 1, right=True),
-        Column("ATTEMPTS", 8, right=True),
-        Column("BY", 7),
+        Column("ATTEMPTS", 7, right=True, extra=True),
+        Column("BY", 6, extra=True),
         Column("UPDATED", 5, right=True),
-        Column("ERROR", 4, min_width=16, wrap=True),
+        Column("ERROR", 4, min_width=32, wrap=True, below=True),
     ]
     return format_table(columns, [_make_row(row) for row in rows], max_width=max_width)
 
@@ -111,7 +111,7 @@ def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     """Return a table of leftovers with the reason for each, and the space that removing them frees."""
     lines = []
     if found.files:
-        columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON", 1), Column("PATH", min_width=24)]
+        columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON"), Column("PATH", below=True)]
         rows = [[_LEFTOVER_NAMES[file.kind], format_size(file.size), file.reason, file.path] for file in found.files]
         lines.append(format_table(columns, rows, max_width=max_width))
     if found.download_records:

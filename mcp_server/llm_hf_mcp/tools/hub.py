@@ -98,7 +98,7 @@ async def search_models(
     every = whole.results if verbosity == "full" else [replace(row, tags=()) for row in whole.results]
     rows, after = select_page(every, cursor, limit=limit, kind="results", level=verbosity)
     totals = Totals(None if after else len(whole.results), len(rows))
-    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, after, {"results": totals})
+    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, bool(after), after, {"results": totals})
     return build_result(found, rendering.format_search, verbosity)
 
 

@@ -68,7 +68,7 @@ def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
         (("temprature", "1"), "Option 'temprature' of hf/tiny/chat:F16: there is no such option"),
         (("temperature", "hot"), "Option 'temperature' of hf/tiny/chat:F16"),
         (("top_p", "2"), "Option 'top_p'"),
-        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4096 tokens"),
+        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4,096 tokens"),
         (("think", "on"), "Option 'think'"),
         (("keep_alive", "soon"), "Option 'keep_alive'"),
         (("max_tokens", "many"), "'many' is not a number of tokens: Use a value such as 8192 or 16k."),

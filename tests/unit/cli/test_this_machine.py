@@ -109,7 +109,7 @@ def test_missing_file_gives_a_clear_error(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 def test_list_has_a_row_for_each_model() -> None:
     done = run("list")
-    assert re.search(r"hf/local/tiny:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
+    assert re.search(r"tiny +hf/local/tiny:Q8_0 .*unverified +chat +never +Q8_0 +walrus, tiny:Q8_0", done.stdout)
     assert "is unverified: " in done.stderr
     (model,) = run_json("list")
     assert model["state"] == "unverified"
@@ -265,7 +265,7 @@ def test_local_names_are_completed() -> None:
 
 def test_inspect_shows_the_header(gguf: Path) -> None:
     text = run("inspect", gguf).stdout
-    for output in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
+    for output in ("llama", "4,096 tokens", "yes, with tools", "GGUF 3, little-endian"):
         assert output in text
     assert "general.architecture" not in text
     assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
