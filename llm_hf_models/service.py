@@ -171,6 +171,12 @@ class Library:
             self._context, ref, options or plan_types.PullOptions(), draft_after=draft_after
         )
 
+    def list_concerns(self, plan: PullPlan) -> tuple[str, ...]:
+        """Return the reasons to ask a person before a plan is carried out, such as that the model does not fit."""
+        from llm_hf_models.downloads import plan_checks
+
+        return plan_checks.list_concerns(self._context, plan)
+
     def pull(
         self,
         ref: str | PullPlan,

@@ -36,7 +36,7 @@ from llm_hf_models.models.update_state import compare_with_repo, decide_without_
 from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
-    fetch_facts,
+    fetch_preview,
     get_memory_for_models,
     group_variants,
     list_companions,
@@ -44,7 +44,7 @@ from llm_hf_models.models.variant_choice import (
     list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
-from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.text import clean_text, quote_label
 
 GENERATION_CONFIG = "generation_config.json"
 _BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -232,10 +232,13 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     if variants:
         choice = choose_variant(context, variants, None)
         try:
-            facts = apply_task(fetch_facts(context, hub, ref.repo, details, choice.variant), details.task)
+            preview = fetch_preview(context, hub, ref.repo, details, choice.variant)
+            if preview.problem:
+                notes.append(f"The number of parameters in the files is unknown: {preview.problem}")
+            facts = apply_task(preview.facts, details.task)
             choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
-            notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
+            notes.append(f"The header of {quote_label(choice.variant.quant)} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts)
     variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
