@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
 NAME = LocalName()
 MAX_TEMPLATE_BYTES = 512 * 1024
 KEY_VARIABLE = "LLM_HF_SERVE_KEY"
+
+
+@dataclass(frozen=True)
+class StoppedEngines:
+    """The number of engines that `stop` stopped."""
+
+    stopped: int
 
 
 @click.command(epilog=format_examples("llm hf ps", "llm hf ps --json"))
@@ -54,7 +62,7 @@ def stop(name: str | None, everything: bool, as_json: bool) -> None:
     """
     require_one_of(name, everything)
     count = open_library().stop_engines(name)
-    output.print_json({"stopped": count}) if as_json else output.note(running_views.render_stopped(count))
+    output.print_json(StoppedEngines(count)) if as_json else output.note(running_views.render_stopped(count))
 
 
 @click.command(
