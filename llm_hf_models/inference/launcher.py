@@ -150,7 +150,10 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if sys.platform == "win32":
         process.kill()
     elif process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has just ended, or has no session of its own yet
+            process.kill()
 
 
 def _build_start_error(

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
-from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     AmbiguousNameError,
@@ -132,7 +131,7 @@ def notify_of_name(context: Context, note: str | None) -> None:
 
 def _warn_about_host(context: Context, ref: ModelRef) -> None:
     """Notify the user if the model ref is a URL of another host than the configured Hub."""
-    host = urlsplit(validate_endpoint(settings.endpoint())).hostname
+    host = urlsplit(validate_endpoint(context.endpoint())).hostname
     if context.notify and ref.host not in (None, host, *HUB_HOSTS):
         context.notify(f"Using {host} instead of {ref.host} for {ref.repo}. Set HF_ENDPOINT to use another Hub.")
 
@@ -257,7 +256,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         chat_template=facts.chat_template if facts else details.chat_template,
         base_models=details.base_models,
         library=details.library,
-        access=_explain_access(details),
+        access=_explain_access(details, context.display_endpoint()),
         scan=scan.text,
         scan_state=scan.state,
         scan_problem=scan.reason,
@@ -330,9 +329,9 @@ def _add_local_models(
     return tuple(found)
 
 
-def _explain_access(details: RepoDetails) -> str | None:
+def _explain_access(details: RepoDetails, endpoint: str) -> str | None:
     if not details.gated:
         return None
     how = "automatically" if details.gated == "auto" else "by its owners"
-    page = f"{settings.get_display_endpoint()}/{details.id}"
+    page = f"{endpoint}/{details.id}"
     return f"Request access on {page} (granted {how}), then log in with `llm hf login`."

@@ -89,7 +89,7 @@ def is_same_disk(path: Path, other: Path) -> bool:
 
 
 def _find_existing_folder(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
+    while not os.access(folder, os.F_OK) and folder != folder.parent:  # `exists` raises in a folder of another user
         folder = folder.parent
     return folder
 

@@ -142,11 +142,22 @@ def pull(
     if not quiet:
         output.note(hub_views.render_pull_result(result))
         output.notify(f"{result.model_id or ref} is ready", result.seconds)
-    output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
-    if test and result.model_id:
-        report = library.test(result.model_id)
-        output.note(gguf_views.render_load_test(report, output.get_width()))
-        ctx.exit(0 if report.passed else 1)
+    ctx.exit(0 if _print_result(library, result, test=test, as_json=as_json) else 1)
+
+
+def _print_result(library: Library, result: PullResult, *, test: bool, as_json: bool) -> bool:
+    """Print the model's id or the JSON, and test the model if required. Return whether it passed."""
+    if not as_json:
+        output.emit(result.model_id or "\n".join(result.files))
+    passed = True
+    with output.keep_results([result], as_json=as_json):
+        if test and result.model_id:
+            report = library.test(result.model_id)
+            output.note(gguf_views.render_load_test(report, output.get_width()))
+            passed = report.passed
+    if as_json:
+        output.print_json(result)
+    return passed
 
 
 def _ask_before_pull(ref: str, plan: PullPlan, concerns: Sequence[str]) -> None:

@@ -139,11 +139,10 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
         assert (await call_tool(client, "hf_get_downloads"))["downloads"] == []
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
-async def test_unknown_or_missing_argument_error_lists_the_arguments(era: Era) -> None:
+async def test_unknown_or_missing_argument_error_lists_the_arguments() -> None:
     takes = "It accepts name (required), add, remove."
-    async with connect_stdio(era=era) as client:
+    async with connect_stdio() as client:
         output = await call_refused(client, "hf_edit_aliases", name="x", add_aliases=["y"])
         assert output == f"hf_edit_aliases: unknown argument 'add_aliases'. {takes}"
         output = await call_refused(client, "hf_edit_aliases", nam="x")
@@ -288,9 +287,8 @@ main([])
 """
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
-async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
+async def test_prints_of_libraries_do_not_reach_stdout() -> None:
     from mcp import Client
 
     received: list[object] = []
@@ -299,15 +297,13 @@ async def test_prints_of_libraries_do_not_reach_stdout(era: Era) -> None:
         received.append(message)
 
     command = StdioServerParameters(command=sys.executable, args=["-c", NOISE], env=dict(os.environ))
-    async with Client(stdio_client(command), mode=era, message_handler=hear) as client:
+    async with Client(stdio_client(command), message_handler=hear) as client:
         assert (await call_tool(client, "hf_status"))["models"] == 0
     assert not [message for message in received if isinstance(message, Exception)]
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
 async def test_token_and_environment_are_never_revealed(
-    era: Era,
     pulled: HubServer,
     monkeypatch: pytest.MonkeyPatch,
     home: Home,
@@ -315,7 +311,7 @@ async def test_token_and_environment_are_never_revealed(
     monkeypatch.setenv("HF_TOKEN", pulled.add_token(SECRET, name="ann"))
     monkeypatch.setenv("UNRELATED_PASSWORD", "correct horse battery staple")
     reported: list[str] = []
-    async with connect_stdio("--allow-delete", era=era) as client:
+    async with connect_stdio("--allow-delete") as client:
         status = await client.call_tool("hf_status", {})
         assert "token of ann" in get_text(status)
         reported.append(status.model_dump_json())

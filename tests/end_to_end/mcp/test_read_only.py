@@ -22,7 +22,7 @@ from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
-from tests.support.mcp_hosts import ERAS, Era, call_refused, call_tool, connect_stdio, get_text, run_async
+from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, get_text, run_async
 from tests.support.mcp_hub import BIG_BYTES, Q8, REPO
 from tests.support.waiting import wait_until
 
@@ -82,17 +82,14 @@ def leave_a_download_without_a_worker(hub: HubServer) -> int:
     return number
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
-async def test_reading_changes_no_file_and_starts_no_worker(
-    era: Era, hub: HubServer, home: Home, tmp_path: Path
-) -> None:
+async def test_reading_changes_no_file_and_starts_no_worker(hub: HubServer, home: Home, tmp_path: Path) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
     number = leave_a_download_without_a_worker(hub)
     folders = (home.root, home.runtime)
     before = [snapshot(folder) for folder in folders]
     sent = hub.count(Q8, side="storage")
-    async with connect_stdio("--read-only", era=era) as client:
+    async with connect_stdio("--read-only") as client:
         await read_everything(client)
         (row,) = (await call_tool(client, "hf_get_downloads", id=number))["downloads"]
         assert (row["state"], row["error"]) == ("queued", "its process ended"), "it shows the state without storing it"

@@ -64,13 +64,12 @@ async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> Non
         assert shown["log"]
 
 
-@pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @run_async
-async def test_local_model_is_found_by_any_spelling_of_its_uri(era: Era) -> None:
+async def test_local_model_is_found_by_any_spelling_of_its_uri() -> None:
     Library().add_alias(LOCAL, "team/best:v1")
     names = (LOCAL, LOCAL.upper(), REPO, "tiny", "team/best:v1")
-    async with connect_stdio(era=era) as client:
+    async with connect_stdio() as client:
         for name in names:
             for spelling in {name, quote(name), quote(name, safe=""), quote(name, safe=":")}:
                 assert json.loads(await read(client, f"hf://library/{spelling}"))["model_id"] == LOCAL, spelling
@@ -128,10 +127,9 @@ async def test_invalid_address_gives_a_clear_error(uri: str) -> None:
         await call_tool(client, "hf_list_models")
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
-async def test_prompts_use_their_arguments(era: Era) -> None:
-    async with connect_stdio(era=era) as client:
+async def test_prompts_use_their_arguments() -> None:
+    async with connect_stdio() as client:
         assert {prompt.name for prompt in (await client.list_prompts()).prompts} == {
             "choose-a-model",
             "set-up-local-model",

@@ -179,11 +179,10 @@ async def test_load_test_with_another_chat_template_mentions_the_doubt(tmp_path:
     assert "with another chat template than the current one: hf_verify_model('hf/local/tiny:Q8_0')" in reported
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
-async def test_download_continues_after_the_host_has_closed(era: Era, hub: HubServer) -> None:
+async def test_download_continues_after_the_host_has_closed(hub: HubServer) -> None:
     hub.fault(Throttle(3_000_000), on=Q8, side="storage", times=None)
-    async with connect_stdio(era=era) as client:
+    async with connect_stdio() as client:
         started = await call_tool(client, "hf_download_model", ref=f"{REPO}:Q8_0")
         number = started["download"]["id"]
         assert started["download"]["state"] in ("queued", "running")
@@ -306,28 +305,27 @@ async def test_large_download_asks_first_unless_the_operator_agreed(era: Era) ->
     assert done["download"]["state"] == "done"
 
 
-@pytest.mark.parametrize("era", ERAS)
 @run_async
 async def test_gated_repo_asks_before_it_uses_the_token(
-    era: Era, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_repo("owner/closed-GGUF", {"closed-Q4_K_M.gguf": tiny_chat(tmp_path / "closed.gguf")}, gated="manual")
-    async with connect_stdio(era=era) as client:
+    async with connect_stdio() as client:
         words = await call_refused(client, "hf_download_model", ref="owner/closed-GGUF")
         assert "llm hf login" in words
         assert "No tool accepts" in words
     tokens.store_token(hub.add_token("hf_locked"), ask_passphrase=lambda: "open sesame")
     encrypted_token.lock()
-    async with connect_stdio(era=era) as client:
+    async with connect_stdio() as client:
         words = await call_refused(client, "hf_download_model", ref="owner/closed-GGUF")
         assert "Unlock the stored token: ask the user to run `llm hf whoami`." in words
         assert "LLM_HF_PASSPHRASE" in words
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_stranger"))
-    async with connect_stdio(era=era) as client:
+    async with connect_stdio() as client:
         assert "accept" in (await call_refused(client, "hf_download_model", ref="owner/closed-GGUF")).lower()
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_friend", access=["owner/closed-GGUF"]))
     person = User()
-    async with connect_stdio(era=era, person=person) as client:
+    async with connect_stdio(person=person) as client:
         done = await call_tool(client, "hf_download_model", ref="owner/closed-GGUF", wait_seconds=30)
     assert done["download"]["state"] == "done"
     assert ["Hub token" in question for question in person.questions] == [True]
@@ -394,13 +392,12 @@ async def test_answer_length_is_limited(home: Home) -> None:
     assert [line["outcome"] for line in read_audit_log(home)] == ["refused", "done"]
 
 
-@pytest.mark.parametrize("era", ERAS)
 @pytest.mark.usefixtures("pulled")
 @run_async
-async def test_every_changing_call_is_logged_with_its_outcome(era: Era, home: Home, tmp_path: Path) -> None:
+async def test_every_changing_call_is_logged_with_its_outcome(home: Home, tmp_path: Path) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
     mine, ready = Library().show("mine").model_id, f"hf/{REPO}:Q4_K_M"
-    async with connect_stdio("--allow-delete", "--ask-above", "1MB", era=era) as client:
+    async with connect_stdio("--allow-delete", "--ask-above", "1MB") as client:
         for tool, arguments, noted in (
             ("hf_download_model", {"ref": f"{REPO}:Q8_0"}, ("download", f"{REPO}:Q8_0", "refused")),
             ("hf_download_model", {"ref": f"{REPO}:Q8_0", "confirm": "yes"}, ("download", f"{REPO}:Q8_0", "refused")),
