@@ -27,7 +27,7 @@ _SUBSCHEMAS = (
 _LISTS_OF_SUBSCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _MAPS_OF_SUBSCHEMAS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
 
-# Keywords that llama.cpp's grammars ignore (common/json-schema-to-grammar.cpp); tests hold them equal to the engine.
+# Keywords that llama.cpp's grammars ignore (common/json-schema-to-grammar.cpp in b11549).
 _IGNORED = frozenset({
     "contains", "dependentRequired", "dependentSchemas", "if", "maxProperties", "minProperties", "multipleOf", "not",
     "patternProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties", "uniqueItems",
