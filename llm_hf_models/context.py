@@ -6,13 +6,14 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models import paths, settings
 from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.settings import Settings
+from llm_hf_models.system.text import strip_credentials
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,6 +41,9 @@ class Context:
         deadline: The time by which requests must end, of time.monotonic(); None for no limit.
         is_agent: Whether the caller is an agent, which may name models and repos, but no files on this machine.
         reads_only: Whether nothing may be changed, not even the state of a download whose process has ended.
+        own_endpoint: The caller's Hub; None for that of the environment.
+        own_cache: The caller's cache; None for that of the environment.
+        own_token: The caller's token for its Hub; None for the token that the environment has for its own Hub.
     """
 
     requested_by: str = "python"
@@ -53,6 +57,9 @@ class Context:
     planned_endpoint: str | None = None
     is_agent: bool = False
     reads_only: bool = False
+    own_endpoint: str | None = None
+    own_cache: Path | None = None
+    own_token: str | None = field(default=None, repr=False)
 
     def settings(self) -> Settings:
         """Return the current settings."""
@@ -92,25 +99,33 @@ class Context:
 
     def cache_dir(self) -> Path:
         """Return the folder of the Hugging Face cache."""
-        return self.planned_cache or settings.cache_dir()
+        return self.planned_cache or self.own_cache or settings.cache_dir()
 
     def endpoint(self) -> str:
         """Return the address of the Hub."""
-        return self.planned_endpoint or settings.endpoint()
+        return self.planned_endpoint or self.own_endpoint or settings.endpoint()
+
+    def display_endpoint(self) -> str:
+        """Return the address of the Hub without user and password."""
+        return strip_credentials(self.endpoint())
 
     @property
     def withholds_token(self) -> bool:
-        """Return True if the token must not be sent, because only a stored plan names this Hub.
+        """Return True if the token must not be sent, because it is for another Hub.
 
-        The token of this process belongs to the Hub that its environment names.
+        The caller's own token belongs to the caller's Hub, any other token to the Hub that the environment names. The
+        Hub can be another one if only a stored plan names it.
         """
-        return self.endpoint() != settings.endpoint()
+        hub_of_token = (self.own_endpoint if self.own_token else None) or settings.endpoint()
+        return self.endpoint() != hub_of_token
 
     def token(self) -> tokens.Token | None:
         """Return the token for this Hub, if there is one that needs no passphrase."""
         from llm_hf_models.hub import tokens
 
-        return None if self.withholds_token else tokens.find_token(notify=self.notify)
+        if self.withholds_token:
+            return None
+        return tokens.Token(self.own_token, "caller") if self.own_token else tokens.find_token(notify=self.notify)
 
     def unlock_token(self) -> tokens.Token | None:
         """Return the token for this Hub, if any. Ask for the passphrase if it is locked."""

@@ -31,6 +31,11 @@ def remember(secret: str | None) -> None:
             _forms = tuple(sorted({**new, **known}.values(), key=lambda form: -len(form.text)))
 
 
+def has_secrets() -> bool:
+    """Return whether this process uses a token or key."""
+    return bool(_forms)
+
+
 def redact(text: str) -> str:
     """Return the text without the tokens and keys that this process uses, in any encoding."""
     for form in _forms:

@@ -51,6 +51,12 @@ def _ignore_message(message: str) -> None:
     """Ignore a message."""
 
 
+def _normalize_endpoint(endpoint: str) -> str:
+    from llm_hf_models.network.urls import validate_endpoint
+
+    return validate_endpoint(endpoint).rstrip("/")
+
+
 @check_arguments
 class Library:
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
@@ -65,6 +71,13 @@ class Library:
         notify: Shows the user why a request to the Hub is waiting (HTTP 429). With None, requests don't wait,
             except for those that plan a pull.
         show_activity: Shows the user what a long request is doing; each text replaces the previous one.
+        endpoint: The URL of the Hub, instead of HF_ENDPOINT. It receives no other token than `token`, unless it is the
+            Hub of the environment.
+        cache_dir: The Hugging Face cache, instead of HF_HUB_CACHE.
+        token: The token for this Hub, instead of HF_TOKEN or the stored one. It is kept in memory only.
+
+    Raises:
+        BadInputError: `endpoint` is not an http(s) URL.
     """
 
     def __init__(
@@ -74,8 +87,19 @@ class Library:
         ask_passphrase: Callable[[], str | None] | None = None,
         notify: Callable[[str], None] | None = None,
         show_activity: Callable[[str], None] | None = None,
+        endpoint: str | None = None,
+        cache_dir: Path | str | None = None,
+        token: str | None = None,
     ) -> None:
-        self._context = Context(requested_by, ask_passphrase, notify, show_activity)
+        self._context = Context(
+            requested_by,
+            ask_passphrase,
+            notify,
+            show_activity,
+            own_endpoint=_normalize_endpoint(endpoint) if endpoint else None,
+            own_cache=Path(cache_dir).expanduser().absolute() if cache_dir else None,
+            own_token=token,
+        )
 
     @property
     def _reading_context(self) -> Context:
@@ -146,6 +170,12 @@ class Library:
         return downloads_plan.plan_pull(
             self._context, ref, options or plan_types.PullOptions(), draft_after=draft_after
         )
+
+    def list_concerns(self, plan: PullPlan) -> tuple[str, ...]:
+        """Return the reasons to ask a person before a plan is carried out, such as that the model does not fit."""
+        from llm_hf_models.downloads import plan_checks
+
+        return plan_checks.list_concerns(self._context, plan)
 
     def pull(
         self,
@@ -574,7 +604,7 @@ class Library:
         """Return the host of the Hub in use; an empty string in offline mode."""
         from llm_hf_models import settings
 
-        return "" if settings.is_offline() else settings.get_display_endpoint().partition("://")[2]
+        return "" if settings.is_offline() else self._context.display_endpoint().partition("://")[2]
 
     def status(self) -> Status:
         """Return the state of this machine: memory, disk, cache, engines, endpoint and token."""

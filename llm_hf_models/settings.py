@@ -154,6 +154,12 @@ class Settings(BaseModel):
         " refuses to run a model if a layer is inactive.",
     )
     max_download_bytes: int = Field(0, ge=0, description="Refuse a pull larger than this, in bytes; 0 means no limit.")
+    ask_above_bytes: int = Field(
+        10_000_000_000,
+        ge=0,
+        description="Ask before `llm hf pull` downloads more than this, in bytes, or a model that does not fit this"
+        " machine's memory; 0 asks only for those.",
+    )
     allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
     allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
     agent_read_only: bool = Field(False, description="Agents (the MCP server) may view models but change nothing.")
@@ -189,6 +195,7 @@ _SIZES = {
     "disk_reserve",
     "memory_reserve",
     "max_download_bytes",
+    "ask_above_bytes",
     "agent_ask_above_bytes",
     "agent_max_total_bytes",
 }

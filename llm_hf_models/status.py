@@ -49,7 +49,7 @@ def collect_status(context: Context) -> Status:
         models_bytes=sum(locations.values()),
         engines=engines,
         sandbox=_read_sandbox(context),
-        endpoint=settings.get_display_endpoint(),
+        endpoint=context.display_endpoint(),
         offline=settings.is_offline(),
         token=_check_token(context),
         versions=_list_versions(),

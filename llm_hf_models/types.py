@@ -10,7 +10,7 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.types import DownloadView, Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 from llm_hf_models.system.machine import MachineMemory
 
 # How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
@@ -35,8 +35,8 @@ class EngineView(Result):
     pid: int
     address: str
     context: int
-    started: float
-    last_used: float
+    started: UnixTime
+    last_used: UnixTime
     keep_alive: float
     memory: int
     tokens_per_second: float | None

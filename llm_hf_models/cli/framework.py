@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.errors import BadInputError, HfModelsError
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, UsageError
 from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llm_hf_models.service import Library
 
 SLOW_SECONDS = 3.0  # without any output, before a note says that the command waits for the Hub
+WANTS_JSON = "llm_hf_models.wants_json"  # a key of click's `Context.meta`
 NO_TERMINAL_HINT = "Without a terminal, set LLM_HF_PASSPHRASE, or HF_TOKEN, which needs no passphrase."
 
 
@@ -82,13 +83,38 @@ class HfGroup(click.Group):
                 ]
                 formatter.write_dl(rows)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words up to the name of the command. Note whether the command prints JSON."""
+        wants_json = "--json" in args[: args.index("--")] if "--" in args else "--json" in args
+        ctx.meta[WANTS_JSON] = wants_json and not ctx.resilient_parsing  # completion only parses, and prints nothing
+        with _print_errors(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a command and print an HfModelsError without a traceback. Any other exception is a bug and propagates."""
         redact_stderr()
-        try:
+        with _print_errors(ctx):
             return super().invoke(ctx)
-        except (HfModelsError, KeyboardInterrupt) as error:
-            raise click.exceptions.Exit(output.print_error(error)) from None
+
+
+@contextmanager
+def _print_errors(ctx: click.Context) -> Iterator[None]:
+    """Print the errors that are raised in a block. With `--json`, those of click are printed as JSON as well."""
+    wants_json = bool(ctx.meta.get(WANTS_JSON))
+    try:
+        yield
+    except HfModelsError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = InterruptedByUserError(output.INTERRUPTED)
+    except click.UsageError as error:
+        if not wants_json:
+            raise
+        command = error.ctx.command_path if error.ctx else ctx.command_path
+        failure = UsageError(error.format_message(), hint=f"See `{command} --help`.")
+    else:
+        return
+    raise click.exceptions.Exit(output.print_error(failure, as_json=wants_json)) from None
 
 
 def open_library(*, uses_hub: bool = False) -> Library:

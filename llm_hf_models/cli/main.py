@@ -21,5 +21,7 @@ hf = HfGroup(
     },
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find, download and run open models from the Hugging Face Hub.",
-    epilog=format_examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
+    epilog='With --json, a command prints its result as JSON on stdout, or its error: {"error": {"code", "message", '
+    '"cause", "hint"}}. The exit code is the same as without it.\n\n'
+    + format_examples("llm hf pull unsloth/Qwen3-0.6B-GGUF", "llm -m Qwen3-0.6B 'five names for a walrus'"),
 )

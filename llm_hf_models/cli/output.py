@@ -10,8 +10,8 @@ import textwrap
 import threading
 import time
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -59,7 +59,7 @@ def emit(text: str) -> None:
     """Print data on stdout.
 
     Raises:
-        StorageError: stdout can't be written, for example because it is a file on a full disk.
+        OutputError: stdout can't be written, for example because it is a file on a full disk.
         click.exceptions.Exit: the reader has closed the pipe.
     """
     waiting_note.cancel()
@@ -70,7 +70,7 @@ def emit(text: str) -> None:
         raise click.exceptions.Exit(CLOSED_PIPE_EXIT) from None
     except OSError as error:
         _discard_stdout()
-        raise StorageError("Can't write to standard output", cause=error.strerror) from None
+        raise OutputError("Can't write to standard output", cause=error.strerror) from None
 
 
 def _discard_stdout() -> None:
@@ -170,11 +170,25 @@ def get_width() -> int | None:
     return None
 
 
-def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
-    """Print message, cause and hint on separate lines of stderr, an interruption on one line. Return the exit code."""
-    if isinstance(error, KeyboardInterrupt):
-        note(INTERRUPTED)
-        return InterruptedByUserError.exit_code
+class OutputError(StorageError):
+    """Standard output could not be written."""
+
+
+def print_error(error: HfModelsError, *, as_json: bool = False, done: Sequence[object] | None = None) -> int:
+    """Print an error on stderr, or as JSON on stdout. Return the exit code.
+
+    Args:
+        error: the error. Its message, cause and hint are separate lines, those of an interruption are one line.
+        as_json: print one line of JSON on stdout instead, and nothing on stderr.
+        done: in JSON, the results of a command that had completed a part of its work.
+    """
+    if as_json and not isinstance(error, OutputError):
+        try:
+            print_json({"error": describe_error(error), **({"done": done} if done else {})}, indent=None)
+        except OutputError:
+            pass  # a person can still read the error on stderr
+        else:
+            return error.exit_code
     if isinstance(error, InterruptedByUserError):
         note(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
         return error.exit_code
@@ -183,6 +197,27 @@ def print_error(error: HfModelsError | KeyboardInterrupt) -> int:
         if part:
             note(_clean_lines(part))
     return error.exit_code
+
+
+@contextmanager
+def keep_results(done: Sequence[object], *, as_json: bool) -> Iterator[None]:
+    """If a block fails and the command prints JSON, print the results of its completed part together with the error.
+
+    Raises:
+        click.exceptions.Exit: the error was printed.
+    """
+    try:
+        yield
+    except HfModelsError as error:
+        if not as_json:
+            raise
+        raise click.exceptions.Exit(print_error(error, as_json=True, done=done)) from None
+
+
+def describe_error(error: HfModelsError) -> dict[str, str | None]:
+    """Return the parts of an error as JSON values, with the text that a terminal shows."""
+    parts = {"message": error.message, "cause": error.cause, "hint": error.hint}
+    return {"code": error.get_name(), **{name: _clean_lines(part) if part else None for name, part in parts.items()}}
 
 
 def _clean_lines(text: str) -> str:

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import NO_TERMINAL_HINT, ask_hidden, open_library
-from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
+from llm_hf_models.errors import BadInputError, DeclinedError, HfModelsError, InterruptedByUserError
 from llm_hf_models.system import units
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -37,7 +37,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
     Raises:
         BadInputError: no answer was given.
         InterruptedByUserError: the user pressed Ctrl-C.
-        click.exceptions.Exit: the user answered no.
+        DeclinedError: the user answered no.
     """
     try:
         agreed = _ask_yes_no(question)
@@ -48,8 +48,7 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
         output.note("")
         raise BadInputError(f"{refused}: no answer was given", hint=hint)
     if not agreed:
-        output.note(f"{refused}.")
-        raise click.exceptions.Exit(1)
+        raise DeclinedError(f"{refused}.")
 
 
 def _ask_yes_no(question: str) -> bool | None:

@@ -12,12 +12,12 @@ from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import Any
 
-from llm_hf_models import settings
 from llm_hf_models.errors import HfModelsError, UnsafeFileError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.models.scan_summary import NO_WARNING, UNSAFE, ScanSummary, make_not_asked, summarize_reports
+from llm_hf_models.system.text import strip_credentials
 
 
 class ScanRequest:
@@ -52,7 +52,7 @@ class ScanRequest:
 
 
 def refuse_unsafe(
-    details: RepoDetails, files: Sequence[HubFile], scans: Sequence[FileScan], *, allowed: bool
+    details: RepoDetails, files: Sequence[HubFile], scans: Sequence[FileScan], *, allowed: bool, endpoint: str
 ) -> tuple[str, ...]:
     """Return the files that a scanner reports as unsafe.
 
@@ -61,6 +61,7 @@ def refuse_unsafe(
         files: The files to download.
         scans: The scanners' reports on them, as far as they are known.
         allowed: True if the user allowed unsafe files.
+        endpoint: The address of the Hub, for the page of the repo in the error.
 
     Raises:
         UnsafeFileError: A scanner reports a file as unsafe, and unsafe files are not allowed.
@@ -70,16 +71,13 @@ def refuse_unsafe(
     reports |= {scan.path: line for scan in scans if (line := _describe_alarm(scan))}
     unsafe = sorted(paths & set(reports))
     if unsafe and not allowed:
+        page = f"{strip_credentials(endpoint)}/{details.id}/tree/{details.commit}"
         raise UnsafeFileError(
             f"The Hub's scanners report {', '.join(unsafe)} as unsafe",
-            cause="\n".join([*(reports[path] for path in unsafe), f"See {_build_page_url(details)}"]),
+            cause="\n".join([*(reports[path] for path in unsafe), f"See {page}"]),
             hint="To pull it anyway, add --allow-unsafe (the library records it).",
         )
     return tuple(unsafe)
-
-
-def _build_page_url(details: RepoDetails) -> str:
-    return f"{settings.get_display_endpoint()}/{details.id}/tree/{details.commit}"
 
 
 def _describe_alarm(scan: FileScan) -> str:

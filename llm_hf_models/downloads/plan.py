@@ -149,7 +149,7 @@ def _plan_listed_files(context: Context, hub: Hub, listing: _Listing, variant: V
     chosen = [_get_complete_file(context, hub, ref.repo, details, path) for path in _list_paths(ref, variant)]
     model_id = _choose_model_id(context, ref, listing.requested_repo, variant) if variant else None
     plan_checks.refuse_by_policy(context, details, chosen)
-    hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe)
+    hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe, endpoint=context.endpoint())
     planned = _plan_files(context, ref.repo, details.commit, chosen, options)
     return PullPlan(
         ref=str(ref),
@@ -223,7 +223,9 @@ def _add_scans(plan: PullPlan, details: RepoDetails, request: hub_scans.ScanRequ
     problem = None if request else plan.freshness.problem or "the Hub did not respond"
     if request is not None and not plan.already_complete:
         scans, problem = request.wait_for_scans(paths)
-    unsafe = hub_scans.refuse_unsafe(details, plan.files, scans, allowed=plan.options.allow_unsafe)
+    unsafe = hub_scans.refuse_unsafe(
+        details, plan.files, scans, allowed=plan.options.allow_unsafe, endpoint=str(plan.endpoint)
+    )
     summary = hub_scans.summarize(scan_summary.summarize_details(details, paths), scans, paths, problem)
     return replace(
         plan,

@@ -1,4 +1,4 @@
-"""Refuse a pull by the settings, and by the disk that it would write to."""
+"""Refuse a pull by the settings and by the disk that it would write to, and find the reasons to ask about one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan
-from llm_hf_models.downloads.records import load_plan_if_readable
+from llm_hf_models.downloads.records import find_open_row, load_plan_if_readable
 from llm_hf_models.errors import DiskFullError, PolicyError
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
 from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
 from llm_hf_models.system.units import format_size
+
+SMALL_REST = 0.1  # the part of a pull that is too small for a question
 
 
 def refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[HubFile]) -> None:
@@ -43,6 +45,25 @@ def refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hub
             cause=f"The setting max_download_bytes is {format_size(now.max_download_bytes)}.",
             hint="llm hf settings max_download_bytes",
         )
+
+
+def list_concerns(context: Context, plan: PullPlan) -> tuple[str, ...]:
+    """Return the reasons to ask a person before a plan is carried out: the memory that it needs, and its size.
+
+    There are none if the download was started before, or if only a small part of it is missing on this machine.
+    """
+    if plan.fetch_bytes <= plan.total_bytes * SMALL_REST:
+        return ()
+    found, limit = [], context.settings().ask_above_bytes
+    if plan.fit is not None and not plan.fit.fits:
+        found.append(f"The model does not fit this machine's memory: {plan.fit.reason}.")
+    if limit and plan.fetch_bytes > limit:
+        found.append(f"The download is larger than {format_size(limit)} (setting ask_above_bytes).")
+    if found:
+        with context.open_database() as db:
+            if find_open_row(context, db, plan) is not None:
+                return ()
+    return tuple(found)
 
 
 def refuse_place(context: Context, plan: PullPlan) -> None:

@@ -32,8 +32,8 @@ class HandedToken:
         """Return the token to use, given the one that the worker has found itself."""
         if self.value is None:
             return found
-        if self.source == "environment":
-            return tokens.Token(self.value, "environment")
+        if self.source in ("caller", "environment"):
+            return tokens.Token(self.value, self.source)
         newer = found is not None and found.source in ("plain file", "keychain", "encrypted file")
         return found if newer or _hash_token_file() != self.file_digest else tokens.Token(self.value, self.source)
 
@@ -47,7 +47,7 @@ def find_token_for_worker(context: Context, *, unlock: bool = False) -> HandedTo
     if token is None:
         return None
     return HandedToken(
-        value=token.value if token.source in ("environment", "encrypted file") else None,
+        value=token.value if token.source in ("caller", "environment", "encrypted file") else None,
         source=token.source,
         endpoint=context.endpoint(),
         fingerprint=_compute_fingerprint(context, token.value),

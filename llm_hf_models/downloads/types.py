@@ -9,7 +9,7 @@ from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 
 LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
 
@@ -46,8 +46,8 @@ class DownloadView(Result):
     error: str | None
     requested_by: str
     background: bool
-    created: float
-    updated: float
+    created: UnixTime
+    updated: UnixTime
     needs_worker: bool = False  # it waits in the queue, and no worker is running
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, MissingFileError
 from llm_hf_models.gguf import variants
+from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.filenames import parse_name
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.text import clean_text
@@ -45,19 +46,47 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def describe_shard(name: str, present: int) -> str | None:
-    """Describe a file as one shard of a model; None for a file that is not a shard.
+    """Describe a file as one shard of a model that was checked; None for a file that is not a shard.
 
     Args:
         name: the file's name.
         present: the number of shards that were found.
     """
+    if (shard := _number_shard(name)) is None:
+        return None
+    number, count = shard
+    if present == count:
+        return f"{number}; all {count} shards were checked"
+    return f"{number}; other shards are missing, so only this one was checked"
+
+
+def describe_shard_figures(name: str, facts: ModelFacts, present: int, problem: str | None = None) -> str | None:
+    """Describe a file as one shard of a model, and whose figures are shown; None for a file that is not a shard.
+
+    Args:
+        name: the file's name.
+        facts: the facts from the header, which has the shard's number too if the file was renamed.
+        present: the number of shards that were found.
+        problem: why the figures are only those of the first shard, though all shards were found.
+    """
+    index, total = facts.split_index, facts.split_count
+    from_header = (f"shard {index + 1} of {total}", total) if index is not None and total and total > 1 else None
+    if (shard := _number_shard(name) or from_header) is None:
+        return None
+    number, count = shard
+    if problem is not None:
+        return f"{number}; the figures are those of shard 1 only, because another header could not be read: {problem}"
+    if present == count:
+        return f"{number}; the figures are those of all {count} shards"
+    return f"{number}; other shards are missing, so the figures are those of this shard only"
+
+
+def _number_shard(name: str) -> tuple[str, int] | None:
+    """Return `shard 2 of 4` and the number of shards, or None for a file that is not a shard."""
     parsed = parse_name(name)
     if parsed is None or parsed.count < 2:  # noqa: PLR2004 - a single shard is the whole model
         return None
-    shard = f"shard {parsed.index} of {parsed.count}"
-    if present == parsed.count:
-        return f"{shard}; all {parsed.count} shards were checked"
-    return f"{shard}; other shards are missing, so only this one was checked"
+    return f"shard {parsed.index} of {parsed.count}", parsed.count
 
 
 def make_not_a_file_error(path: Path, name: str) -> HfModelsError:

@@ -90,7 +90,7 @@ def _check_set(shards: Sequence[tuple[str, GgufHeader | None, int, list[Finding]
             headers.append(header)
     if len(headers) < len(shards) or not headers:
         return ValidationReport(_limit_findings(findings), headers[0] if headers else None)
-    merged = _merge_headers(headers)
+    merged = merge_headers(headers)
     findings += _check_shards_agree(headers)
     findings += semantics.check_semantics(merged)
     findings += _check_templates(merged)
@@ -215,8 +215,10 @@ def _check_templates(header: GgufHeader) -> Iterator[Finding]:
             yield make_finding("template-type", "error", f"Its type is {header.value_types.get(key)}, not string.", key)
 
 
-def _merge_headers(headers: Sequence[GgufHeader]) -> GgufHeader:
+def merge_headers(headers: Sequence[GgufHeader]) -> GgufHeader:
     """Return a header of the whole model: the first shard's metadata, and the tensors of all shards."""
+    if len(headers) == 1:
+        return headers[0]
     tensors = tuple(tensor for header in headers for tensor in header.tensors)
     return replace(headers[0], tensors=tensors, facts=derive_facts(headers[0].metadata, tensors))
 

@@ -17,7 +17,7 @@ from llm_hf_models.hub.token_files import read_plain_token, remove_token_file, w
 from llm_hf_models.paths import expand_home
 from llm_hf_models.redaction import remember
 
-TokenSource = Literal["environment", "plain file", "keychain", "encrypted file", "hf CLI"]
+TokenSource = Literal["caller", "environment", "plain file", "keychain", "encrypted file", "hf CLI"]
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 UNLOCK_HINT = f"Unlock the stored token: llm hf whoami. Or set {PASSPHRASE_VARIABLE}."
 
@@ -93,6 +93,8 @@ def suggest_token_fix(found: Token | None) -> str:
     """Return the hint for a missing or rejected token, depending on the result of `find_token`."""
     from llm_hf_models.hub.errors import LOGIN_HINT
 
+    if found is not None and found.source == "caller":
+        return "Pass another token to Library(token=...)."
     if found is not None and found.source == "environment":
         name = _find_token_variable() or TOKEN_VARIABLES[0]  # not set in a worker, which gets the token from its parent
         return f"{name} overrides any other token. Change or unset it."

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
-from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     AmbiguousNameError,
@@ -37,7 +36,7 @@ from llm_hf_models.models.update_state import compare_with_repo, decide_without_
 from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
-    fetch_facts,
+    fetch_preview,
     get_memory_for_models,
     group_variants,
     list_companions,
@@ -45,7 +44,7 @@ from llm_hf_models.models.variant_choice import (
     list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
-from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.text import clean_text, quote_label
 
 GENERATION_CONFIG = "generation_config.json"
 _BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -132,7 +131,7 @@ def notify_of_name(context: Context, note: str | None) -> None:
 
 def _warn_about_host(context: Context, ref: ModelRef) -> None:
     """Notify the user if the model ref is a URL of another host than the configured Hub."""
-    host = urlsplit(validate_endpoint(settings.endpoint())).hostname
+    host = urlsplit(validate_endpoint(context.endpoint())).hostname
     if context.notify and ref.host not in (None, host, *HUB_HOSTS):
         context.notify(f"Using {host} instead of {ref.host} for {ref.repo}. Set HF_ENDPOINT to use another Hub.")
 
@@ -233,10 +232,13 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     if variants:
         choice = choose_variant(context, variants, None)
         try:
-            facts = apply_task(fetch_facts(context, hub, ref.repo, details, choice.variant), details.task)
+            preview = fetch_preview(context, hub, ref.repo, details, choice.variant)
+            if preview.problem:
+                notes.append(f"The number of parameters in the files is unknown: {preview.problem}")
+            facts = apply_task(preview.facts, details.task)
             choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
-            notes.append(f"The header of {choice.variant.files[0]} could not be read: {error.message}")
+            notes.append(f"The header of {quote_label(choice.variant.quant)} could not be read: {error.message}")
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts)
     variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
@@ -254,7 +256,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         chat_template=facts.chat_template if facts else details.chat_template,
         base_models=details.base_models,
         library=details.library,
-        access=_explain_access(details),
+        access=_explain_access(details, context.display_endpoint()),
         scan=scan.text,
         scan_state=scan.state,
         scan_problem=scan.reason,
@@ -327,9 +329,9 @@ def _add_local_models(
     return tuple(found)
 
 
-def _explain_access(details: RepoDetails) -> str | None:
+def _explain_access(details: RepoDetails, endpoint: str) -> str | None:
     if not details.gated:
         return None
     how = "automatically" if details.gated == "auto" else "by its owners"
-    page = f"{settings.get_display_endpoint()}/{details.id}"
+    page = f"{endpoint}/{details.id}"
     return f"Request access on {page} (granted {how}), then log in with `llm hf login`."

@@ -22,7 +22,7 @@ class TensorView:
     name: str
     shape: tuple[int, ...]
     type: str
-    offset: int
+    offset: int  # in the tensor data of its file
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Inspection(Result):
     metadata: Mapping[str, Any] | None = None
     tensors: tuple[TensorView, ...] | None = None
     chat_template: str | None = None
+    part: str | None = None  # which shard of a split model the file is, and whether the figures are those of all shards
 
 
 @dataclass(frozen=True)

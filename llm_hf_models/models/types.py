@@ -15,7 +15,7 @@ from llm_hf_models.library.records import (
     ModelDefault,
     ModelState,
 )
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class LocalModelView(Result):
     files: tuple[LocalFile, ...]
     options: Mapping[str, Any]
     checks: tuple[Check, ...]
-    added: float
-    last_used: float | None
+    added: UnixTime
+    last_used: UnixTime | None
     hub: Mapping[str, Any]
     endpoint: str | None = None
     endpoint_model: str | None = None  # the server's name for the model

@@ -46,6 +46,7 @@ from llm_hf_models.servers.http_errors import HttpResponseError
 from llm_hf_models.servers.relay_requests import EMBEDDINGS, ROUTES, RelayedRequest, parse_body, prepare_request
 from llm_hf_models.servers.relay_streams import COMMENT_SECONDS, ResponseChecker, add_comments, check_events
 from llm_hf_models.servers.stream_assembly import assemble_response, split_events
+from llm_hf_models.servers.stream_redaction import redact_events
 from llm_hf_models.system.text import clean_text
 
 MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
@@ -346,8 +347,8 @@ async def _iter_events(opening: asyncio.Future[_Opened]) -> AsyncGenerator[bytes
             return
         relayed = opened.relayed
         events = check_events(split_events(opened.chunks), drop_progress=relayed.drop_progress, schema=relayed.schema)
-        async for event in events:
-            yield redact_bytes(event)
+        async for event in redact_events(events):
+            yield event
     except HfModelsError as error:
         yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
 

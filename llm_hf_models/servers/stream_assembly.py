@@ -15,7 +15,7 @@ from llm_hf_models.errors import EngineLostError
 from llm_hf_models.inference.openai_protocol import build_protocol_error, build_request_error
 from llm_hf_models.inference.tool_calls import ToolCall, ToolCallAssembler
 
-_CONCATENATED_FIELDS = ("content", "reasoning_content", "reasoning", "text")
+CONCATENATED_FIELDS = ("content", "reasoning_content", "reasoning", "text")
 _STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")
 
 
@@ -111,7 +111,7 @@ def _merge_delta(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
             continue
         if isinstance(value, Mapping):
             _merge_delta(message.setdefault(key, {}), value)
-        elif key in _CONCATENATED_FIELDS:
+        elif key in CONCATENATED_FIELDS:
             message[key] = (message.get(key) or "") + value
         else:
             message[key] = value

@@ -160,6 +160,7 @@ def format_inspection(inspection: InspectGgufResult) -> Report:
         f"{_label_file(inspection.file)}: GGUF v{inspection.version}, {inspection.tensor_count} tensors, "
         f"header {format_size(inspection.header_bytes)}"
         + (f" ({format_size(inspection.fetched_bytes)} fetched)" if inspection.fetched_bytes else ""),
+        inspection.part,
         _join_parts(
             [
                 f"{facts.kind} model",

@@ -149,12 +149,16 @@ async def test_no_answer_of_the_mcp_server_has_the_token(hub: HubServer, home: H
     assert hub
     async with connect_stdio() as client:
         calls: list[tuple[str, dict[str, Any]]] = [
-            ("hf_search_models", {"query": "echo"}), ("hf_get_model", {"name": REPO, "card": True}),
-            ("hf_inspect_gguf", {"name": f"{REPO}:{FILE}"}), ("hf_download_model", {"name": f"{REPO}:Q4_K_M"}),
-            ("hf_get_downloads", {}), ("hf_list_models", {}), ("hf_status", {}),
+            ("hf_search_models", {"query": "echo", "verbosity": "full"}),
+            ("hf_get_model", {"repo": REPO, "card": True, "files": True, "verbosity": "full"}),
+            ("hf_inspect_gguf", {"model": f"{REPO}:{FILE}", "metadata": True, "template": True}),
+            ("hf_download_model", {"ref": f"{REPO}:Q4_K_M", "wait_seconds": 45}), ("hf_get_downloads", {"id": 1}),
+            ("hf_list_models", {"verbosity": "full"}), ("hf_status", {}),
         ]  # fmt: skip
         for tool, arguments in calls:
-            check((await client.call_tool(tool, arguments)).model_dump_json())
+            result = await client.call_tool(tool, arguments)
+            assert not result.is_error, result
+            check(result.model_dump_json())
         hub.fault(Status(403, {"X-Error-Message": repeat(TOKEN).replace("\u200b", "")}), times=None)
         for tool, arguments in calls:
             check((await client.call_tool(tool, arguments)).model_dump_json())
@@ -193,6 +197,16 @@ def echo_key(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
     handler.wfile.write(b"".join(pieces) + END)
 
 
+def join_texts(stream: str) -> str:
+    """Return the text and the reasoning that a client assembles from a stream."""
+    events = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: {")]
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    joined = ["".join(delta.get(name) or "" for delta in deltas) for name in ("content", "reasoning_content")]
+    assert joined[0].startswith(f"It is {REPLACEMENT}, {REPLACEMENT}"), joined
+    assert REPLACEMENT in joined[1]
+    return "\n".join(joined)
+
+
 def refuse_with_key(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
     key = handler.headers["Authorization"]
     text = json.dumps({"error": {"message": f"{'x' * 480} invalid {key}", "type": key}})
@@ -219,7 +233,7 @@ def test_a_completion_does_not_repeat_the_key(key: str, home: Home) -> None:
         done_prompt = Library().prompt("far", "hello")
         check(repr(done_prompt), key)
         with run_relay("far") as (server, address):
-            for stream, text in ((True, "hi"), (False, "hi"), (False, "hello")):
+            for stream, text in ((True, "hi"), (False, "hi"), (False, "hello"), (True, "hello")):
                 request = {"model": "far", "messages": [{"role": "user", "content": text}]}
                 reply = httpx2.post(
                     f"{address}/v1/chat/completions", json={**request, "stream": stream},
@@ -227,6 +241,7 @@ def test_a_completion_does_not_repeat_the_key(key: str, home: Home) -> None:
                 )  # fmt: skip
                 assert reply.status_code == 200
                 check(reply.text, key)
+                check(join_texts(reply.text) if stream else "", key)
     check_files(home.llm, key)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 import llm_hf_models
 from llm_hf_models import AsyncLibrary, Library, PullOptions, SearchFilters, errors
-from llm_hf_models.errors import BadInputError, HfModelsError
+from llm_hf_models.errors import AccessError, BadInputError, HfModelsError
 from tests.support import mcp_hub
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_faults import Throttle
@@ -117,3 +117,30 @@ def test_cancelled_async_pull_stops_and_keeps_its_bytes(hub: HubServer) -> None:
     (row,) = Library().downloads()
     assert row.state == "paused"
     assert Library().plan(f"{REPO}:Q4_K_M").fetch_bytes < plan.fetch_bytes
+
+
+def test_library_uses_the_given_hub_cache_and_token(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("owner/closed-GGUF", {"closed-Q4_K_M.gguf": tiny_chat(tmp_path / "closed.gguf")}, gated="manual")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_of_the_environment", access=["owner/closed-GGUF"]))
+    cache = tmp_path / "cache"
+    without_token = Library(endpoint=hub.endpoint, cache_dir=cache)
+    with pytest.raises(AccessError):
+        without_token.pull("owner/closed-GGUF")
+    assert all("Authorization" not in request.headers for request in hub.requests)
+    token = hub.add_token("hf_of_the_caller", access=["owner/closed-GGUF"])
+    library = Library(endpoint=f"{hub.endpoint}/", cache_dir=cache, token=token)
+    assert "hf_of" not in repr(library._context)
+    plan = library.plan("owner/closed-GGUF")
+    done = library.pull(plan)
+    assert Path(done.files[0]).is_relative_to(cache)
+    assert library.status().endpoint == hub.endpoint
+    library.remove(str(done.model_id))
+    events = list(library.follow(library.enqueue("owner/closed-GGUF").id))
+    assert events[-1].download.state == "done"
+    assert Path(library.path(str(done.model_id))[0]).is_relative_to(cache)
+    assert {request.headers.get("Authorization") for request in hub.requests} <= {None, f"Bearer {token}"}
+    with pytest.raises(BadInputError):
+        Library(endpoint="hub")

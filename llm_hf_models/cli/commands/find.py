@@ -42,7 +42,7 @@ def inspect(name: str, metadata: bool, tensors: bool, template: bool, as_json: b
     """Show the header of a GGUF file.
 
     REF|FILE is a file, the name of a model on this machine, or a model on the Hub. From the Hub, only the header is
-    downloaded.
+    downloaded. Of a split model, the headers of all shards are read, and the figures are those of the whole model.
     """
     found = open_library(uses_hub=_may_name_repo(name)).inspect(
         name, metadata=metadata, tensors=tensors, template=template

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +28,8 @@ from llm_hf_models.cli.params import (
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
-from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
+from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullPlan, PullResult
@@ -78,7 +82,12 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
     "--allow-unsafe", is_flag=True, help="Pull even if a Hub scanner reports a file as unsafe; this is recorded."
 )
 @click.option("--allow-invalid", is_flag=True, help="Keep a file that breaks the GGUF rules, without registering it.")
-@click.option("-y", "--yes", is_flag=True, help="With --to: overwrite files that differ without asking.")
+@click.option(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Don't ask before a large download, a model that does not fit, or overwriting files (--to).",
+)
 @click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
 @quiet_option
 @json_option
@@ -119,14 +128,11 @@ def pull(
     if dry_run:
         output.print_json(plan) if as_json else output.emit(hub_views.render_plan(plan, output.get_width()))
         return
-    if plan.replaces and not yes:
-        confirm(
-            f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
-            refused="Nothing was replaced",
-            hint="Pass -y to replace without asking.",
-        )
+    concerns = () if yes else library.list_concerns(plan)
     if not quiet:
-        output.note(hub_views.render_choice(plan))
+        output.note(hub_views.render_choice(plan, warns_of_memory=not concerns))
+    if not yes:
+        _ask_before_pull(ref, plan, concerns)
     result = None if background else _pull_in_foreground(library, plan, quiet=quiet)
     if result is None:  # by --background or by pressing the key
         _enqueue_pull(library, plan, on_done, quiet=quiet, as_json=as_json)
@@ -136,11 +142,43 @@ def pull(
     if not quiet:
         output.note(hub_views.render_pull_result(result))
         output.notify(f"{result.model_id or ref} is ready", result.seconds)
-    output.print_json(result) if as_json else output.emit(result.model_id or "\n".join(result.files))
-    if test and result.model_id:
-        report = library.test(result.model_id)
-        output.note(gguf_views.render_load_test(report, output.get_width()))
-        ctx.exit(0 if report.passed else 1)
+    ctx.exit(0 if _print_result(library, result, test=test, as_json=as_json) else 1)
+
+
+def _print_result(library: Library, result: PullResult, *, test: bool, as_json: bool) -> bool:
+    """Print the model's id or the JSON, and test the model if required. Return whether it passed."""
+    if not as_json:
+        output.emit(result.model_id or "\n".join(result.files))
+    passed = True
+    with output.keep_results([result], as_json=as_json):
+        if test and result.model_id:
+            report = library.test(result.model_id)
+            output.note(gguf_views.render_load_test(report, output.get_width()))
+            passed = report.passed
+    if as_json:
+        output.print_json(result)
+    return passed
+
+
+def _ask_before_pull(ref: str, plan: PullPlan, concerns: Sequence[str]) -> None:
+    """Ask whether to replace files, and to download a large model or one that does not fit. End the command on a no.
+
+    Raises:
+        BadInputError: there is no answer, or no terminal for the question about the download.
+    """
+    if plan.replaces:
+        confirm(
+            f"Files with other content exist: {', '.join(plan.replaces)}. Replace them?",
+            refused="Nothing was replaced",
+            hint="Pass -y to replace without asking.",
+        )
+    if not concerns:
+        return
+    hint = f"To download it without a question, add -y: llm hf pull {shlex.quote(ref)} -y"
+    if not output.is_terminal(sys.stdin):
+        raise BadInputError(f"{plan.ref} was not downloaded", cause="\n".join(concerns), hint=hint)
+    question = f"{' '.join(concerns)} Download {format_size(plan.fetch_bytes)}?"
+    confirm(question, refused="Nothing was downloaded", hint=hint)
 
 
 def _enqueue_pull(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:

@@ -192,7 +192,7 @@ def _make_command(action: _Action) -> click.Command:
         library = open_library()
         numbers = _select_all(library, action) if everything else list(dict.fromkeys(given))
         rows: list[DownloadView] = []
-        try:
+        with output.keep_results(rows, as_json=as_json):
             for number in numbers:
                 row = _apply_action(library, action, number, skip_missing=everything)
                 if row is None:
@@ -200,10 +200,9 @@ def _make_command(action: _Action) -> click.Command:
                 rows.append(row)
                 if not as_json:
                     output.note(downloads_views.render_request(row, action.name))
-        finally:  # if one download fails, report those that were changed before it
-            if as_json and (rows or everything):
-                output.print_json(rows if everything or len(given) > 1 else rows[0])
-        if not rows and not as_json:
+        if as_json:
+            output.print_json(rows if everything or len(given) > 1 else rows[0])
+        elif not rows:
             output.note(f"No download to {action.name}.")
 
     run.__doc__ = f"{action.summary}\n\n{action.details}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from llm_hf_models.cli import output
@@ -18,6 +20,9 @@ from llm_hf_models.cli.params import (
 )
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
+
+if TYPE_CHECKING:
+    from llm_hf_models.models.types import Verification
 
 NAME = LocalName()
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
@@ -154,9 +159,9 @@ def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, 
     require_one_of(name, everything)
     library = open_library()
     names = [model.model_id for model in library.list() if model.state != "remote"] if everything else [str(name)]
-    done = []
+    done: list[Verification] = []
     for each in names:
-        with progress.show_progress(quiet=quiet) as show_progress:
+        with output.keep_results(done, as_json=as_json), progress.show_progress(quiet=quiet) as show_progress:
             done.append(library.verify(each, progress=show_progress))
         if not as_json:
             output.emit(local_views.render_verification(done[-1]))

@@ -20,10 +20,10 @@ def render_inspection(found: Inspection, max_width: int | None) -> str:
     """Return a summary of a GGUF header: facts about the model, then about the file."""
     facts = found.facts
     types = sorted(facts.tensor_types.items(), key=lambda pair: -pair[1])
-    shard = f"{facts.split_index + 1} of {facts.split_count}" if facts.split_index is not None else None
     return format_fields(
         [
             ("File", found.file),
+            ("Part", found.part),
             ("Name", facts.name),
             ("Kind", facts.kind),
             ("Architecture", facts.architecture),
@@ -41,7 +41,6 @@ def render_inspection(found: Inspection, max_width: int | None) -> str:
             ("Sampling", ", ".join(f"{key} {value:g}" for key, value in facts.sampling.items())),
             ("Licence", facts.license),
             ("Base model", ", ".join(facts.base_models)),
-            ("Shard", shard),
             ("Header", f"GGUF {found.version}, {found.byte_order}-endian, {format_size(found.header_bytes)}"),
             ("Downloaded", format_size(found.fetched_bytes) if found.fetched_bytes else None),
         ],

@@ -189,6 +189,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Commit", cli_format.join_if_present(planned.commit, f"({planned.revision})" if planned.revision else "")),
             ("Quantization", _format_reason(planned.quant, planned.reason)),
             ("Left out", "\n".join((*planned.left_out, *planned.unusable))),
+            ("Parameters", _format_parameters(planned)),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
             ("Folder", planned.folder),
@@ -205,6 +206,15 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
     return f"{facts}\n\n{format_table(columns, rows, max_width=max_width)}"
 
 
+def _format_parameters(planned: PullPlan) -> str:
+    """Return the number of parameters and their bits; `unknown` for a model if its headers don't tell them."""
+    if planned.facts is None:
+        return ""
+    bits = planned.facts.bits_per_weight
+    parameters = cli_format.format_parameters(planned.facts.parameters) or "unknown"
+    return f"{parameters}, {bits:.2f} bits per weight" if bits else parameters
+
+
 def _describe_state(file: PlannedFile) -> str:
     if file.local:
         return "on disk"
@@ -213,14 +223,14 @@ def _describe_state(file: PlannedFile) -> str:
     return f"{format_size(file.partial)} on disk" if file.partial else "to download"
 
 
-def render_choice(planned: PullPlan) -> str:
-    """Return the chosen variant, the reason for it and all warnings, before a pull starts."""
+def render_choice(planned: PullPlan, *, warns_of_memory: bool) -> str:
+    """Return the chosen variant, the reason for it and the warnings, before a pull starts."""
     stale = render_freshness(planned.freshness) if planned.freshness.stale else None
     if planned.already_complete:
         return f"{planned.model_id} is already on this machine." + (f" {stale}" if stale else "")
     lines = [f"{planned.repo}, {_format_reason(planned.quant, planned.reason)}" if planned.quant else planned.ref]
     lines += [f"Warning: {stale}"] if stale else []
-    if planned.fit and not planned.fit.fits:
+    if warns_of_memory and planned.fit and not planned.fit.fits:
         lines.append(f"Warning: the model does not fit this machine's memory: {planned.fit.reason}")
     lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]

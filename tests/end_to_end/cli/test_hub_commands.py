@@ -603,8 +603,8 @@ def test_command_handles_downloads_up_to_the_first_unknown_one() -> None:
     done = run("pause", "1", "99", code=1)
     assert "Download 1 (a/b) is paused." in done.stderr
     assert "There is no download 99" in done.stderr
-    done = run("resume", "1", "99", "--json", code=1)
-    assert [row["id"] for row in json.loads(done.stdout)] == [1]
+    found = run_json("resume", "1", "99", code=1)
+    assert ([row["id"] for row in found["done"]], found["error"]["code"]) == ([1], "not_found")
 
 
 def test_ending_download_is_shown_as_such_and_can_not_be_retried() -> None:

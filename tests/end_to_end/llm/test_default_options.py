@@ -460,7 +460,7 @@ def test_endpoint_with_an_invalid_response_is_down_with_a_reason(status: int, bo
     assert problem in str(health.problem)
 
 
-def test_prompt_of_the_python_api_has_the_stored_options_and_its_own_advice() -> None:
+def test_python_prompt_has_the_stored_options_and_its_own_advice() -> None:
     run("set", "tiny", "json_object", "on", "context", "512")
     assert Library().prompt("tiny", "hello", options={"max_tokens": 20}).text.lstrip().startswith("{")
     with pytest.raises(EngineRequestError, match="the context holds 512") as caught:

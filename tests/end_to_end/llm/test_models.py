@@ -26,6 +26,7 @@ from llm_hf_models.errors import EngineRequestError, FileChangedError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
+from llm_hf_models.system.json_values import format_utc
 from tests.support import ggufs
 from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_llm
@@ -519,7 +520,7 @@ def test_texts_are_embedded_one_by_one_or_in_batches_and_found(tmp_path: Path) -
 
 
 def test_embedding_one_text_updates_the_last_use() -> None:
-    before = time.time()
+    before = format_utc(time.time())
     get_output("embed", "-m", "vectors", "-c", "hello")
     assert json.loads(run("show", "vectors", "--json").stdout)["last_used"] >= before
 

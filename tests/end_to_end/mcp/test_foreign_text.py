@@ -30,7 +30,8 @@ LABEL = f"{ORDER} {'now ' * 30}"
 OWN_FIELDS = {
     "access", "added", "address", "aliases", "byte_order", "cache_dir", "choice", "code", "commit", "created",
     "default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
-    "key", "key_env", "key_name", "kept", "kind", "layers", "library", "local_model", "local_models", "location",
+    "key", "key_env", "key_name", "kept", "kind", "layers", "library", "llm_default", "local_model", "local_models",
+    "location",
     "message", "missing", "mmproj", "mode", "model_id", "next_cursor", "next_step", "note", "notes", "options", "part",
     "place", "reason", "ref", "requested_action", "requested_by", "result", "revision", "role", "scopes", "severity",
     "sha256", "shape", "source", "state", "suggestions", "token_kind", "token_name", "type", "updated", "value",
@@ -136,7 +137,7 @@ async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
             assert f"Next: {found['next_step']}" in get_text(result)
         labels = [line.split(":")[0] for line in get_text(result).splitlines() if "now-now" in line]
         refused = await call_refused(client, "hf_download_model", ref=f"{REPO}:zzz")
-        labels += [label for label in refused.splitlines()[1].split(", ") if "now-now" in label]
+        labels += [label for label in refused.partition("Available variants: ")[2].split(", ") if "now-now" in label]
     assert len(labels) > 10
     assert all(len(label) <= 60 and label.endswith("…") for label in labels)
 

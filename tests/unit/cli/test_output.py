@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +27,7 @@ from llm_hf_models.cli.output import Column
 from llm_hf_models.cli.progress import LINE_SECONDS, ProgressLines, show_progress
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.cli.views import local as local_views
+from llm_hf_models.downloads.types import DownloadEvent, DownloadView
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
@@ -76,8 +77,46 @@ def test_json_never_contains_a_secret(value: object) -> None:
 def test_json_writes_times_paths_and_special_numbers_as_text() -> None:
     value = {"at": datetime(2026, 3, 1, tzinfo=timezone.utc), "path": Path("a/b"), "nan": float("nan"), 3: {2, 1}}
     assert json_values.to_json(value) == {
-        "at": "2026-03-01T00:00:00+00:00", "path": str(Path("a/b")), "nan": "nan", "3": [1, 2],
+        "at": "2026-03-01T00:00:00Z", "path": str(Path("a/b")), "nan": "nan", "3": [1, 2],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (0, "1970-01-01T00:00:00Z"),
+        (1796002440.9, "2026-11-30T01:34:00Z"),
+        (-1.5, "1969-12-31T23:59:58Z"),
+        (datetime(2026, 3, 1, 5, 30, 7, 999, tzinfo=timezone(timedelta(hours=5.5))), "2026-03-01T00:00:07Z"),
+        (1e20, "1e+20"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_json_has_times_in_utc(at: float | datetime, text: str) -> None:
+    assert json_values.format_utc(at) == text
+
+
+def test_json_of_a_result_has_texts_for_its_times_only() -> None:
+    row = DownloadView(
+        1, "o/n:Q4", "running", None, "o/n", "c" * 40, "Q4", 100, 50, 5.5, 9.1, 1, None, "cli", True, 0.0, 1.5
+    )  # fmt: skip
+    found = DownloadEvent("progress", row).to_dict()["download"]
+    assert (found["created"], found["updated"]) == ("1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z")
+    assert (found["bytes_per_second"], found["seconds_left"], row.updated) == (5.5, 9.1, 1.5)
+    assert found == json_values.to_json(row) == json_values.to_json([row])[0]  # type: ignore[index]
+    schema = json_values.build_schema(DownloadView)["properties"]
+    assert schema["created"] == {"type": "string", "description": "UTC, ISO 8601"}
+    assert schema["seconds_left"]["anyOf"][0] == {"type": "number"}
+
+
+def test_json_has_no_unix_time_in_any_result() -> None:
+    check = Check("digest", "matches", 0.0, {"files": 2.0})
+    assert json_values.to_json({"checks": (check,)}) == {
+        "checks": [{"kind": "digest", "result": "matches", "at": "1970-01-01T00:00:00Z", "detail": {"files": 2.0}}]
+    }
+    never = LocalModel("hf/o/n:Q8_0", "o/n", None, "c" * 40, "Q8_0", (), ModelFacts())
+    found: Any = json_values.to_json([never, replace(never, last_used=61.0)])
+    assert [one["last_used"] for one in found] == [None, "1970-01-01T00:01:01Z"]
 
 
 def test_json_refuses_values_without_a_json_form() -> None:
@@ -294,13 +333,11 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (KeyboardInterrupt(), "Interrupted; run the same command to continue."),
+        (InterruptedByUserError(output.INTERRUPTED), "Interrupted; run the same command to continue."),
         (InterruptedByUserError("Cancelled", cause="not shown", hint="llm hf retry 3"), "Cancelled. llm hf retry 3"),
     ],
 )
-def test_interruption_is_one_line(
-    error: HfModelsError | KeyboardInterrupt, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interruption_is_one_line(error: HfModelsError, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert output.print_error(error) == 130
     assert capsys.readouterr().err == f"{line}\n"
 
