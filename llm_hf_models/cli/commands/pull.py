@@ -191,7 +191,9 @@ def _enqueue_pull(library: Library, plan: PullPlan, on_done: str | None, *, quie
 def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | None:
     """Pull in the foreground. Return None if the user moves the download to the background."""
     from llm_hf_models.cli import progress
+    from llm_hf_models.cli.progress_bars import name_file
 
+    parts = downloads_views.name_parts(plan)
     moving = [file for file in plan.files if not file.local]
     moved_to_background = threading.Event()
     with stop_on_interrupt() as stop:
@@ -206,13 +208,12 @@ def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> Pul
                 stop.set()
 
         try:
-            with (
-                call_on_key(BACKGROUND_KEY, move_to_background) as can_press_key,
-                progress.show_progress(moving, quiet=quiet) as show,
-            ):
+            with call_on_key(BACKGROUND_KEY, move_to_background) as can_press_key:
                 if can_press_key and moving and not quiet:
                     output.note(f"Press {BACKGROUND_KEY} to continue in the background.")
-                return library.pull(plan, progress=show, stop=stop)
+                name = lambda path: parts.get(path) or name_file(path)  # noqa: E731
+                with progress.show_progress(moving, name=name, quiet=quiet) as show:
+                    return library.pull(plan, progress=show, stop=stop)
         except InterruptedByUserError:
             if moved_to_background.is_set():
                 return None

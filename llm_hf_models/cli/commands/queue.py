@@ -96,7 +96,8 @@ def _watch(library: Library, numbers: list[int]) -> bool:
         output.note("No download is active.")
         return True
     started = time.monotonic()
-    with progress.show_progress() as show:
+    watched = [downloads_views.make_watched(library.get_download(number)) for number in numbers]
+    with progress.show_progress(watched, name=str) as show:
         rows = _follow(library, numbers, lambda row: show(downloads_views.make_event(row)))
     for row in rows:
         output.note(downloads_views.render_outcome(row))
