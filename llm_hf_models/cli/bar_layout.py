@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from llm_hf_models.cli.output import count_cells, has_colour
+from llm_hf_models.cli.layout import count_cells
+from llm_hf_models.cli.output import has_colour
 from llm_hf_models.system.units import format_duration, format_size
 
 MAX_LABEL_CELLS = 40
