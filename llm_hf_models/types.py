@@ -30,7 +30,7 @@ class TokenStatus(Result):
 
 @dataclass(frozen=True)
 class EngineView(Result):
-    """A running engine, without its API key. Times are in Unix seconds, memory is in bytes."""
+    """A running engine, without its API key. Memory is in bytes."""
 
     model_id: str
     pid: int

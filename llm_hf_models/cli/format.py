@@ -104,6 +104,21 @@ def describe_template(has_template: bool | None, facts: ModelFacts | None) -> st
     return "yes" + (f", with {' and '.join(supported)}" if supported else "")
 
 
+def explain_missing_aliases(model_id: str, refused: Mapping[str, str], aliases: Sequence[str], kind: str) -> list[str]:
+    """Return a line for each name that does not select a model in llm, and the command that gives it another name.
+
+    Args:
+        model_id: the model.
+        refused: the short names that it did not get, with the reasons.
+        aliases: its aliases. llm may use one for a model of another plugin.
+        kind: its kind.
+    """
+    taken = llm_plugin_names.list_taken_names(kind) if aliases else {}
+    lines = [f"{name} {reason}." for name, reason in refused.items()]
+    lines += [f"{name} is a name of another model in llm: {taken[name]}." for name in aliases if name in taken]
+    return [*lines, f"Give this model another name: llm hf alias {model_id} NAME"] if lines else []
+
+
 def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
     """Return the command that uses a model, with its shortest alias that llm doesn't use for another model."""
     # llm runs this command and has loaded its plugins, so no other process is needed as in models/names.py.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TextIO
 
 import click
@@ -78,7 +79,7 @@ def _discard_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """Print a note on stderr, wrapped at words, unless the command is quiet. Ignore that stderr can't be written."""
+    """Print a note on stderr, wrapped at words, unless the command is quiet. If it can't be written, ignore that."""
     if not is_quiet():
         alert(text)
 
@@ -235,10 +236,20 @@ def keep_results(done: Sequence[object], *, as_json: bool) -> Iterator[None]:
         raise click.exceptions.Exit(print_error(error, as_json=True, done=done)) from None
 
 
-def describe_error(error: HfModelsError) -> dict[str, str | None]:
-    """Return the parts of an error as JSON values, with the text that a terminal shows."""
-    parts = {"message": error.message, "cause": error.cause, "hint": error.hint}
-    return {"code": error.get_name(), **{name: _clean_lines(part) if part else None for name, part in parts.items()}}
+@dataclass(frozen=True)
+class ErrorReport:
+    """An error of a command with `--json`."""
+
+    code: str  # the name of the exception, such as `repo_not_found`
+    message: str
+    cause: str | None
+    hint: str | None  # what to do next, usually a command
+
+
+def describe_error(error: HfModelsError) -> ErrorReport:
+    """Return an error with the text that a terminal shows."""
+    message, cause, hint = (_clean_lines(part) if part else None for part in (error.message, error.cause, error.hint))
+    return ErrorReport(error.get_name(), message or "", cause, hint)
 
 
 def _clean_lines(text: str) -> str:

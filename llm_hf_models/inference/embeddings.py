@@ -58,7 +58,9 @@ def embed_texts(
         yield from client.embed(endpoint, shorten_items(endpoint, usable, long))
     if len(usable) < len(texts):
         raise BadInputError(
-            f"Text {start + len(usable) + 1} is empty", hint="Remove it: an empty text has no meaning to embed."
+            f"Text {start + len(usable) + 1} is empty",
+            cause=f"It comes after {_quote(usable[-1])}." if usable else None,
+            hint="Remove it: an empty text has no meaning to embed.",
         )
 
 

@@ -160,7 +160,7 @@ def parse_ref(context: Context, text: str) -> ModelRef:
 def suggest_search(text: str) -> str | None:
     """Return the hint for a name without an owner: to search for it, or to import it if it is that of a file."""
     name = text.strip().partition(":")[0]
-    if not _BARE_NAME.fullmatch(name):
+    if not _BARE_NAME.fullmatch(name) or "://" in text:
         return None
     if name.lower().endswith(".gguf"):
         return f"To register a file on this machine: llm hf import {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import click
 
@@ -12,6 +13,13 @@ from llm_hf_models.cli.params import ask_new_passphrase, json_option, quiet_opti
 from llm_hf_models.cli.views import local as local_views
 
 MAX_TOKEN_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class LoggedOut:
+    """The places from which `logout` removed the token."""
+
+    removed_from: tuple[str, ...]
 
 
 @click.command(
@@ -49,7 +57,7 @@ def logout(as_json: bool) -> None:
     Tokens in the environment and the hf command's token are kept.
     """
     places = open_library().logout()
-    output.print_json({"removed_from": places}) if as_json else output.note(local_views.render_logout(places))
+    output.print_json(LoggedOut(places)) if as_json else output.note(local_views.render_logout(places))
 
 
 @click.command(epilog=format_examples("llm hf whoami", "llm hf whoami --json", "llm hf whoami -q"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -13,6 +15,19 @@ from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option,
 from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.system.units import format_size
+
+
+@dataclass(frozen=True)
+class InstalledEntry:
+    """The change of a host's file by `mcp --install`."""
+
+    path: Path
+    changed: bool  # whether the file needs a change
+    written: bool
+    backup: Path | None  # a copy of the previous file
+    kept: tuple[str, ...]  # members of the existing entry that a new one would not have
+    differing: tuple[str, ...]  # kept variables that select other files or servers than this process uses
+    diff: str
 
 
 @click.command(epilog=format_examples("llm hf status", "llm hf status --json", "llm hf status --files"))
@@ -209,14 +224,5 @@ def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_js
         saved = f" The previous file is kept as {backup}." if backup else ""
         output.note(f"Written.{saved} Restart {change.host.title} to use it.")
     if as_json:
-        output.print_json(
-            {
-                "path": change.path,
-                "changed": change.is_needed,
-                "written": writes,
-                "backup": backup,
-                "kept": change.kept,
-                "differing": change.differing,
-                "diff": diff,
-            }
-        )
+        entry = InstalledEntry(change.path, change.is_needed, writes, backup, change.kept, change.differing, diff)
+        output.print_json(entry)

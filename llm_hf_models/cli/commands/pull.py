@@ -230,7 +230,9 @@ def _print_id(result: PullResult | DownloadView) -> None:
 def _pull_in_foreground(library: Library, plan: PullPlan) -> PullResult | None:
     """Pull in the foreground. Return None if the user moves the download to the background."""
     from llm_hf_models.cli import progress
+    from llm_hf_models.cli.progress_bars import name_file
 
+    parts = downloads_views.name_parts(plan)
     moving = [file for file in plan.files if not file.local]
     moved_to_background = threading.Event()
     with stop_on_interrupt() as stop:
@@ -245,9 +247,10 @@ def _pull_in_foreground(library: Library, plan: PullPlan) -> PullResult | None:
                 stop.set()
 
         try:
+            name = lambda path: parts.get(path) or name_file(path)  # noqa: E731
             with (
                 call_on_key(BACKGROUND_KEY, move_to_background) as can_press_key,
-                progress.show_progress(moving, quiet=output.is_quiet()) as show,
+                progress.show_progress(moving, name=name, quiet=output.is_quiet()) as show,
             ):
                 if can_press_key and moving:
                     output.note(f"Press {BACKGROUND_KEY} to continue in the background.")

@@ -28,6 +28,13 @@ WATCH_SECONDS = 0.5
 NO_LIMIT = -1
 
 
+@dataclass(frozen=True)
+class ClearedDownloads:
+    """The number of downloads that `downloads clear` removed from the list."""
+
+    removed: int
+
+
 @click.group(
     invoke_without_command=True,
     epilog=format_examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
@@ -93,7 +100,8 @@ def _watch(library: Library, numbers: list[int]) -> bool:
         output.note("No download is active.")
         return True
     started = time.monotonic()
-    with progress.show_progress(quiet=output.is_quiet()) as show:
+    watched = [downloads_views.make_watched(library.get_download(number)) for number in numbers]
+    with progress.show_progress(watched, name=str, quiet=output.is_quiet()) as show:
         rows = _follow(library, numbers, lambda row: show(downloads_views.make_event(row)))
     for row in rows:
         output.note(downloads_views.render_outcome(row))
@@ -143,7 +151,7 @@ def clear(as_json: bool) -> None:
     file is touched. If a partial file can't be deleted, its download stays in the list.
     """
     count = open_library().clear_downloads()
-    output.print_json({"removed": count}) if as_json else output.note(
+    output.print_json(ClearedDownloads(count)) if as_json else output.note(
         f"Removed {count} {'download' if count == 1 else 'downloads'} from the list."
     )
 

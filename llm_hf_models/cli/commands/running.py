@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 NAME = LocalName()
 MAX_TEMPLATE_BYTES = 512 * 1024
 KEY_VARIABLE = "LLM_HF_SERVE_KEY"
+
+
+@dataclass(frozen=True)
+class StoppedEngines:
+    """The number of engines that `stop` stopped."""
+
+    stopped: int
 
 
 @click.command(epilog=format_examples("llm hf ps", "llm hf ps --json"))
@@ -63,7 +71,7 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     library = open_library()
     models = [library.show(name).model_id for name in names]  # if a name is unknown, no engine is stopped
     count = library.stop_engines() if everything else sum(map(library.stop_engines, dict.fromkeys(models)))
-    output.print_json({"stopped": count}) if as_json else output.note(running_views.render_stopped(count))
+    output.print_json(StoppedEngines(count)) if as_json else output.note(running_views.render_stopped(count))
 
 
 @click.command(

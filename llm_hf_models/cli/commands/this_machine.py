@@ -70,7 +70,7 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
 
 @click.command(
     "list",
-    epilog=format_examples("llm hf list", "llm hf list --sort size", "llm hf list --updates --json", "llm hf list -q"),
+    epilog=format_examples("llm hf list", "llm hf list --sort size", "llm hf list -q", "llm hf list --updates --json"),
 )
 @click.option(
     "--updates", is_flag=True, help="Also show which models have an update, and the space that removing each frees."
@@ -202,7 +202,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
     done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
     if everything and done and not as_json and not quiet:
         output.emit(local_views.render_verified_count(done))
-    elif not done and not as_json:
+    if not done and not as_json:
         output.note(NO_FILES)
     ctx.exit(0 if all(each.matches for each in done) else 1)
 

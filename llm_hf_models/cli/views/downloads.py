@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
@@ -12,17 +13,13 @@ from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
 if TYPE_CHECKING:
+    from llm_hf_models.downloads.plan_types import PullPlan
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.library.download_records import DownloadNote
     from llm_hf_models.transfer.types import Event, EventKind
     from llm_hf_models.types import Cleanup
 
-_EVENT_KIND_BY_STATE: dict[str, EventKind] = {
-    "queued": "waiting",
-    "planning": "waiting",
-    "verifying": "verifying",
-    "done": "done",
-}
+_EVENT_KIND_BY_STATE: dict[str, EventKind] = {"running": "progress", "verifying": "verifying", "done": "done"}
 
 _LEFTOVER_NAMES = {
     "partial": "partial file",
@@ -73,18 +70,37 @@ def _make_row(row: DownloadView) -> list[str]:
     ]
 
 
+def name_parts(plan: PullPlan) -> dict[str, str]:
+    """Return short names for the files of a model that has several: `shard 2/4` and `projector`, by path."""
+    names = {path: f"shard {index}/{len(plan.weights)}" for index, path in enumerate(plan.weights, 1)}
+    names = names if len(plan.weights) > 1 else {}
+    return {**names, plan.mmproj: "projector"} if plan.mmproj else names
+
+
+@dataclass(frozen=True)
+class WatchedDownload:
+    """A whole download, with the fields of a file to transfer."""
+
+    path: str
+    size: int
+    partial: int
+
+
+def make_watched(row: DownloadView) -> WatchedDownload:
+    """Return a download as a file to transfer."""
+    return WatchedDownload(f"{row.id} {row.ref.rpartition('/')[2]}", row.total_bytes, row.done_bytes)
+
+
 def make_event(row: DownloadView) -> Event:
     """Return the progress of a whole download as one event, as for a single file."""
     from llm_hf_models.transfer.types import Event
 
-    kind = "waiting" if row.error and row.state == "running" else _EVENT_KIND_BY_STATE.get(row.state, "progress")
-    return Event(
-        kind,
-        f"{row.id} {row.ref.rpartition('/')[2]}",
-        row.done_bytes,
-        row.total_bytes,
-        row.error if kind == "waiting" else None,
-    )
+    label = make_watched(row).path
+    if row.state not in _EVENT_KIND_BY_STATE:  # no process transfers it now
+        state = _PENDING_REQUESTS.get(row.requested_action or "", row.state)
+        return Event("waiting", label, row.done_bytes, row.total_bytes, state, by_others=True)
+    kind = "waiting" if row.error and row.state == "running" else _EVENT_KIND_BY_STATE[row.state]
+    return Event(kind, label, row.done_bytes, row.total_bytes, row.error if kind == "waiting" else None)
 
 
 def render_outcome(row: DownloadView) -> str:

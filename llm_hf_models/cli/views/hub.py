@@ -222,6 +222,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Parameters", _format_parameters(planned)),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
+            ("No alias", "\n".join(f"{name}: it {reason}" for name, reason in planned.refused_aliases.items())),
             ("Folder", planned.folder),
             ("Replaces", "\n".join(planned.replaces)),
             (
@@ -292,12 +293,10 @@ def render_pull_result(result: PullResult) -> str:
     if result.is_copy:
         lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
     if result.model_id:
-        facts = result.plan.facts
-        lines.append(
-            cli_format.suggest_usage(
-                result.model_id, result.plan.options.aliases or result.aliases, facts.kind if facts else "chat"
-            )
-        )
+        kind = result.plan.facts.kind if result.plan.facts else "chat"
+        refused = result.plan.refused_aliases
+        lines += cli_format.explain_missing_aliases(result.model_id, refused, result.aliases, kind)
+        lines.append(cli_format.suggest_usage(result.model_id, result.plan.options.aliases or result.aliases, kind))
     return "\n".join(lines)
 
 

@@ -223,7 +223,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
     left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
+    names = cli_format.explain_missing_aliases(model.model_id, done.refused_aliases, model.aliases, model.kind)
+    return "\n".join([f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}", *names, usage])
 
 
 # The account and this installation

@@ -50,6 +50,7 @@ def get_model(name: str) -> HfEmbeddingModel:
     ("bad", "message"),
     [
         ("  ", "Text 3 is empty"),
+        ("  ", "It comes after 'two'."),
         (LONG, f"The model accepts 512 tokens; text 3 has {TOKENS_OF_LONG:,}."),
         (LONG, "Text 3 is too long for hf/tiny/embed:F32: 'word word word"),
         (LONG, f"llm hf set {EMBED} truncate on"),

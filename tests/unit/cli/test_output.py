@@ -21,12 +21,11 @@ import click
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import layout, output
 from llm_hf_models.cli.layout import Column
-from llm_hf_models.cli.progress import LINE_SECONDS, ProgressBars, ProgressLines, show_progress
+from llm_hf_models.cli.progress import LINE_SECONDS, ProgressLines, show_progress
 from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.cli.views import local as local_views
@@ -605,51 +604,6 @@ def test_error_is_reported_once_with_its_reason() -> None:
         show(Event("waiting", "m.gguf", 10, 1000, f"no network{ESCAPE}[2J, again in 2 s"))
     show(Event("retrying", "m.gguf", 10, 1000, "connection reset"))
     assert text[1:] == ["m.gguf: waiting: no network, again in 2 s", "m.gguf: retrying: connection reset"]
-
-
-@dataclass(frozen=True)
-class MovingFile:
-    """A planned file, with the fields that progress needs."""
-
-    path: str
-    size: int
-    partial: int = 0
-
-
-def test_several_files_have_a_bar_each_and_a_total() -> None:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
-    files = [MovingFile("a.gguf", 1_000_000), MovingFile("b.gguf", 3_000_000, 1_000_000)]
-    with ProgressBars(files, console) as show:
-        show(Event("started", "a.gguf", 0, 1_000_000))
-        show(Event("progress", "a.gguf", 500_000, 1_000_000))
-        show(Event("started", "b.gguf", 1_000_000, 3_000_000))
-        show(Event("retrying", "b.gguf", 1_000_000, 3_000_000, "connection reset"))
-        show(Event("verifying", "here-already.gguf", 7_000_000, 9_000_000))
-    last = screen.getvalue().split("total")[-1]
-    assert "1.5 MB of 4 MB" in last
-    assert re.search(r"a\.gguf .*500 kB of 1 MB", last)
-    assert re.search(r"b\.gguf .*1 MB of 3 MB +retrying", last)
-    assert "b.gguf: retrying: connection reset" in screen.getvalue()
-
-
-def test_bars_of_finished_files_make_room() -> None:
-    screen = io.StringIO()
-    files = [MovingFile("a.gguf", 10), MovingFile("b.gguf", 10)]
-    with ProgressBars(files, Console(file=screen, force_terminal=True, width=80)) as show:
-        show(Event("done", "a.gguf", 10, 10))
-        show(Event("started", "b.gguf", 0, 10))
-    last = screen.getvalue().split("total")[-1]
-    assert "b.gguf" in last
-    assert "a.gguf" not in last
-
-
-def test_one_file_has_one_bar() -> None:
-    screen = io.StringIO()
-    with ProgressBars([MovingFile("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
-        show(Event("done", "a.gguf", 10, 10))
-    assert "total" not in screen.getvalue()
-    assert "10 B of 10 B" in screen.getvalue()
 
 
 def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
