@@ -26,10 +26,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class DownloadView(Result):
-    """A download as the CLI and the MCP server show it, without its plan and its owner.
-
-    Sizes are in bytes, times in Unix seconds.
-    """
+    """A download as the CLI and the MCP server show it, without its plan and its owner. Sizes are in bytes."""
 
     id: int
     ref: str

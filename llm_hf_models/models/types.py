@@ -43,7 +43,7 @@ class SamplingValue:
 
 @dataclass(frozen=True)
 class LocalModelView(Result):
-    """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
+    """A local model as the CLI and the MCP server show it. Sizes are in bytes."""
 
     model_id: str
     aliases: tuple[str, ...]

@@ -95,10 +95,9 @@ async def search_models(
             limit=min(decode_cursor(cursor) + limit + 1, MAX_ROWS),
         )
     whole = await call(library.search, query, filters, fits=fits)
-    every = whole.results if verbosity == "full" else [replace(row, tags=()) for row in whole.results]
-    rows, after = select_page(every, cursor, limit=limit, kind="results", level=verbosity)
+    rows, after = select_page(whole.results, cursor, limit=limit, kind="results", level=verbosity)
     totals = Totals(None if after else len(whole.results), len(rows))
-    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, after, {"results": totals})
+    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, bool(after), after, {"results": totals})
     return build_result(found, rendering.format_search, verbosity)
 
 
