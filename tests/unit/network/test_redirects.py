@@ -52,7 +52,8 @@ def test_redirect_from_the_internet_to_an_internal_address_is_refused(host: str,
 
 
 @pytest.mark.parametrize(
-    "host", ["storage.example", "unknown.example", "8.8.8.8", "10.0.0.1", "[2001:db8::1]", "[64:ff9b::808:808]", "hub.corp"]
+    "host",
+    ["storage.example", "unknown.example", "8.8.8.8", "10.0.0.1", "[2001:db8::1]", "[64:ff9b::808:808]", "hub.corp"],
 )
 def test_other_redirects_are_followed(host: str) -> None:
     assert resolve_redirect(HUB, f"https://{host}/x?a=b") == f"https://{host}/x?a=b"
