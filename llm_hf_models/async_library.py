@@ -48,6 +48,7 @@ class AsyncLibrary:
     check = _run_in_thread(Library.check)
     test = _run_in_thread(Library.test)
     plan = _run_in_thread(Library.plan)
+    list_concerns = _run_in_thread(Library.list_concerns)
     download_file = _run_in_thread(Library.download_file)
     enqueue = _run_in_thread(Library.enqueue)
     downloads = _run_in_thread(Library.downloads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from llm_hf_models.redaction import redact
 
 
@@ -28,11 +30,20 @@ class HfModelsError(Exception):
     def __str__(self) -> str:
         return "\n".join(part for part in (self.message, self.cause, self.hint) if part)
 
+    @classmethod
+    def get_name(cls) -> str:
+        """Return the stable name of this kind of error: that of its class, such as `repo_not_found`."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__.removesuffix("Error")).lower()
+
 
 class BadInputError(HfModelsError):
     """An input from the caller is invalid, such as a malformed ref, size, setting or option."""
 
     exit_code = 2
+
+
+class UsageError(BadInputError):
+    """The words of a command line are invalid, such as an unknown option or a missing argument."""
 
 
 class BadRefError(BadInputError):
@@ -254,6 +265,12 @@ class InterruptedByUserError(HfModelsError):
     """The person pressed Ctrl-C, or the caller set the stop event. Completed work is kept."""
 
     exit_code = 130
+
+
+class DeclinedError(InterruptedByUserError):
+    """The person answered no, so that nothing was changed."""
+
+    exit_code = 1
 
 
 class KeychainError(HfModelsError):

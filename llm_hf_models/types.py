@@ -10,8 +10,9 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.types import DownloadView, Leftover
 from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 from llm_hf_models.system.machine import MachineMemory
+from llm_hf_models.system.units import Unit
 
 # How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
 # with its exact name, because the host can show no form. Whether a person agreed to the latter is not known.
@@ -29,14 +30,14 @@ class TokenStatus(Result):
 
 @dataclass(frozen=True)
 class EngineView(Result):
-    """A running engine, without its API key. Times are in Unix seconds, memory is in bytes."""
+    """A running engine, without its API key. Memory is in bytes."""
 
     model_id: str
     pid: int
     address: str
     context: int
-    started: float
-    last_used: float
+    started: UnixTime
+    last_used: UnixTime
     keep_alive: float
     memory: int
     tokens_per_second: float | None
@@ -85,6 +86,8 @@ class SettingView(Result):
     source: str
     description: str
     accepts: str = ""  # a description of the accepted values
+    unit: Unit | None = None
+    file: str = ""  # the settings.toml that stores changed values
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_hf_models.cli import output
-from llm_hf_models.errors import BadInputError, HfModelsError
+from llm_hf_models.cli import output, usage_errors
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, UsageError
 from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llm_hf_models.service import Library
 
 SLOW_SECONDS = 3.0  # without any output, before a note says that the command waits for the Hub
+WANTS_JSON = "llm_hf_models.wants_json"  # a key of click's `Context.meta`
 NO_TERMINAL_HINT = "Without a terminal, set LLM_HF_PASSPHRASE, or HF_TOKEN, which needs no passphrase."
 
 
@@ -82,13 +83,46 @@ class HfGroup(click.Group):
                 ]
                 formatter.write_dl(rows)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the words up to the name of the command. Note whether the command prints JSON."""
+        wants_json = "--json" in args[: args.index("--")] if "--" in args else "--json" in args
+        ctx.meta[WANTS_JSON] = wants_json and not ctx.resilient_parsing  # completion only parses, and prints nothing
+        with _print_errors(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a command and print an HfModelsError without a traceback. Any other exception is a bug and propagates."""
         redact_stderr()
-        try:
+        with _print_errors(ctx):
             return super().invoke(ctx)
-        except (HfModelsError, KeyboardInterrupt) as error:
-            raise click.exceptions.Exit(output.print_error(error)) from None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. The error for an unknown one suggests another."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(usage_errors.explain_unknown_command(args[0], self.commands), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _print_errors(ctx: click.Context) -> Iterator[None]:
+    """Print the errors that are raised in a block. With `--json`, those of click are printed as JSON as well."""
+    wants_json = bool(ctx.meta.get(WANTS_JSON))
+    try:
+        yield
+    except HfModelsError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = InterruptedByUserError(output.INTERRUPTED)
+    except click.UsageError as error:
+        if not wants_json:
+            raise usage_errors.wrap_message(error) from None
+        command = error.ctx.command_path if error.ctx else ctx.command_path
+        failure = UsageError(error.format_message(), hint=f"See `{command} --help`.")
+    else:
+        return
+    raise click.exceptions.Exit(output.print_error(failure, as_json=wants_json)) from None
 
 
 def open_library(*, uses_hub: bool = False) -> Library:
@@ -101,11 +135,11 @@ def open_library(*, uses_hub: bool = False) -> Library:
     from llm_hf_models.service import Library
 
     context = click.get_current_context(silent=True)
-    quiet = bool(context and context.params.get("quiet"))
+    quiet = output.is_quiet()
     library = Library(
         requested_by="cli",
         ask_passphrase=functools.cache(ask_passphrase),  # the user types the passphrase once
-        notify=_ignore_text if quiet else output.note,
+        notify=ignore_text if quiet else output.note,
         show_activity=None if quiet else output.waiting_note.update,
     )
     if uses_hub and context and not quiet and (host := library.get_hub_host()):
@@ -114,7 +148,7 @@ def open_library(*, uses_hub: bool = False) -> Library:
     return library
 
 
-def _ignore_text(_text: str) -> None:
+def ignore_text(_text: str) -> None:
     """Show nothing. The library still waits for a retry, as it does with a function that shows notes."""
 
 
@@ -123,7 +157,7 @@ def ask_passphrase() -> str | None:
     try:
         return ask_hidden("Passphrase of the token file", hint=NO_TERMINAL_HINT)
     except BadInputError as error:
-        output.note(f"{error.message}. Continuing without the stored token. {error.hint}")
+        output.alert(f"{error.message}. Continuing without the stored token. {error.hint}")
         return None
 
 

@@ -1,4 +1,4 @@
-"""Refuse a pull by the settings, and by the disk that it would write to."""
+"""Refuse a pull by the settings and by the disk that it would write to, and find the reasons to ask about one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan
-from llm_hf_models.downloads.records import load_plan_if_readable
+from llm_hf_models.downloads.records import find_open_row, load_plan_if_readable
 from llm_hf_models.errors import DiskFullError, PolicyError
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
 from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
 from llm_hf_models.system.units import format_size
+
+SMALL_REST = 0.1  # the part of a pull that is too small for a question
 
 
 def refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[HubFile]) -> None:
@@ -45,6 +47,25 @@ def refuse_by_policy(context: Context, details: RepoDetails, files: Sequence[Hub
         )
 
 
+def list_concerns(context: Context, plan: PullPlan) -> tuple[str, ...]:
+    """Return the reasons to ask a person before a plan is carried out: the memory that it needs, and its size.
+
+    There are none if the download was started before, or if only a small part of it is missing on this machine.
+    """
+    if plan.fetch_bytes <= plan.total_bytes * SMALL_REST:
+        return ()
+    found, limit = [], context.settings().ask_above_bytes
+    if plan.fit is not None and not plan.fit.fits:
+        found.append(f"The model does not fit this machine's memory: {plan.fit.reason}.")
+    if limit and plan.fetch_bytes > limit:
+        found.append(f"The download is larger than {format_size(limit)} (setting ask_above_bytes).")
+    if found:
+        with context.open_database() as db:
+            if find_open_row(context, db, plan) is not None:
+                return ()
+    return tuple(found)
+
+
 def refuse_place(context: Context, plan: PullPlan) -> None:
     """Refuse a pull into a folder that can't hold its files.
 
@@ -62,7 +83,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
         free, promised = count_free_bytes(folder), _count_promised_bytes(context, plan)
     except OSError as error:
         raise translate_disk_error(error, folder, plan.fetch_bytes, 0) from None
-    reserve = context.settings().disk_reserve
+    reserve = context.settings().disk_reserve_bytes
     needed = plan.fetch_bytes + sum(file.size for file in plan.files if file.copy)
     missing = needed + promised + reserve - free if needed else 0
     if missing > 0:
@@ -71,7 +92,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
             missing_bytes=missing,
             cause=f"The pull needs {format_size(needed)},"
             + (f" other downloads need {format_size(promised)}," if promised else "")
-            + f" {format_size(free)} are free, and {format_size(reserve)} are reserved (setting disk_reserve).",
+            + f" {format_size(free)} are free, and {format_size(reserve)} are reserved (setting disk_reserve_bytes).",
             hint="Remove leftovers with `llm hf gc`, or models with `llm hf rm` (`llm hf list` shows their sizes).",
         )
 

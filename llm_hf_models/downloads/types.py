@@ -9,7 +9,7 @@ from llm_hf_models.library.download_records import (
     DownloadState,
     RequestedAction,
 )
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 
 LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
 
@@ -26,10 +26,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class DownloadView(Result):
-    """A download as the CLI and the MCP server show it, without its plan and its owner.
-
-    Sizes are in bytes, times in Unix seconds.
-    """
+    """A download as the CLI and the MCP server show it, without its plan and its owner. Sizes are in bytes."""
 
     id: int
     ref: str
@@ -46,8 +43,8 @@ class DownloadView(Result):
     error: str | None
     requested_by: str
     background: bool
-    created: float
-    updated: float
+    created: UnixTime
+    updated: UnixTime
     needs_worker: bool = False  # it waits in the queue, and no worker is running
 
 

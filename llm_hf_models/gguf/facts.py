@@ -134,6 +134,19 @@ def derive_facts(metadata: Metadata, tensors: Sequence[TensorInfo]) -> ModelFact
     )
 
 
+def omit_totals(facts: ModelFacts, metadata: Metadata) -> ModelFacts:
+    """Return the facts of a split model's first shard without the figures that need the tensors of all shards.
+
+    Args:
+        facts: the facts of the first shard.
+        metadata: its metadata.
+    """
+    quantization = _determine_quantization(metadata, ())
+    return replace(
+        facts, parameters=None, bits_per_weight=None, quantization=quantization, tensor_types={}, weights_bytes=None
+    )
+
+
 def apply_template(facts: ModelFacts, template: str | None) -> ModelFacts:
     """Return the facts with a chat template that replaces the header's; None returns them unchanged."""
     if not template:

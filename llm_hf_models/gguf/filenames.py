@@ -18,7 +18,7 @@ _SHARD = re.compile(r"(?P<prefix>.+)-(?P<index>\d{5})-of-(?P<count>(?!00000)\d{5
 _BYTE_PART = re.compile(
     r"(?P<whole>.+\.gguf)[.-](?:split|part)[-_.]?(?:\d+of\d+|\d+|[a-z]{1,2})", re.IGNORECASE | re.DOTALL
 )
-_PROJECTOR = re.compile(r"mm-?_?proj", re.IGNORECASE)
+_PROJECTOR = re.compile(r"(?:mm|multi[-_]?modal|vision)[-_]?proj|(?<![A-Za-z0-9])mproj(?![A-Za-z0-9])", re.IGNORECASE)
 _PROJECTOR_TYPES = ("", "F32", "F16", "BF16", "Q8_0")
 
 # How a model was quantized (mradermacher writes `i1` for "with an importance matrix"). Used only to distinguish two
@@ -86,7 +86,7 @@ def is_projector(name: GgufName) -> bool:
     folders = name.folder.casefold().split("/")
     return (
         _PROJECTOR.search(name.stem) is not None
-        or "mmproj" in folders
+        or any(map(_PROJECTOR.search, folders))
         or ("vision" in folders and name.type in _PROJECTOR_TYPES)
     )
 

@@ -17,15 +17,16 @@ def assign_labels(names: Sequence[GgufName], repo: str = "") -> list[str]:
 
     A model's label is its quantization. Without one, it is the part of the file's name that the other models and the
     repo's name don't have. If several models have the same quantization, the one whose name is a part of all the other
-    names keeps the plain label, and the others add their distinguishing words. If there is none, all labels get the
-    rest of the name, without the words at its ends that all these names and the repo's name have.
+    names keeps the plain label, and the others add their distinguishing words. If only their folders differ, the one
+    in the highest folder keeps the plain label. If there is none, all labels get the rest of the name, without the
+    words at its ends that all these names and the repo's name have.
 
     Args:
         names: the first file of each model.
         repo: the repo's id or name.
     """
     repo_words = split_words(repo.rpartition("/")[2])
-    labels = _label_shortest(names, repo_words)
+    labels = _label_by_folder(names, _label_shortest(names, repo_words))
     for make_label in (
         lambda name, shared: _join(
             _strip_words(name.before, shared), _get_type(name), _strip_words(name.after, shared)
@@ -41,6 +42,20 @@ def _label_shortest(names: Sequence[GgufName], repo_words: set[str]) -> list[str
     words = [split_words(name.stem) for name in names]
     shared = repo_words | {"gguf"} | (set.intersection(*words) if len(words) > 1 else set())
     return [_sanitize(_get_type(name) or _strip_words(name.stem, shared) or name.stem) for name in names]
+
+
+def _label_by_folder(names: Sequence[GgufName], labels: Sequence[str]) -> list[str]:
+    """Put the folder before the labels of models that have the name of a model in a folder above."""
+    longer = list(labels)
+    for positions in _find_duplicates(labels):
+        folders = [split_words(names[i].folder.replace("/", " ")) for i in positions]
+        highest = _find_plain_words(folders)
+        if highest is None or len({names[i].stem.casefold() for i in positions}) > 1:
+            continue
+        for position, words in zip(positions, folders, strict=True):
+            if words != highest:
+                longer[position] = _sanitize(_join(names[position].folder, longer[position]))
+    return longer
 
 
 def _lengthen_duplicates(

@@ -57,6 +57,7 @@ class _Message(BaseModel):
     reasoning_content: Any = None  # llama.cpp, SGLang, DeepSeek
     reasoning: Any = None  # vLLM's and OpenRouter's name for it
     tool_calls: Any = None
+    function_call: Any = None  # the earlier form, with one call at most
 
 
 class _Choice(BaseModel):
@@ -204,10 +205,11 @@ class ResponseParser:
             yield Piece("reasoning", thoughts)
         if text := choice.text or text:
             yield Piece("text", text)
+        calls = message.tool_calls or message.function_call
         if choice.delta is not None:
-            self._calls.add_deltas(message.tool_calls)
+            self._calls.add_deltas(calls)
         else:
-            self._calls.add_complete_calls(message.tool_calls)
+            self._calls.add_complete_calls(calls)
 
 
 def _parse_reason(reason: str | None) -> str | None:

@@ -135,7 +135,7 @@ def _read_deltas(values: object) -> list[_Delta]:
 
 
 def _read_delta(value: Mapping[str, Any]) -> _Delta:
-    function = value.get("function")
+    function = value.get("function", value)  # some servers put name and arguments next to the id
     function = function if isinstance(function, Mapping) else {}
     index, call_id, name = value.get("index"), value.get("id"), function.get("name")
     arguments = function.get("arguments")

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 from llm_hf_models.system.ownership import is_owner_running
 
 DownloadState = Literal["queued", "planning", "running", "paused", "verifying", "done", "failed", "cancelled"]
@@ -39,13 +39,13 @@ class Download:
     attempts: int = 0
     error: str | None = None
     requested_by: str = "cli"
-    created: float = 0.0
-    updated: float = 0.0
+    created: UnixTime = 0.0
+    updated: UnixTime = 0.0
     background: bool = False  # foreground pulls take precedence
     # The action requested from the owner. `pause` stays set while the download is paused on request.
     wanted: RequestedAction | None = None
     owner: str | None = None  # name of the attempt that runs it, or ran it last (system/ownership.py)
-    heartbeat: float = 0.0  # time of the owner's last heartbeat
+    heartbeat: UnixTime = 0.0  # time of the owner's last heartbeat
     on_done: str | None = None  # a command to run when it is done
     plan: str = "{}"  # the pinned plan, as JSON
     token_fingerprint: str | None = None  # of the token that the worker needs; None if any worker can run it
@@ -88,6 +88,6 @@ class DownloadNote(Result):
     """One line of a download's log."""
 
     id: int
-    at: float
+    at: UnixTime
     kind: str
     message: str

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.system.json_values import UnixTime
 
 FileRole = Literal["weights", "mmproj", "file"]
 
@@ -78,11 +79,11 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Check:
-    """One fact about a model and its date (Unix seconds). Facts are never combined into one verdict."""
+    """One fact about a model and its date. Facts are never combined into one verdict."""
 
     kind: CheckKind
     result: str  # "matches", "differs", "valid", "errors", "safe as reported", …
-    at: float
+    at: UnixTime
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,8 +101,8 @@ class LocalModel:
     aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)  # set by the user: sampling, context, system …
     checks: tuple[Check, ...] = ()
-    added: float = 0.0
-    last_used: float | None = None
+    added: UnixTime = 0.0
+    last_used: UnixTime | None = None
     endpoint: str | None = None  # base URL of the remote endpoint that serves it
     place: Place = "cache"
     hub: Mapping[str, Any] = field(default_factory=dict)  # the Hub's metadata of the repo at the pull
@@ -190,8 +191,8 @@ class EngineRow:
     address: str  # a unix socket's path, or http://127.0.0.1:PORT
     key: str = field(repr=False, default="")
     context: int = 0
-    started: float = 0.0
-    last_used: float = 0.0
+    started: UnixTime = 0.0
+    last_used: UnixTime = 0.0
     keep_alive: float = 300
     memory: int = 0
     tokens_per_second: float | None = None
@@ -206,4 +207,4 @@ class CachedMetadata:
 
     body: str
     etag: str | None
-    fetched: float
+    fetched: UnixTime

@@ -11,18 +11,25 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadRefError, InvalidGgufError, MissingFileError, UnknownModelError
-from llm_hf_models.gguf import variants as gguf_variants
+from llm_hf_models.errors import (
+    BadRefError,
+    HfModelsError,
+    InvalidGgufError,
+    MissingFileError,
+    UnknownModelError,
+    VerificationError,
+)
 from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
-from llm_hf_models.gguf.shards import describe_shard, find_shards, make_not_a_file_error
+from llm_hf_models.gguf.shards import describe_shard, describe_shard_figures, find_shards, make_not_a_file_error
 from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.gguf.types import TENSOR_TYPES, TensorInfo
-from llm_hf_models.gguf.validate import ValidationReport, check_shard_headers, check_shards
-from llm_hf_models.hub.client import Hub
-from llm_hf_models.hub.refs import ModelRef, RepoFile
+from llm_hf_models.gguf.validate import ValidationReport, check_shards, merge_headers
+from llm_hf_models.hub.client import Hub, get_package_version
+from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, repo_info, variant_choice
+from llm_hf_models.models.remote_headers import read_remote_headers
 from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
 from llm_hf_models.paths import expand_home, make_absolute
 from llm_hf_models.system.text import clean_text
@@ -116,16 +123,9 @@ def _is_present(path: Path) -> bool:
 
 
 def inspect(context: Context, text: str, *, metadata: bool, tensors: bool, template: bool) -> Inspection:
-    """Read the header of a GGUF: of the first shard if there are several."""
-    source = resolve_source(context, text)
-    if source.ref is not None:
-        full = _inspect_remote(context, source.ref)
-    else:
-        path = source.paths[0]
-        with _translate_read_errors(path), path.open("rb") as opened, name_file_in_errors(str(path)):
-            size, seconds = path.stat().st_size, context.settings().header_seconds
-            header = read_header(opened, file_bytes=size, seconds=seconds)
-        full = _build_inspection(source.name, str(path), header, 0)
+    """Read the header of a GGUF: those of all shards of a split model, if they are there."""
+    source = resolve_source(context, text, allow_part=True)
+    full = _inspect_local(context, source) if source.ref is None else _inspect_remote(context, source.ref)
     return replace(
         full,
         metadata=full.metadata if metadata else None,
@@ -140,6 +140,23 @@ def _translate_read_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MissingFileError(f"Can't read {error.filename or path}", cause=error.strerror) from None
+
+
+def _inspect_local(context: Context, source: GgufSource) -> Inspection:
+    named = make_absolute(Path(expand_home(source.name))) if source.model is None else source.paths[0]
+    first = _read_local_header(context, source.paths[0])
+    try:
+        others, problem = [_read_local_header(context, path) for path in source.paths[1:]], None
+    except VerificationError as error:
+        others, problem = [], error.message
+    part = describe_shard_figures(named.name, first.facts, len(source.paths), problem)
+    return replace(_build_inspection(source.name, str(named), merge_headers([first, *others]), 0), part=part)
+
+
+def _read_local_header(context: Context, path: Path) -> GgufHeader:
+    with _translate_read_errors(path), path.open("rb") as opened, name_file_in_errors(str(path)):
+        size, seconds = path.stat().st_size, context.settings().header_seconds
+        return read_header(opened, file_bytes=size, seconds=seconds)
 
 
 def _build_inspection(source: str, file: str, header: GgufHeader, fetched: int) -> Inspection:
@@ -162,21 +179,25 @@ def _build_inspection(source: str, file: str, header: GgufHeader, fetched: int) 
 
 
 def _inspect_remote(context: Context, ref: ModelRef) -> Inspection:
-    ref, details, hub, path = _find_remote_file(context, ref)
+    ref, details, hub, paths = _find_remote_files(context, ref)
+    named = ref.file.path if ref.file else paths[0]
+    problems: list[HfModelsError] = []
 
     def read() -> Inspection:
-        header, fetched = variant_choice.read_remote_header(context, hub, ref.repo, details, path)
-        return _build_inspection(str(ref), path, header, fetched)
+        headers = read_remote_headers(context, hub, ref.repo, details, paths)
+        problems.extend([headers.problem] if headers.problem else [])
+        return _build_inspection(str(ref), named, headers.merge(), headers.fetched_bytes)
 
-    etag = details.get_file(RepoFile(path)).etag
     inspection = metadata_cache.cache_by_digest(
         context,
-        f"inspection:{etag}" if etag else None,
+        variant_choice.make_digest_key(f"inspection:{get_package_version()}", details, paths),
         read,
         lambda inspection: _INSPECTION.dump_json(inspection).decode(),
         _INSPECTION.validate_json,
+        should_keep=lambda _: not problems,
     )
-    return replace(inspection, source=str(ref), file=path)
+    part = describe_shard_figures(named, inspection.facts, len(paths), problems[0].message if problems else None)
+    return replace(inspection, source=str(ref), file=named, part=part)
 
 
 def check(context: Context, text: str) -> CheckReport:
@@ -197,14 +218,11 @@ def check(context: Context, text: str) -> CheckReport:
 
 def _check_remote(context: Context, ref: ModelRef) -> tuple[ValidationReport, str | None]:
     """Validate the headers of a model on the Hub. If the ref names a shard, also describe it."""
-    ref, details, hub, path = _find_remote_file(context, ref)
-    variants = gguf_variants.group_variants(details.files)
-    paths = next((variant.files for variant in variants if path in variant.files), (path,))
-    headers = []
-    for each in paths:
-        header, _ = variant_choice.read_remote_header(context, hub, ref.repo, details, each)
-        headers.append((each, header, details.get_file(RepoFile(each)).size))
-    return check_shard_headers(headers), describe_shard(path, len(paths)) if ref.file else None
+    ref, details, hub, paths = _find_remote_files(context, ref)
+    headers = read_remote_headers(context, hub, ref.repo, details, paths)
+    if headers.problem is not None:
+        raise headers.problem
+    return headers.check(), describe_shard(ref.file.path, len(paths)) if ref.file else None
 
 
 def build_report(name: str, report: ValidationReport, *, complete: bool) -> CheckReport:
@@ -212,22 +230,22 @@ def build_report(name: str, report: ValidationReport, *, complete: bool) -> Chec
     return CheckReport(name, len(report.errors), len(report.warnings), report.findings, complete)
 
 
-def _find_remote_file(context: Context, ref: ModelRef) -> tuple[ModelRef, RepoDetails, Hub, str]:
+def _find_remote_files(context: Context, ref: ModelRef) -> tuple[ModelRef, RepoDetails, Hub, tuple[str, ...]]:
     """Find the GGUF that a model ref names on the Hub.
 
     Returns:
-        The model ref with the repo's name on the Hub, the details, the Hub, and the path of the GGUF or its first
-        shard.
+        The model ref with the repo's name on the Hub, the details, the Hub, and the paths of the GGUF: all shards of a
+        complete model, even if the ref names one of them.
     """
     ref, details, _, note = repo_info.fetch_repo(context, ref)
     repo_info.notify_of_name(context, note)
     ref, hub = variant_choice.settle_ref(ref, details), context.hub()
     variant, _ = variant_choice.pick_variant(context, hub, ref, details)
-    if variant is not None and (ref.file is None or ref.file.path not in variant.files):
-        return ref, details, hub, variant.files[0]
+    if variant is not None:
+        return ref, details, hub, variant.files
     if ref.file is None:
         raise variant_choice.make_no_gguf_error(hub, details)
-    return ref, details, hub, ref.file.path
+    return ref, details, hub, (ref.file.path,)
 
 
 def _make_tensor_view(tensor: TensorInfo) -> TensorView:

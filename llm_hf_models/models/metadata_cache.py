@@ -152,18 +152,24 @@ def _request_patiently(context: Context, send: Callable[[], T]) -> T:
 
 
 def cache_by_digest(
-    context: Context, key: str | None, compute: Callable[[], T], dump: Callable[[T], str], load: Callable[[str], T]
+    context: Context,
+    key: str | None,
+    compute: Callable[[], T],
+    dump: Callable[[T], str],
+    load: Callable[[str], T],
+    *,
+    should_keep: Callable[[T], bool] = lambda _value: True,
 ) -> T:
     """Return a value that depends only on a file's content, cached forever under a key with the file's digest.
 
-    With `key` None, the value is computed each time.
+    With `key` None, the value is computed each time, and so is one for which `should_keep` returns False.
     """
     with context.open_database() as db:
         old = _load_cached(db, key, load)[1] if key else None
         if old is not None:
             return old
         value = compute()
-        if key:
+        if key and should_keep(value):
             db.save_metadata(key, dump(value))
     return value
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
@@ -15,7 +15,7 @@ from llm_hf_models.library.records import (
     ModelDefault,
     ModelState,
 )
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, UnixTime
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ImportResult(Result):
 
     model: LocalModelView
     digest: str  # "matches owner/name@commit" | "not checked: …"
+    refused_aliases: Mapping[str, str] = field(default_factory=dict)  # short names of other models, with the reasons
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SamplingValue:
 
 @dataclass(frozen=True)
 class LocalModelView(Result):
-    """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
+    """A local model as the CLI and the MCP server show it. Sizes are in bytes."""
 
     model_id: str
     aliases: tuple[str, ...]
@@ -57,8 +58,8 @@ class LocalModelView(Result):
     files: tuple[LocalFile, ...]
     options: Mapping[str, Any]
     checks: tuple[Check, ...]
-    added: float
-    last_used: float | None
+    added: UnixTime
+    last_used: UnixTime | None
     hub: Mapping[str, Any]
     endpoint: str | None = None
     endpoint_model: str | None = None  # the server's name for the model

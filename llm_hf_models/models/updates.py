@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -17,10 +15,10 @@ from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.repo_info import fetch_details
 from llm_hf_models.models.types import Freshness, UpdateState
 from llm_hf_models.models.update_state import MAX_NOTE_CHARS, compare_with_repo, decide_without_hub
+from llm_hf_models.system.parallel import compute_at_once
 from llm_hf_models.system.text import clean_text
 
 SECONDS = 3.0  # for all repos together
-MAX_THREADS = 8
 PAUSE_SECONDS = 60.0  # no requests are sent for this time after a Hub answered none of them
 
 RepoKey = tuple[str, str | None]  # repo and revision
@@ -57,29 +55,11 @@ def _fetch_all(context: Context, repos: Collection[RepoKey], seconds: float) -> 
     endpoint, now = context.endpoint(), time.monotonic()
     if _paused_until.get(endpoint, 0.0) > now and not settings.is_offline():
         return dict.fromkeys(repos, "the Hub did not answer a moment ago")
-    waiting: queue.SimpleQueue[RepoKey] = queue.SimpleQueue()
-    for key in repos:
-        waiting.put(key)
-    answers: dict[RepoKey, _Answer] = {}
     silent = replace(context, notify=None, ask_passphrase=None)
-
-    def work() -> None:
-        while time.monotonic() < now + seconds:
-            try:
-                key = waiting.get_nowait()
-            except queue.Empty:
-                return
-            answers[key] = _fetch(silent, key)
-
-    # Daemon threads, so that a slow response does not delay the end of the process.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(MAX_THREADS, len(repos)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, now + seconds - time.monotonic()))
+    answers = compute_at_once(lambda key: _fetch(silent, key), repos, seconds=seconds)
     if repos and not answers:
         _paused_until[endpoint] = time.monotonic() + PAUSE_SECONDS
-    return dict(answers)
+    return answers
 
 
 def _fetch(context: Context, key: RepoKey) -> _Answer:

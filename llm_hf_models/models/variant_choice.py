@@ -1,11 +1,13 @@
-"""Choose one variant of a repo, and read its header on the Hub without downloading the file."""
+"""Choose one variant of a repo, with the facts from its headers on the Hub."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from weakref import WeakKeyDictionary
 
 from pydantic import TypeAdapter
 
@@ -18,22 +20,20 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.gguf import memory_fit as fitting
 from llm_hf_models.gguf import variants as gguf_variants
-from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.gguf.facts import ModelFacts, omit_totals
 from llm_hf_models.gguf.file_kinds import DESCRIPTIONS, FileKind
-from llm_hf_models.gguf.header import GgufHeader, name_file_in_errors, read_header
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.spellings import find_matches, list_file_names
-from llm_hf_models.gguf.validate import check_header
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub, get_package_version
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId
-from llm_hf_models.hub.remote_file import RemoteFile
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
+from llm_hf_models.models.remote_headers import read_remote_headers
+from llm_hf_models.models.repo_types import Conversion
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import quote_label
-from llm_hf_models.system.units import format_size
 
 MAX_LISTED = 10  # files in a message
 ALLOW_INVALID_HINT = "To keep the file without registering it, add --allow-invalid."
@@ -54,7 +54,7 @@ def refuse_invalid(name: str, findings: Sequence[Finding], hint: str = ALLOW_INV
 
 def get_memory_for_models(context: Context) -> int:
     """Return the bytes that one model may use on this machine: all its memory minus the reserve."""
-    return max(0, read_memory().total_memory - context.settings().memory_reserve)
+    return max(0, read_memory().total_memory - context.settings().memory_reserve_bytes)
 
 
 def assess_fit(variant: Variant, facts: ModelFacts | None, tokens: int, memory: int) -> Fit:
@@ -82,67 +82,69 @@ def choose_variant(
     return gguf_variants.choose_best(variants, lambda variant: assess(variant).fits)
 
 
-def read_remote_header(
-    context: Context, hub: Hub, repo: RepoId, details: RepoDetails, path: str
-) -> tuple[GgufHeader, int]:
-    """Read the header of a GGUF file on the Hub by range requests.
-
-    Returns:
-        The header, and the number of bytes downloaded for it.
-    """
-    file, name = details.get_file(RepoFile(path)), RepoFile(path)
-    now = context.settings()
-
-    def show_progress(received: int) -> None:
-        if context.show_activity is not None:
-            context.show_activity(f"Reading the header… {format_size(received)}")
-
-    def read() -> tuple[GgufHeader, int]:
-        seconds = min(now.header_seconds, round(context.count_seconds_left(), 1))
-        with RemoteFile(
-            lambda: hub.locate(repo, name, details.commit),
-            name=path,
-            size=file.size,
-            timeout=now.metadata_seconds,
-            connect_timeout=now.connect_seconds,
-            total_seconds=seconds,
-            progress=show_progress,
-        ) as remote:
-            header = read_header(remote, file_bytes=file.size, seconds=seconds)
-            return header, remote.fetched_bytes
-
-    with name_file_in_errors(f"{path} of {repo}"):
-        return metadata_cache.request_with_retry(context, read)
-
-
 @dataclass(frozen=True)
 class VariantPreview:
-    """The facts and findings from a variant's header, before the variant is downloaded."""
+    """The facts and findings from a variant's headers, before the variant is downloaded.
+
+    If `problem` is set, it is the reason why figures are unknown: the header of a shard could not be read.
+    """
 
     facts: ModelFacts
     findings: tuple[Finding, ...]
+    problem: str | None = None
 
 
 _PREVIEW: TypeAdapter[VariantPreview] = TypeAdapter(VariantPreview)
 
+# Incomplete previews are not cached. But a plan requests the same one several times, with one client of the Hub.
+_incomplete: WeakKeyDictionary[Hub, dict[str, VariantPreview]] = WeakKeyDictionary()
+
 
 def fetch_preview(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> VariantPreview:
-    """Return a variant's facts and findings, from the metadata cache by digest, else from its header on the Hub."""
-    file = details.get_file(RepoFile(variant.files[0]))
+    """Return a variant's facts and findings, from the metadata cache by digest, else from its headers on the Hub.
 
-    def read() -> VariantPreview:
-        header, _ = read_remote_header(context, hub, repo, details, file.path)
-        return VariantPreview(header.facts, check_header(header, file_bytes=file.size).findings)
-
-    # Another version of this package may find other things, so the version is part of the key.
-    key = f"preview:{get_package_version()}:{file.size}:{file.etag}" if file.etag else None
-    return metadata_cache.cache_by_digest(
+    Raises:
+        HfModelsError: The first header can't be read.
+        InvalidGgufError: A header is not valid.
+    """
+    known = _incomplete.setdefault(hub, {})
+    if variant.files[0] in known:
+        return known[variant.files[0]]
+    preview = metadata_cache.cache_by_digest(
         context,
-        key,
-        read,
+        make_digest_key(f"preview:{get_package_version()}", details, variant.files),
+        lambda: _read_preview(context, hub, repo, details, variant.files),
         lambda preview: _PREVIEW.dump_json(preview).decode(),
         _PREVIEW.validate_json,
+        should_keep=lambda preview: preview.problem is None,
     )
+    if preview.problem is not None:
+        known[variant.files[0]] = preview
+    return preview
+
+
+def make_digest_key(prefix: str, details: RepoDetails, paths: Sequence[str]) -> str | None:
+    """Return a key for values that depend only on these files and on the prefix; None if a digest is unknown.
+
+    Another version of this package may find other things, so the prefix should contain the version.
+    """
+    files = [details.get_file(RepoFile(path)) for path in paths]
+    if not all(file.etag for file in files):
+        return None
+    content = ":".join(f"{file.size}:{file.etag}" for file in files)
+    return f"{prefix}:{content if len(files) == 1 else hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def _read_preview(
+    context: Context, hub: Hub, repo: RepoId, details: RepoDetails, paths: Sequence[str]
+) -> VariantPreview:
+    headers = read_remote_headers(context, hub, repo, details, paths)
+    if isinstance(headers.problem, InvalidGgufError):
+        raise headers.problem
+    header, findings = headers.merge(), headers.check().findings
+    if headers.problem is None:
+        return VariantPreview(header.facts, findings)
+    return VariantPreview(omit_totals(header.facts, header.metadata), findings, headers.problem.message)
 
 
 def fetch_facts(context: Context, hub: Hub, repo: RepoId, details: RepoDetails, variant: Variant) -> ModelFacts:
@@ -262,6 +264,14 @@ def settle_variant(
     return variant, reason
 
 
+def find_conversions(hub: Hub, details: RepoDetails) -> tuple[Conversion, ...]:
+    """Return the GGUF conversions of a repo, most downloaded first; none if the Hub can't be asked."""
+    try:
+        return tuple(Conversion(row.id, row.downloads) for row in hub.find_conversions(RepoId.parse(details.id)))
+    except HfModelsError:
+        return ()
+
+
 def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     """Return the error for a repo without a complete GGUF model.
 
@@ -273,16 +283,13 @@ def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     if others := [*list_left_out(details), *list_companions(details)]:
         hint = f"List its files with `llm hf info {details.id} --files`."
         return NoGgufError(f"{details.id} has no GGUF model that can be pulled", cause="\n".join(others), hint=hint)
-    try:
-        conversions = hub.find_conversions(RepoId.parse(details.id))
-    except HfModelsError:
-        conversions = []
+    conversions = find_conversions(hub, details)
     if not conversions:
         return NoGgufError(
             f"{details.id} has no GGUF files, and the Hub lists no GGUF conversion of it",
             hint=f"Search for one by name: llm hf search {details.id.partition('/')[2]}",
         )
-    listed = "\n".join(f"  {row.id}  ({row.downloads or 0} downloads a month)" for row in conversions)
+    listed = "\n".join(f"  {row.id}  ({row.downloads or 0:,} downloads a month)" for row in conversions)
     return NoGgufError(
         f"{details.id} has no GGUF files",
         cause=f"GGUF conversions of it on the Hub:\n{listed}",

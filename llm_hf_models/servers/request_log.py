@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llm_hf_models.system.json_values import format_utc
 from llm_hf_models.system.text import clean_text
 
 MAX_FIELD_CHARS = 120
@@ -41,8 +41,8 @@ class LoggedApp:
 
 
 def _describe_request(scope: Scope) -> str:
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     client = (scope.get("client") or ("-",))[0]
     model = scope.get("state", {}).get("model")  # set by the app once it has parsed the request
-    fields = [now, client, scope["method"], scope["path"], *([model] if isinstance(model, str) and model else [])]
+    names = [model] if isinstance(model, str) and model else []
+    fields = [format_utc(time.time()), client, scope["method"], scope["path"], *names]
     return " ".join(clean_text(field, MAX_FIELD_CHARS).replace(" ", "_") for field in fields)

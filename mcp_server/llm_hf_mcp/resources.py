@@ -143,7 +143,8 @@ async def read_library() -> str:
     """Return a summary of the newest local models, and the number of all."""
     brief = ("model_id", "aliases", "state", "kind", "quant", "size", "added", "last_used")
     models = await _call(open_library().list)
-    rows, _ = select_page([{name: getattr(model, name) for name in brief} for model in models], None, limit=MAX_LISTED)
+    found = [convert_to_object(model) for model in models[:MAX_LISTED]]
+    rows, _ = select_page([{name: row[name] for name in brief} for row in found], None, limit=MAX_LISTED)
     return _format_json(LibrarySummary(rows, len(models), len(rows), sum(model.size for model in models)))
 
 

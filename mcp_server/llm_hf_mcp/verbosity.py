@@ -64,7 +64,6 @@ ROWS: dict[str, RowFields] = {
 }  # fmt: skip
 # Fields of a whole answer that `short` leaves out.
 _ONLY_LONGER = ("tags", "facts", "base_models", "library", "likes", "downloads", "created", "author", "freshness")
-_TIMES = ("added", "last_used", "created", "updated")
 
 
 def shorten_row(kind: str, row: Mapping[str, Any], level: Level) -> dict[str, Any]:
@@ -84,7 +83,7 @@ def _shorten_value(name: str, value: Any, level: Level) -> Any:  # noqa: ANN401 
         return [alias for alias in value if alias.partition(":")[0] == alias or alias.partition(":")[0] not in value]
     if name == "commit" and value:
         return value[:COMMIT_CHARS]
-    return int(value) if name in _TIMES and isinstance(value, float) else value
+    return value
 
 
 def shorten_answer(answer: Mapping[str, Any], level: Level) -> dict[str, Any]:

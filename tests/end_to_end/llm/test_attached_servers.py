@@ -75,6 +75,30 @@ STREAMS: dict[str, tuple[bytes, list[tuple[str, Any]]]] = {
         ),
         TWO,
     ),
+    "name and arguments next to the id": (
+        make_stream([{"id": "a", "name": "weather", "arguments": json.loads(RIGA)}], [{"name": "weather"}]),
+        [weather("Riga")],
+    ),
+    "function_call, the earlier form": (
+        format_delta(role="assistant", content=None, function_call={"name": "weather", "arguments": ""})
+        + b"".join(format_delta(function_call={"arguments": part}) for part in PARTS)
+        + format_event(choices=[{"index": 0, "delta": {}, "finish_reason": "function_call"}])
+        + b"data: [DONE]\n\n",
+        [weather("Riga")],
+    ),
+    "function_call, unstreamed": (
+        json.dumps(
+            {
+                "choices": [
+                    {
+                        "message": {"content": None, "function_call": {"name": "weather", "arguments": RIGA}},
+                        "finish_reason": "function_call",
+                    }
+                ]
+            }
+        ).encode(),
+        [weather("Riga")],
+    ),
     "interleaved": (
         make_stream(
             [

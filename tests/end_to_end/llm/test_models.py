@@ -26,6 +26,7 @@ from llm_hf_models.errors import EngineRequestError, FileChangedError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
+from llm_hf_models.system.json_values import format_utc
 from tests.support import ggufs
 from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_llm
@@ -141,7 +142,7 @@ def test_invalid_stored_option_is_named_with_its_model(tiny_library: TinyLibrary
         ("logit_bias", "nonsense", "JSON object"),
         ("think", "perhaps", "on, off or a number"),
         ("keep_alive", "soon", "not a duration"),
-        ("context", "5000", "at most 4096 tokens"),
+        ("context", "5000", "at most 4,096 tokens"),
         ("nonsense", "1", "Extra inputs"),
     ],
 )
@@ -192,7 +193,7 @@ def test_answer_that_repeats_itself_is_stopped(how: tuple[str, ...]) -> None:
 
 def test_answer_may_repeat_itself_until_the_context_is_full() -> None:
     result = run_llm("-m", "endless", "go", "-o", "context", "2048", "-o", "loop_limit", "0")
-    assert "the context of 2048 tokens is full" in result.stderr
+    assert "the context of 2,048 tokens is full" in result.stderr
 
 
 def test_json_that_repeats_itself_is_an_error(tiny_library: TinyLibrary) -> None:
@@ -519,7 +520,7 @@ def test_texts_are_embedded_one_by_one_or_in_batches_and_found(tmp_path: Path) -
 
 
 def test_embedding_one_text_updates_the_last_use() -> None:
-    before = time.time()
+    before = format_utc(time.time())
     get_output("embed", "-m", "vectors", "-c", "hello")
     assert json.loads(run("show", "vectors", "--json").stdout)["last_used"] >= before
 

@@ -274,6 +274,9 @@ def test_template_of_a_remote_model_is_not_described() -> None:
 def test_commands_that_need_files_refuse_a_remote_model(words: tuple[str, ...]) -> None:
     run("attach", "eye", "--endpoint", "http://127.0.0.1:9", "--model", "x")
     done = run(words[0], "eye", *words[1:], code=2)
+    if "--json" in words:
+        assert json.loads(done.stdout)["error"]["cause"] == "It has no local files."
+        return
     assert (done.stdout, done.stderr) == (
         "",
         "Error: hf/remote/eye is served by a remote endpoint\nIt has no local files.\n",

@@ -150,8 +150,7 @@ async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
             assert f"Next: {found['next_step']}" in get_text(result)
         labels = [line.split(":")[0] for line in get_text(result).splitlines() if "now-now" in line]
         refused = await call_refused(client, "hf_download_model", ref=f"{REPO}:zzz")
-        listed = refused.splitlines()[1].removeprefix("Next: Available variants: ")
-        labels += [label for label in listed.split(", ") if "now-now" in label]
+        labels += [label for label in refused.partition("Available variants: ")[2].split(", ") if "now-now" in label]
     assert len(labels) > 10
     assert [label for label in labels if len(label) > 60 or not label.endswith("…")] == []
 

@@ -23,7 +23,17 @@ MAIN = {"walrus-9b-Q8_0.gguf": 9.5, "walrus-9b-Q4_K_M.gguf": 5.5}
         ("walrus-9b-FastMTP-32K.gguf", 0.4, "draft"),
         ("walrus-9b-MTP-Q4K-Q8_0-F32.gguf", 0.4, "draft"),
         ("walrus-9b-assistant.Q8_0.gguf", 0.2, "draft"),
+        ("speculator/walrus-9b-Q8_0.gguf", 0.4, "draft"),
+        ("walrus-9b-medusa-Q8_0.gguf", 0.4, "draft"),
+        ("eagle-3/walrus-9b-Q8_0.gguf", 0.4, "draft"),
+        ("MTP-Q8_0/walrus-9b-Q8_0.gguf", 0.4, "draft"),
+        ("walrus-9b-MTPdraft-Q8_0.gguf", 0.4, "draft"),
         ("mmproj-walrus-9b-F16.gguf", 0.9, "projector"),
+        ("multimodal_projector-f16.gguf", 0.9, "projector"),
+        ("walrus-9b-mproj-f16.gguf", 0.9, "projector"),
+        ("mmproj-files/walrus-9b-F16.gguf", 0.9, "projector"),
+        ("projector/walrus-9b-F16.gguf", 0.9, "projector"),
+        ("clip-vit-large-f16.gguf", 0.9, "projector"),
         ("vision/walrus-9b-vision-F16.gguf", 0.9, "projector"),
         ("walrus-9b-vision-f16.gguf", 0.9, "projector"),
         ("walrus-9b-imatrix.gguf", 0.02, "imatrix"),
@@ -34,6 +44,9 @@ MAIN = {"walrus-9b-Q8_0.gguf": 9.5, "walrus-9b-Q4_K_M.gguf": 5.5}
         ("walrus-9b-f16-big-endian.gguf", 18, "other"),
         ("walrus-tokenizer-12hz-Q8_0.gguf", 0.2, "other"),
         ("vae-BF16.gguf", 0.2, "other"),
+        ("walrus-9b-audio-F16.gguf", 0.2, "other"),  # no known word, but a tenth of the model that it is named after
+        ("parts/walrus-9b-Q8_0.gguf", 0.2, "other"),
+        ("token2wav-gguf/flow_matching.gguf", 0.2, "other"),
     ],
 )
 def test_companion_next_to_models_is_not_a_variant(companion: str, size: float, kind: str) -> None:
@@ -51,6 +64,10 @@ def test_companion_next_to_models_is_not_a_variant(companion: str, size: float, 
         ("walrus-9b-Q8_0-mtp.gguf", 9.8),
         ("walrus-9b-MTP-IQ1_M.gguf", 2.4),  # fewer bytes than the smallest model, but as many weights
         ("MTP-builds/walrus-9b-IQ4_XS.gguf", 5),
+        ("MTP/walrus-9b-Q4_K_M.gguf", 5.7),
+        ("mtp-walrus-9b-Q6_K.gguf", 7.5),
+        ("walrus-9b-0.6b-distilled-Q8_0.gguf", 0.6),  # the name has a size of its own
+        ("walrus-9b-1bit.gguf", 1.3),
         ("walrus-9b-IQ2XXS-w2Q2K-Instruct-imatrix.gguf", 2.5),
         ("walrus-9b-imatrix.gguf", 9),
         ("walrus-9b-IQ3_M-imatrix.gguf", 4),
@@ -100,3 +117,9 @@ def test_kinds_are_the_same_if_sizes_are_unknown() -> None:
         assert list(find_companions([SizedPath(name, size) for name in names]).values()) == [
             "draft", "imatrix", "projector", "draft",
         ]  # fmt: skip
+
+
+def test_small_file_without_another_word_is_a_variant() -> None:
+    files = make_listing({"walrus-9b-F32.gguf": 36.0, "walrus-9b-Q4_K_M.gguf": 0.2})
+    assert find_companions(files) == {}
+    assert [variant.quant for variant in group_variants(files)] == ["F32", "Q4_K_M"]

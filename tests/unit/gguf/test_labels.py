@@ -62,6 +62,7 @@ def test_label_of_a_single_file(repo: str, name: str, label: str) -> None:
     [
         ("a/w", ["w-Q4_K_M.gguf", "w-Q4_K_M-mtp.gguf"], ["Q4_K_M", "Q4_K_M-mtp"]),
         ("a/w", ["w-9b-Q4_K_M.gguf", "w-9b-MTP-Q4_K_M.gguf"], ["Q4_K_M", "MTP-Q4_K_M"]),
+        ("a/w", ["w-Q8_0.gguf", "new/w-Q8_0.gguf", "old/v1/w-Q8_0.gguf"], ["Q8_0", "new-Q8_0", "old-v1-Q8_0"]),
         ("a/w", ["w-Q8_0.gguf", "w-Q8_0-fp16.gguf", "w.i1-Q8_0.gguf"], ["Q8_0", "Q8_0-fp16", "i1-Q8_0"]),
         ("a/Wal-2507", ["Wal-2507-Q3_K_S-3.25bpw.gguf", "Wal-2507-Q3_K_S-2.70bpw.gguf"],
          ["Q3_K_S-3.25bpw", "Q3_K_S-2.70bpw"]),
