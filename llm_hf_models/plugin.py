@@ -7,8 +7,10 @@ broken, `llm` keeps working with its other models, and `llm hf list` explains th
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +60,9 @@ class LazyGroup(click.Group):
 def register_commands(cli: click.Group) -> None:
     """Add `llm hf`."""
     cli.add_command(LazyGroup("hf", help=HELP), "hf")
+    if os.environ.get("_LLM_COMPLETE", "").startswith("bash"):  # bash runs `llm` to complete a word
+        with suppress(ImportError):  # of a broken installation, which the command reports
+            importlib.import_module("llm_hf_models.cli.bash_completion").register()
 
 
 @llm.hookimpl(trylast=True)  # after other plugins, which keep the aliases that they claim

@@ -87,6 +87,7 @@ class SettingView(Result):
     description: str
     accepts: str = ""  # a description of the accepted values
     unit: Unit | None = None
+    file: str = ""  # the settings.toml that stores changed values
 
 
 @dataclass(frozen=True)

@@ -135,11 +135,11 @@ def open_library(*, uses_hub: bool = False) -> Library:
     from llm_hf_models.service import Library
 
     context = click.get_current_context(silent=True)
-    quiet = bool(context and context.params.get("quiet"))
+    quiet = output.is_quiet()
     library = Library(
         requested_by="cli",
         ask_passphrase=functools.cache(ask_passphrase),  # the user types the passphrase once
-        notify=_ignore_text if quiet else output.note,
+        notify=ignore_text if quiet else output.note,
         show_activity=None if quiet else output.waiting_note.update,
     )
     if uses_hub and context and not quiet and (host := library.get_hub_host()):
@@ -148,7 +148,7 @@ def open_library(*, uses_hub: bool = False) -> Library:
     return library
 
 
-def _ignore_text(_text: str) -> None:
+def ignore_text(_text: str) -> None:
     """Show nothing. The library still waits for a retry, as it does with a function that shows notes."""
 
 
@@ -157,7 +157,7 @@ def ask_passphrase() -> str | None:
     try:
         return ask_hidden("Passphrase of the token file", hint=NO_TERMINAL_HINT)
     except BadInputError as error:
-        output.note(f"{error.message}. Continuing without the stored token. {error.hint}")
+        output.alert(f"{error.message}. Continuing without the stored token. {error.hint}")
         return None
 
 

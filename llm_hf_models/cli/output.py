@@ -30,6 +30,7 @@ MAX_NOTICE_CHARS = 200
 DEFAULT_WIDTH = 80  # columns of a terminal that does not report its size
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
 DELETE = "\x7f"  # the one control character that JSON does not escape in ASCII text
+QUIET_KEY = "llm_hf_models.quiet"  # of click's context: whether the user gave -q
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
@@ -78,9 +79,21 @@ def _discard_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """Print a note for the user on stderr, wrapped at words. If stderr can't be written, ignore that."""
+    """Print a note on stderr, wrapped at words, unless the command is quiet. If it can't be written, ignore that."""
+    if not is_quiet():
+        alert(text)
+
+
+def alert(text: str) -> None:
+    """Print an error, or a text that a question refers to, on stderr, even if the command is quiet."""
     waiting_note.cancel()
     _write_note(text)
+
+
+def is_quiet() -> bool:
+    """Return whether the user gave -q to the command that this thread runs."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET_KEY))
 
 
 def _write_note(text: str) -> None:
@@ -199,12 +212,12 @@ def print_error(error: HfModelsError, *, as_json: bool = False, done: Sequence[o
         else:
             return error.exit_code
     if isinstance(error, InterruptedByUserError):
-        note(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
+        alert(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
         return error.exit_code
-    note(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
+    alert(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
     for part in (error.cause, error.hint):
         if part:
-            note(_clean_lines(part))
+            alert(_clean_lines(part))
     return error.exit_code
 
 

@@ -289,7 +289,7 @@ def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:
         stall_seconds=now.stall_seconds,
         network_wait_seconds=now.network_wait_seconds,
         retry_seconds=now.retry_seconds,
-        disk_reserve=now.disk_reserve,
+        disk_reserve=now.disk_reserve_bytes,
     )
 
 

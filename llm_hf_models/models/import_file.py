@@ -221,7 +221,7 @@ def _copy_files(paths: Sequence[Path], folder: Path) -> None:
         path.open("rb").close()  # fail now if a file is unreadable; later this would be reported for the folder
     needed = sum(path.stat().st_size for path in paths)
     try:
-        require_space(folder, needed, settings.load().disk_reserve)
+        require_space(folder, needed, settings.load().disk_reserve_bytes)
         make_private_folder(folder)
         for path in paths:
             create_private_file(folder / path.name)

@@ -29,7 +29,7 @@ _SETTING_FLAGS = (
     ),
     ("--max-download", "max_download_bytes", "SIZE", "refuse downloads larger than SIZE"),
     ("--max-total", "agent_max_total_bytes", "SIZE", "refuse downloads that make the library larger than SIZE"),
-    ("--disk-reserve", "disk_reserve", "SIZE", "disk space that downloads leave free"),
+    ("--disk-reserve", "disk_reserve_bytes", "SIZE", "disk space that downloads leave free"),
     ("--allow-owners", "allowed_owners", "NAMES", "download only from these owners (comma-separated)"),
     ("--allow-licenses", "allowed_licenses", "NAMES", "download only models with these licences (comma-separated)"),
     ("--downloads", "concurrent_downloads", "N", "maximum number of concurrent downloads"),

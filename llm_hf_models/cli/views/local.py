@@ -310,7 +310,8 @@ def render_settings(every: Sequence[SettingView], max_width: int | None) -> str:
         Column("DESCRIPTION", 2, min_width=60, wrap=True, below=True),
     ]
     rows = [[one.key, cli_format.format_setting(one.value, one.unit), one.source, one.description] for one in every]
-    return format_table(columns, rows, max_width=max_width)
+    table = format_table(columns, rows, max_width=max_width)
+    return f"{table}\nStored in {every[0].file}." if every else table
 
 
 def render_setting(one: SettingView, max_width: int | None) -> str:
@@ -322,6 +323,7 @@ def render_setting(one: SettingView, max_width: int | None) -> str:
             ("Default", cli_format.format_setting(one.default, one.unit)),
             ("Values", one.accepts),
             ("Description", one.description),
+            ("Stored in", one.file),
         ],
         max_width=max_width,
     )

@@ -290,6 +290,21 @@ def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
 
 
 @pytest.mark.usefixtures("repo")
+def test_pull_of_several_starts_after_all_were_found() -> None:
+    assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q1_0", code=1).stdout == ""
+    assert "names one model" in run("pull", REPO, f"{REPO}:Q8_0", "-a", "walrus", code=2).stderr
+    assert run_json("list") == []
+    assert [plan["quant"] for plan in run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "--dry-run")] == [
+        "Q4_K_M",
+        "Q8_0",
+    ]
+    assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q4_K_M\nhf/{REPO}:Q8_0\n"
+    found = run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q")
+    assert [pulled["model_id"] for pulled in found] == run("list", "-q").stdout.split()[::-1]
+    assert [repo["id"] for repo in run_json("info", REPO, REPO)] == [REPO, REPO]
+
+
+@pytest.mark.usefixtures("repo")
 def test_quiet_pull_prints_only_the_id() -> None:
     done = run("pull", f"{REPO}:Q8_0", "-q")
     assert (done.stdout, done.stderr) == (f"hf/{REPO}:Q8_0\n", "")
