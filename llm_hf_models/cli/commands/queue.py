@@ -57,6 +57,8 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
     The list includes pulls by agents and scripts, and pulls whose process has ended. With --watch and --json, prints
     one line of JSON for each change.
     """
+    from llm_hf_models.downloads.types import DownloadList
+
     if ctx.invoked_subcommand is not None:
         return
     library = open_library()
@@ -69,7 +71,7 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
         ctx.exit(0 if succeeded else 1)
     rows = library.downloads(include_finished=finished, limit=limit)
     if as_json:
-        output.print_json(rows)
+        output.print_json(DownloadList(rows))
     elif rows:
         output.emit(downloads_views.render_downloads(rows, output.get_width()))
     else:
@@ -150,8 +152,12 @@ def clear(as_json: bool) -> None:
 @json_option
 def log(number: int, as_json: bool) -> None:
     """Show the log of a download, oldest entry first."""
+    from llm_hf_models.downloads.types import DownloadLog
+
     notes = open_library().get_download_log(number)
-    output.print_json(notes) if as_json else output.emit(downloads_views.render_log(notes, output.get_width()))
+    output.print_json(DownloadLog(notes)) if as_json else output.emit(
+        downloads_views.render_log(notes, output.get_width())
+    )
 
 
 @dataclass(frozen=True)

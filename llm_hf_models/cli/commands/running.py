@@ -41,9 +41,11 @@ class StoppedEngines:
 @json_option
 def ps(as_json: bool) -> None:
     """List the running engines."""
+    from llm_hf_models.types import EngineList
+
     engines = open_library().list_engines()
     if as_json:
-        output.print_json(engines)
+        output.print_json(EngineList(engines))
     elif engines:
         output.emit(local_views.render_engines(engines, output.get_width()))
         if missing_layers := local_views.render_missing_layers(engines):

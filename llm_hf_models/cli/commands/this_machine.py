@@ -69,11 +69,13 @@ def list_(updates: bool, as_json: bool) -> None:
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
     to three seconds.
     """
+    from llm_hf_models.models.types import LocalModelList
+
     library = open_library()
     survey = library.survey() if updates else None
     models = survey.models if survey else library.list(health=True)
     if as_json:
-        output.print_json(models)
+        output.print_json(LocalModelList(**vars(survey)) if survey else LocalModelList(models))
     elif models:
         output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
         if survey:
