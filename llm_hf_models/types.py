@@ -12,6 +12,7 @@ from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
 from llm_hf_models.system.json_values import Result, UnixTime
 from llm_hf_models.system.machine import MachineMemory
+from llm_hf_models.system.units import Unit
 
 # How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
 # with its exact name, because the host can show no form. Whether a person agreed to the latter is not known.
@@ -92,6 +93,8 @@ class SettingView(Result):
     source: str
     description: str
     accepts: str = ""  # a description of the accepted values
+    unit: Unit | None = None
+    file: str = ""  # the settings.toml that stores changed values
 
 
 @dataclass(frozen=True)

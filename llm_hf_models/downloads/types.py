@@ -50,6 +50,7 @@ class DownloadList:
     """A list of downloads, newest first."""
 
     downloads: tuple[DownloadView, ...]
+    more: bool = False  # whether there are more than the requested number (`--limit`)
 
 
 @dataclass(frozen=True)

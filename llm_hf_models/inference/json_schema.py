@@ -27,11 +27,13 @@ _SUBSCHEMAS = (
 _LISTS_OF_SUBSCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _MAPS_OF_SUBSCHEMAS = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
 
-# Keywords that llama.cpp's grammars ignore (common/json-schema-to-grammar.cpp); tests hold them equal to the engine.
+# Keywords that llama.cpp's grammars ignore (common/json-schema-to-grammar.cpp in b11549).
 _IGNORED = frozenset({
     "contains", "dependentRequired", "dependentSchemas", "if", "maxProperties", "minProperties", "multipleOf", "not",
     "patternProperties", "propertyNames", "unevaluatedItems", "unevaluatedProperties", "uniqueItems",
 })  # fmt: skip
+# Keywords that they support for the type `integer` only.
+_FOR_INTEGERS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
 # Patterns that its grammars support are anchored and have no escapes of classes (`\d`) or special groups (`(?:`).
 _SUPPORTED_PATTERN = re.compile(r"\^(?:[^\\(]|\\[^A-Za-z0-9]|\((?!\?))*\$", re.DOTALL)
 
@@ -47,8 +49,18 @@ def find_unenforced(schema: object) -> tuple[str, ...]:
         f"#{where}/{_escape(key)}"
         for where, part in _list_parts(schema)
         for key, value in part.items()
-        if key in _IGNORED or (key == "pattern" and isinstance(value, str) and not _SUPPORTED_PATTERN.fullmatch(value))
+        if _is_ignored(part, key, value)
     )
+
+
+def _is_ignored(part: Mapping[str, Any], key: str, value: object) -> bool:
+    """Return whether llama.cpp ignores a keyword of a subschema."""
+    if key == "pattern":
+        return isinstance(value, str) and not _SUPPORTED_PATTERN.fullmatch(value)
+    if key in _FOR_INTEGERS:
+        types = part.get("type", "number")
+        return "number" in types or "integer" not in types
+    return key in _IGNORED
 
 
 def find_mismatch(schema: object, value: object) -> str | None:

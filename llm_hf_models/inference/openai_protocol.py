@@ -27,6 +27,8 @@ _TEMPLATE_ERROR = re.compile(
     r"|roles must alternate|roles are supported|system role not supported|tool call ids?\b",
     re.IGNORECASE,
 )
+# llama.cpp reports a schema that it can't turn into a grammar as an error of the template's parser.
+_SCHEMA_ERROR = re.compile(r"JSON schema error at (?P<where>#\S*): (?P<problem>.*)", re.DOTALL)
 _BEFORE_REFUSAL = re.compile(r".*(?:Jinja Exception|Template error|TemplateError): +", re.IGNORECASE | re.DOTALL)
 
 
@@ -268,15 +270,26 @@ def build_request_error(
     return request_error
 
 
+def _format_number(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else "an unknown number of"
+
+
 def _explain_error(error: object, status: int | None, *, can_grow_context: bool) -> EngineRequestError:
     """Return an exception with the server's message, or with a clearer one for a prompt that exceeds the context."""
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
+        prompt, context = (_format_number(error.get(name)) for name in ("n_prompt_tokens", "n_ctx"))
         return EngineRequestError(
-            f"The prompt has {error.get('n_prompt_tokens')} tokens; the context holds {error.get('n_ctx')}",
+            f"The prompt has {prompt} tokens; the context holds {context}",
             hint=("Set a larger context with -o context N, or shorten" if can_grow_context else "Shorten")
             + " the prompt.",
         )
     message = _extract_message(error)
+    if schema_error := _SCHEMA_ERROR.search(message):
+        return EngineRequestError(
+            "The engine can't use the JSON schema of the response or of a tool",
+            cause=f"{schema_error['where']}: {schema_error['problem']}",
+            hint="Correct or remove that part of the schema.",
+        )
     if refusal := _find_template_refusal(message):
         return TemplateRefusedError("The chat template refused the conversation", cause=refusal)
     return EngineRequestError(
@@ -286,7 +299,7 @@ def _explain_error(error: object, status: int | None, *, can_grow_context: bool)
 
 def _find_template_refusal(message: str) -> str | None:
     """Return the message of a chat template that raised an error; None if the error has another reason."""
-    if not _TEMPLATE_ERROR.search(message):
+    if not _TEMPLATE_ERROR.search(message) or _SCHEMA_ERROR.search(message):
         return None
     return _BEFORE_REFUSAL.sub("", message) or message
 

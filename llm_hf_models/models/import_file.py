@@ -44,7 +44,7 @@ from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.identity import find_model_of_variant
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
-from llm_hf_models.models.names import make_short_names
+from llm_hf_models.models.names import explain_taken_aliases, make_short_names
 from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
@@ -139,6 +139,8 @@ def import_file(
                 if may_have_known_projector:
                     model = _add_known_projector(db, model, seconds)
                 registered = _register_model(db, model, names)
+                short_names = _list_short_names(registered)
+                refused = explain_taken_aliases(db.list_models(), short_names, registered.model_id)
             if options:
                 registered = set_options(context, registered.model_id, options)
     except OSError as error:
@@ -146,7 +148,7 @@ def import_file(
     digest_result = (
         f"matches {origin.details.id}@{origin.details.commit}" if origin.details else f"not checked: {origin.problem}"
     )
-    return ImportResult(make_view(registered), digest_result)
+    return ImportResult(make_view(registered), digest_result, refused)
 
 
 # Files
@@ -219,7 +221,7 @@ def _copy_files(paths: Sequence[Path], folder: Path) -> None:
         path.open("rb").close()  # fail now if a file is unreadable; later this would be reported for the folder
     needed = sum(path.stat().st_size for path in paths)
     try:
-        require_space(folder, needed, settings.load().disk_reserve)
+        require_space(folder, needed, settings.load().disk_reserve_bytes)
         make_private_folder(folder)
         for path in paths:
             create_private_file(folder / path.name)
@@ -389,8 +391,7 @@ def _make_digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
 def _register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) -> LocalModel:
     """Register the model under an id that no other model has. Keep existing copies of the same files."""
     model = _choose_entry(db, imported)
-    names = make_short_names(model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0], model.quant)
-    registered = db.register(replace(model, aliases=names if model.revision is None else ()))
+    registered = db.register(replace(model, aliases=_list_short_names(model)))
     for alias in aliases:
         db.add_alias(alias, registered.model_id)  # raises an error that names the other model if it is taken
     if registered.files != imported.files:
@@ -398,6 +399,11 @@ def _register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) 
             if imported.place == "folder":  # a second copy of files that the library already has
                 Path(file.location).unlink()
     return db.get_model(registered.model_id)
+
+
+def _list_short_names(model: LocalModel) -> tuple[str, ...]:
+    repo = model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
+    return make_short_names(repo, model.quant) if model.revision is None else ()
 
 
 def _add_known_projector(db: Database, imported: LocalModel, seconds: float) -> LocalModel:

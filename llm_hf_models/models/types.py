@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
@@ -24,6 +24,7 @@ class ImportResult(Result):
 
     model: LocalModelView
     digest: str  # "matches owner/name@commit" | "not checked: …"
+    refused_aliases: Mapping[str, str] = field(default_factory=dict)  # short names of other models, with the reasons
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ def test_name_without_an_owner_suggests_the_search(command: str, name: str) -> N
     done = run(command, name, code=2)
     assert "A repo has the form owner/name." in done.stderr
     assert "llm hf search SmolLM2" in done.stderr
+    assert "llm hf search" not in run(command, "https://huggingface.co/datasets/a/b", code=2).stderr
 
 
 @pytest.mark.parametrize("command", ["check", "inspect"])

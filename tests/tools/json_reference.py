@@ -113,6 +113,8 @@ Each command with `--json` prints one JSON document on stdout. It is the value t
 
 - A **time** is a text in UTC and in the form of ISO 8601, such as `2026-11-30T01:34:00Z`.
 - Sizes are in bytes. Numbers that JSON can't represent are the texts `nan`, `inf` and `-inf`.
+- A command that takes several names prints the output below for one name, and a list of such
+  outputs for several.
 - Every field is always present. A field without a value is `null`. New versions may add fields.
 - `mirror` and `serve` have no `--json`.
 

@@ -11,7 +11,7 @@ import click
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options
+from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options, quiet_option
 from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.system.units import format_size
@@ -32,6 +32,7 @@ class InstalledEntry:
 
 @click.command(epilog=format_examples("llm hf status", "llm hf status --json", "llm hf status --files"))
 @click.option("--files", is_flag=True, help="List everything that this package has stored on this machine.")
+@quiet_option("Hide notes.")
 @json_option
 def status(files: bool, as_json: bool) -> None:
     """Show memory, disk, cache, engines, token and versions."""
@@ -59,12 +60,14 @@ def status(files: bool, as_json: bool) -> None:
 @click.argument("key", type=SettingKey(), required=False)
 @click.argument("value", required=False)
 @click.option("--unset", is_flag=True, help="Restore the default.")
+@quiet_option("Print only the value of KEY, and nothing after a change.", is_passed=True)
 @json_option
-def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> None:
+def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_json: bool) -> None:
     """List the settings, show one, or change it.
 
-    Sizes take units (5M, 2GiB), and so do times (30s, 5m). Switches are on or off. The environment variable LLM_HF_KEY,
-    such as LLM_HF_CONTEXT, overrides the stored value of KEY.
+    Sizes take units (5M, 2GiB), and so do times (30s, 5m) and numbers of tokens (16k is 16384). Switches are on or off.
+    The environment variable LLM_HF_KEY, such as LLM_HF_CONTEXT, overrides the stored value of KEY. A setting that is
+    also a flag of `pull` or an option of a model has the same name; other names end in their unit.
     """
     from llm_hf_models.types import SettingList
 
@@ -79,7 +82,14 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
             output.emit(local_views.render_settings(every, output.get_width()))
         return
     one = library.set_setting(key, value) if unset or value is not None else library.get_setting(key)
-    output.print_json(one) if as_json else output.emit(local_views.render_setting(one, output.get_width()))
+    if key != one.key:
+        output.note(f"The setting {key} is now called {one.key}.")
+    if as_json:
+        output.print_json(one)
+    elif not quiet:
+        output.emit(local_views.render_setting(one, output.get_width()))
+    elif not unset and value is None:
+        output.emit(cli_format.format_setting(one.value))
 
 
 @click.command(
@@ -104,6 +114,7 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
     metavar="NAME",
     help="Also accept requests for this name of the machine; repeatable.",
 )
+@quiet_option("Print only the address.")
 def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[str, ...]) -> None:
     """Serve this machine's models to other machines.
 
@@ -127,8 +138,9 @@ def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[
 @click.option("--keep-models", is_flag=True, help="Keep the files of the models, for other tools.")
 @click.option("--dry-run", is_flag=True, help="List the files without removing anything.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@quiet_option("Print nothing, except for the list of --dry-run.", is_passed=True)
 @json_option
-def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     """Remove everything that this package has stored.
 
     Stops the engines and downloads, and removes the models, the library, the settings, the logs and the stored token.
@@ -139,7 +151,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> Non
     result = library.plan_uninstallation(keep_models=keep_models)
     if not dry_run:
         if not yes:
-            output.note(local_views.render_stored_files(result.files, output.get_width()))
+            output.alert(local_views.render_stored_files(result.files, output.get_width()))
             size = format_size(result.freed_bytes)
             confirm(
                 f"Remove these {len(result.files)} files and folders ({size})?",
@@ -149,7 +161,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> Non
         result = library.uninstall(keep_models=keep_models)
     if as_json:
         output.print_json(result)
-    else:
+    elif dry_run or not quiet:
         output.emit(local_views.render_uninstallation(result, output.get_width()))
     if result.done:
         output.note("Now remove the package: llm uninstall llm-hf-models. MCP hosts keep their entry `hf-models`.")
@@ -170,6 +182,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> Non
 @click.option("--reset", is_flag=True, help="With --install: replace the whole entry instead of keeping edits in it.")
 @click.option("--dry-run", is_flag=True, help="With --install: show the diff without writing anything.")
 @click.option("-y", "--yes", is_flag=True, help="With --install: don't ask for confirmation.")
+@quiet_option("Hide notes.")
 @json_option
 def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Configure an MCP host to use this machine's models.
@@ -204,7 +217,7 @@ def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_js
     if not change.is_needed:
         output.note(f"{change.path} already contains this configuration.")
     elif not as_json or (asks and writes):
-        output.note(diff)
+        output.alert(diff) if asks and writes else output.note(diff)
     if change.is_needed and dry_run:
         output.note("Nothing was written.")
     if writes:

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_fields, format_table
-from llm_hf_models.system.json_values import to_json
+from llm_hf_models.cli.layout import Column, format_fields, format_table
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
     from llm_hf_models.models.types import LoadTestReport
+
+
+MAX_ITEMS = 6  # of an array
+SKIPPED_ARRAY, SKIPPED_TEXT = {"type_name", "length"}, {"length"}  # fields of gguf.types.ArrayInfo and StringInfo
 
 
 def render_inspection(found: Inspection, max_width: int | None) -> str:
@@ -31,11 +34,14 @@ def render_inspection(found: Inspection, max_width: int | None) -> str:
             ("Quantization", facts.quantization),
             ("Bits per weight", f"{facts.bits_per_weight:.2f}" if facts.bits_per_weight else None),
             ("Weights", cli_format.format_bytes(facts.weights_bytes)),
-            ("Tensors", f"{found.tensor_count}: " + ", ".join(f"{count} {name}" for name, count in types)),
+            ("Tensors", f"{found.tensor_count:,}: " + ", ".join(f"{count:,} {name}" for name, count in types)),
             ("Blocks", str(facts.block_count) if facts.block_count else None),
             ("Context", cli_format.format_tokens(facts.context_length)),
             ("KV cache", f"{format_size(facts.kv_bytes_per_token)} per token" if facts.kv_bytes_per_token else None),
-            ("Tokenizer", cli_format.join_if_present(facts.tokenizer, f"({facts.vocabulary_size} tokens)")),
+            (
+                "Tokenizer",
+                cli_format.join_if_present(facts.tokenizer, f"({facts.vocabulary_size or 0:,} tokens)"),
+            ),
             ("Chat template", cli_format.describe_template(facts.chat_template, facts)),
             ("Input", ", ".join(facts.modalities)),
             ("Sampling", ", ".join(f"{key} {value:g}" for key, value in facts.sampling.items())),
@@ -49,15 +55,28 @@ def render_inspection(found: Inspection, max_width: int | None) -> str:
 
 
 def render_metadata(pairs: Mapping[str, Any], max_width: int | None) -> str:
-    """Return a table of metadata. Texts are shown as they are, other values as JSON."""
-    rows = [[key, value if isinstance(value, str) else json.dumps(to_json(value))] for key, value in pairs.items()]
+    """Return a table of metadata. Long arrays are summarised."""
+    rows = [[key, _format_metadata(value)] for key, value in pairs.items()]
     return format_table([Column("KEY"), Column("VALUE", 1, min_width=20)], rows, max_width=max_width)
+
+
+def _format_metadata(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    if isinstance(value, dict) and set(value) == SKIPPED_ARRAY:
+        return f"{value['length']:,} values of type {value['type_name']}"
+    if isinstance(value, dict) and set(value) == SKIPPED_TEXT:
+        return f"text of {value['length']:,} bytes"
+    if not isinstance(value, list):
+        return cli_format.format_value(value)
+    shown = ", ".join(json.dumps(one) if isinstance(one, str) else _format_metadata(one) for one in value[:MAX_ITEMS])
+    return f"{len(value):,} values: {shown}, …" if len(value) > MAX_ITEMS else f"[{shown}]"
 
 
 def render_tensors(tensors: Sequence[TensorView], max_width: int | None) -> str:
     """Return a table of tensors."""
     columns = [Column("TENSOR", min_width=20), Column("SHAPE", 1), Column("TYPE"), Column("OFFSET", 2, right=True)]
-    rows = [[one.name, " x ".join(map(str, one.shape)), one.type, str(one.offset)] for one in tensors]
+    rows = [
+        [one.name, " x ".join(map(str, one.shape)), one.type, cli_format.format_number(one.offset)] for one in tensors
+    ]
     return format_table(columns, rows, max_width=max_width)
 
 

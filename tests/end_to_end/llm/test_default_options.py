@@ -42,7 +42,7 @@ _use_tiny_library = tiny_library_support.use_tiny_library
 
 
 def test_stored_options_apply_to_prompts_without_their_own() -> None:
-    run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
+    run("set", "tiny", "max_tokens", "2", "context", "1k", "keep_alive", "60s")
     get_output("-m", "tiny", "hello")
     assert (read_last_log()["output_tokens"], read_last_log()["response_json"]["context"]) == (2, 1024)
     get_output("-m", "tiny", "hello", "-o", "max_tokens", "4")
@@ -68,9 +68,10 @@ def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
         (("temprature", "1"), "Option 'temprature' of hf/tiny/chat:F16: there is no such option"),
         (("temperature", "hot"), "Option 'temperature' of hf/tiny/chat:F16"),
         (("top_p", "2"), "Option 'top_p'"),
-        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4096 tokens"),
+        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4,096 tokens"),
         (("think", "on"), "Option 'think'"),
         (("keep_alive", "soon"), "Option 'keep_alive'"),
+        (("max_tokens", "many"), "'many' is not a number of tokens: Use a value such as 8192 or 16k."),
         (("temperature",), "'temperature' has no VALUE"),
         (("--unset", "seed"), "Option 'seed' is not set for hf/tiny/chat:F16"),
         (("template", "/nowhere/t.jinja"), "Option 'template': can't read the file"),

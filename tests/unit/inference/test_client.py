@@ -29,6 +29,16 @@ ENDS_ODDLY = {
         "slots",
     ),
     "500": (respond_with(b"oh no\x1b[31m", status=500, kind="text/plain"), EngineRequestError, "oh no"),
+    "schema": (
+        respond_with(
+            b'{"error": {"message": "Unable to generate parser for this template. Automatic parser generation failed: '
+            b'JSON schema error at #/a: unrecognized type strin"}}',
+            status=400,
+            kind="application/json",
+        ),
+        EngineRequestError,
+        "can't use the JSON schema.*\n?#/a: unrecognized type strin",
+    ),
     "404": (
         respond_with(b'{"detail":"Not Found"}', status=404, kind="application/json"),
         EngineRequestError,

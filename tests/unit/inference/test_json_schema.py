@@ -51,6 +51,10 @@ def test_schema_that_can_not_be_enforced_is_refused(schema: object, message: str
         ({"items": {"uniqueItems": True, "multipleOf": 2}}, ("#/items/uniqueItems", "#/items/multipleOf")),
         ({"$defs": {"a": {"contains": {}}}, "$ref": "#/$defs/a"}, ("#/$defs/a/contains",)),
         ({"items": [{"type": "string"}, {"not": {}}]}, ("#/items/1/not",)),  # draft 7
+        ({"type": "number", "minimum": 1}, ("#/minimum",)),
+        ({"exclusiveMaximum": 1}, ("#/exclusiveMaximum",)),
+        ({"type": "integer", "minimum": 1, "maximum": 2}, ()),
+        ({"type": ["integer", "null"], "minimum": 1}, ()),
         (True, ()),
         (TREE, ()),
     ],
