@@ -558,7 +558,7 @@ def test_ps_shows_the_layers_of_each_engine_and_stop_ends_it(
     monkeypatch.setenv("LLM_HF_SANDBOX", sandbox)
     run_llm("hf", "stop", "--all")
     get_output("-m", "tiny", "hello")
-    (shown,) = json.loads(get_output("hf", "ps", "--json"))
+    (shown,) = json.loads(get_output("hf", "ps", "--json"))["engines"]
     assert shown["model_id"] == CHAT
     assert shown["memory"] > 0
     assert shown["tokens_per_second"] > 0
@@ -571,14 +571,14 @@ def test_ps_shows_the_layers_of_each_engine_and_stop_ends_it(
     assert ("any layer" in shown["missing"]) == (sandbox == "off")
     assert "key" not in shown
     assert "Stopped 1 engine." in run_llm("hf", "stop", "tiny").stderr
-    assert json.loads(get_output("hf", "ps", "--json")) == []
+    assert json.loads(get_output("hf", "ps", "--json"))["engines"] == []
     assert list(tiny_library.runtime.rglob("*.sock")) == []
 
 
 def test_ps_shows_the_actual_context_if_llama_cpp_enlarges_it() -> None:
     run_llm("hf", "stop", "--all")
     too_long = run_llm("-m", "tiny", "word " * 5000, "-o", "context", "10")
-    (shown,) = json.loads(get_output("hf", "ps", "--json"))
+    (shown,) = json.loads(get_output("hf", "ps", "--json"))["engines"]
     assert f"the context holds {shown['context']}\n" in too_long.stderr
 
 

@@ -36,9 +36,11 @@ class InstalledEntry:
 @json_option
 def status(files: bool, as_json: bool) -> None:
     """Show memory, disk, cache, engines, token and versions."""
+    from llm_hf_models.types import StoredItemList
+
     if files:
         stored = open_library().list_stored_files()
-        output.print_json(stored) if as_json else output.emit(
+        output.print_json(StoredItemList(stored)) if as_json else output.emit(
             local_views.render_stored_files(stored, output.get_width())
         )
         return
@@ -67,12 +69,17 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     The environment variable LLM_HF_KEY, such as LLM_HF_CONTEXT, overrides the stored value of KEY. A setting that is
     also a flag of `pull` or an option of a model has the same name; other names end in their unit.
     """
+    from llm_hf_models.types import SettingList
+
     if unset and (key is None or value is not None):
         raise click.UsageError("--unset takes one KEY and no VALUE.")
     library = open_library()
     if key is None:
         every = library.settings()
-        output.print_json(every) if as_json else output.emit(local_views.render_settings(every, output.get_width()))
+        if as_json:
+            output.print_json(SettingList(every))
+        else:
+            output.emit(local_views.render_settings(every, output.get_width()))
         return
     one = library.set_setting(key, value) if unset or value is not None else library.get_setting(key)
     if key != one.key:
