@@ -13,7 +13,7 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -33,8 +33,16 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
+from llm_hf_models.errors import (
+    BadInputError,
+    EngineRequestError,
+    HfModelsError,
+    ModelTooLargeError,
+    TemplateRefusedError,
+    UnknownModelError,
+)
 from llm_hf_models.inference import client
+from llm_hf_models.inference.chat_template import fit_messages
 from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
 from llm_hf_models.library.database import Database
@@ -261,7 +269,7 @@ class _Relay:
         stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
         send = partial(client.send_request, stack, endpoint, relayed.path, reconnect=lambda: prepare()[1])
         try:
-            response = await send(relayed.body)
+            response = await _send_fitted(send, relayed.body)
         except EngineRequestError as error:
             _blame_client(error, endpoint)
             if route != EMBEDDINGS or endpoint.fingerprint is None:
@@ -367,6 +375,22 @@ async def _read_whole(opened: _Opened) -> bytes:
     checker.add_choices(whole["choices"])
     checker.check()
     return redact_bytes(json.dumps(whole).encode())
+
+
+async def _send_fitted(send: Callable[[Mapping[str, Any]], Awaitable[_Result]], body: Mapping[str, Any]) -> _Result:
+    """Send a request. If the chat template refuses its messages, send them in a form that strict templates accept.
+
+    Raises:
+        EngineRequestError: The engine reported an error.
+    """
+    while True:
+        try:
+            return await send(body)
+        except TemplateRefusedError as error:
+            fitted = fit_messages(body.get("messages", ()), error.cause or error.message)
+            if fitted == list(body.get("messages", ())):
+                raise
+            body = {**body, "messages": fitted}
 
 
 def _blame_client(error: EngineRequestError, endpoint: Endpoint) -> None:
