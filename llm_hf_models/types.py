@@ -46,6 +46,13 @@ class EngineView(Result):
 
 
 @dataclass(frozen=True)
+class EngineList:
+    """The running engines, most recently used first."""
+
+    engines: tuple[EngineView, ...]
+
+
+@dataclass(frozen=True)
 class SandboxStatus:
     """The sandbox of the engines that start from now on."""
 
@@ -91,6 +98,13 @@ class SettingView(Result):
 
 
 @dataclass(frozen=True)
+class SettingList:
+    """Every setting."""
+
+    settings: tuple[SettingView, ...]
+
+
+@dataclass(frozen=True)
 class Cleanup(Result):
     """The files and records that `gc` removes or has removed."""
 
@@ -112,6 +126,13 @@ class StoredItem(Result):
     path: str  # "keychain" for a token that is stored there
     size: int
     description: str  # the model's id, or the purpose
+
+
+@dataclass(frozen=True)
+class StoredItemList:
+    """Everything that this package has stored on this machine."""
+
+    files: tuple[StoredItem, ...]
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_hf_models.library.download_records import (
-    DownloadState,
-    RequestedAction,
-)
+from llm_hf_models.library.download_records import DownloadNote, DownloadState, RequestedAction
 from llm_hf_models.system.json_values import Result, UnixTime
 
 LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
@@ -46,6 +43,21 @@ class DownloadView(Result):
     created: UnixTime
     updated: UnixTime
     needs_worker: bool = False  # it waits in the queue, and no worker is running
+
+
+@dataclass(frozen=True)
+class DownloadList:
+    """A list of downloads, newest first."""
+
+    downloads: tuple[DownloadView, ...]
+    more: bool = False  # whether there are more than the requested number (`--limit`)
+
+
+@dataclass(frozen=True)
+class DownloadLog:
+    """The log of a download, oldest entry first."""
+
+    log: tuple[DownloadNote, ...]
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,17 @@ class LibrarySurvey:
 
 
 @dataclass(frozen=True)
+class LocalModelList:
+    """The local models. The figures are those of a survey (`list --updates`), and None without one."""
+
+    models: tuple[LocalModelView, ...]
+    size: int | None = None  # on the disk; data that models share counts once
+    freed_bytes: int | None = None  # by removing all of these models; files of the user are kept
+    outdated: int | None = None  # models with an update
+    unknown: int | None = None  # models that could not be compared with the Hub
+
+
+@dataclass(frozen=True)
 class Removal(Result):
     """The files that `rm` removes, or would remove. Sizes are in bytes.
 

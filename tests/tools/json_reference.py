@@ -21,12 +21,27 @@ from llm_hf_models.cli.commands.queue import ClearedDownloads
 from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
-from llm_hf_models.downloads.types import DownloadView
-from llm_hf_models.library.download_records import DownloadNote
+from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
-from llm_hf_models.models.types import ImportResult, LoadTestReport, LocalModelView, Removal, Verification
+from llm_hf_models.models.types import (
+    ImportResult,
+    LoadTestReport,
+    LocalModelList,
+    LocalModelView,
+    Removal,
+    Verification,
+)
 from llm_hf_models.system.json_values import UnixTime, get_member_types
-from llm_hf_models.types import Cleanup, EngineView, SettingView, Status, StoredItem, TokenStatus, Uninstallation
+from llm_hf_models.types import (
+    Cleanup,
+    EngineList,
+    SettingList,
+    SettingView,
+    Status,
+    StoredItemList,
+    TokenStatus,
+    Uninstallation,
+)
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 
@@ -45,13 +60,13 @@ OUTPUTS: dict[str, Any] = {
     "pull --dry-run": PullPlan,
     "pull --background": DownloadView,
     "test": LoadTestReport,
-    "downloads": tuple[DownloadView, ...],
+    "downloads": DownloadList,
     "downloads --watch": DownloadView,
     "downloads clear": ClearedDownloads,
-    "downloads log": tuple[DownloadNote, ...],
+    "downloads log": DownloadLog,
     **_CHANGES,
     "limit": SettingView,
-    "list": tuple[LocalModelView, ...],
+    "list": LocalModelList,
     "show": LocalModelView,
     "path": tuple[str, ...],
     "alias": Mapping[str, str],
@@ -61,15 +76,15 @@ OUTPUTS: dict[str, Any] = {
     "import": ImportResult,
     "gc": Cleanup,
     "set": LocalModelView,
-    "ps": tuple[EngineView, ...],
+    "ps": EngineList,
     "stop": StoppedEngines,
     "attach": LocalModelView,
     "login": TokenStatus,
     "logout": LoggedOut,
     "whoami": TokenStatus,
     "status": Status,
-    "status --files": tuple[StoredItem, ...],
-    "settings": tuple[SettingView, ...],
+    "status --files": StoredItemList,
+    "settings": SettingList,
     "settings KEY": SettingView,
     "mcp": Mapping[str, Any],
     "mcp --install": InstalledEntry,
@@ -98,6 +113,8 @@ Each command with `--json` prints one JSON document on stdout. It is the value t
 
 - A **time** is a text in UTC and in the form of ISO 8601, such as `2026-11-30T01:34:00Z`.
 - Sizes are in bytes. Numbers that JSON can't represent are the texts `nan`, `inf` and `-inf`.
+- A command that takes several names prints the output below for one name, and a list of such
+  outputs for several.
 - Every field is always present. A field without a value is `null`. New versions may add fields.
 - `mirror` and `serve` have no `--json`.
 

@@ -219,7 +219,7 @@ def test_settings_show_where_they_are_stored(home: Home, monkeypatch: pytest.Mon
     path = str(home.llm / "hf/settings.toml")
     assert run("settings").stdout.endswith(f"\nStored in {path}.\n")
     assert re.search(rf"^Stored in +{re.escape(path)}$", run("settings", "context").stdout, re.MULTILINE)
-    assert {one["file"] for one in run_json("settings")} == {path}
+    assert {one["file"] for one in run_json("settings")["settings"]} == {path}
 
 
 def write_settings(home: Home, text: str) -> Path:
@@ -328,7 +328,7 @@ def test_suggested_command_shows_a_valid_value(key: str, wrong: str, takes: str)
 
 
 def test_every_setting_says_which_values_it_accepts() -> None:
-    assert [one["key"] for one in run_json("settings") if not one["accepts"]] == []
+    assert [one["key"] for one in run_json("settings")["settings"] if not one["accepts"]] == []
 
 
 def test_list_is_split_at_commas_and_spaces_in_any_case() -> None:

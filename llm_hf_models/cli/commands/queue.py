@@ -60,6 +60,8 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
     The list includes pulls by agents and scripts, and pulls whose process has ended. With --watch and --json, prints
     one line of JSON for each change.
     """
+    from llm_hf_models.downloads.types import DownloadList
+
     if ctx.invoked_subcommand is not None:
         return
     library = open_library()
@@ -73,7 +75,7 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
     found = library.downloads(include_finished=finished, limit=limit + 1)
     rows = found[:limit]
     if as_json:
-        output.print_json(rows)
+        output.print_json(DownloadList(rows, len(found) > limit))
     elif rows and quiet:
         output.emit("\n".join(str(row.id) for row in rows))
     elif rows:
@@ -161,8 +163,12 @@ def clear(as_json: bool) -> None:
 @json_option
 def log(number: int, as_json: bool) -> None:
     """Show the log of a download, oldest entry first."""
+    from llm_hf_models.downloads.types import DownloadLog
+
     notes = open_library().get_download_log(number)
-    output.print_json(notes) if as_json else output.emit(downloads_views.render_log(notes, output.get_width()))
+    output.print_json(DownloadLog(notes)) if as_json else output.emit(
+        downloads_views.render_log(notes, output.get_width())
+    )
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,11 @@ class StoppedEngines:
 @json_option
 def ps(quiet: bool, as_json: bool) -> None:
     """List the running engines."""
+    from llm_hf_models.types import EngineList
+
     engines = open_library().list_engines()
     if as_json:
-        output.print_json(engines)
+        output.print_json(EngineList(engines))
     elif engines and quiet:
         output.emit("\n".join(dict.fromkeys(engine.model_id for engine in engines)))
     elif engines:

@@ -88,12 +88,14 @@ def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
     to three seconds.
     """
+    from llm_hf_models.models.types import LocalModelList
+
     library = open_library()
     survey = library.survey() if updates else None
     models = survey.models if survey else library.list(health=as_json or not quiet)
     models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
     if as_json:
-        output.print_json(models)
+        output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
     elif models and quiet:
         output.emit("\n".join(model.model_id for model in models))
     elif models:
@@ -200,7 +202,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
             output.emit(local_views.render_verification(done, output.get_width()))
 
     done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
-    if everything and done and not as_json and not quiet:
+    if (everything or len(names) > 1) and done and not as_json and not quiet:
         output.emit(local_views.render_verified_count(done))
     if not done and not as_json:
         output.note(NO_FILES)

@@ -137,7 +137,8 @@ def test_list_of_downloads_says_if_there_are_more() -> None:
         run("pull", f"{REPO}:{quant}", "-q")
     assert "more results than these 1." in run("downloads", "--all", "--limit", "1").stderr
     assert run("downloads", "--all", "--limit", "2").stderr == ""
-    assert len(run_json("downloads", "--all", "--limit", "1")) == 1
+    found = run_json("downloads", "--all", "--limit", "1")
+    assert (len(found["downloads"]), found["more"]) == (1, True)
 
 
 @pytest.mark.usefixtures("repo")
@@ -239,7 +240,9 @@ def test_pull_of_a_base_model_suggests_to_continue_a_text(hub: HubServer, tmp_pa
 def test_verify_all_ends_with_the_number_of_models_that_match(home: Home) -> None:
     for quant in ("Q8_0", "Q4_K_M"):
         run("pull", f"{REPO}:{quant}", "-q")
-    assert run("verify", "--all").stdout.endswith("\n2 of 2 match.\n")
+    for words in (("--all",), (f"{REPO}:Q8_0", f"{REPO}:Q4_K_M")):
+        assert run("verify", *words).stdout.endswith("\n2 of 2 match.\n")
+    assert "of 1 match" not in run("verify", f"{REPO}:Q8_0").stdout
     (path,) = (path for path in list_cached(home) if path.name == Q4)
     path.write_bytes(b"changed")
     assert run("verify", "--all", code=1).stdout.endswith("\n1 of 2 match.\n")
@@ -277,7 +280,7 @@ def test_pull_prints_the_id_to_stdout_and_the_rest_to_stderr(repo: HubServer) ->
     assert repo.sent(Q4, side="storage") > 0
     for output in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "Digests match the Hub's", "llm -m tiny 'hello'"):
         assert output in done.stderr
-    assert run_json("list")[0]["state"] == "ready"
+    assert run_json("list")["models"][0]["state"] == "ready"
 
 
 def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
@@ -293,7 +296,7 @@ def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
 def test_pull_of_several_starts_after_all_were_found() -> None:
     assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q1_0", code=1).stdout == ""
     assert "names one model" in run("pull", REPO, f"{REPO}:Q8_0", "-a", "walrus", code=2).stderr
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
     assert [plan["quant"] for plan in run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "--dry-run")] == [
         "Q4_K_M",
         "Q8_0",
@@ -324,7 +327,7 @@ def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Ho
     plan = run_json("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
     assert list_cached(home) == []
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 @pytest.mark.usefixtures("repo")
@@ -373,7 +376,7 @@ def test_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> Non
     pages = (f"blob/main/{Q8}", "tree/main/Q8_0", f"resolve/main/{Q8}?download=true")
     for ref in (f"{REPO}:Q8_0", *(f"https://huggingface.co/{REPO}/{page}" for page in pages)):
         assert run("pull", ref, "-q").stdout == f"hf/{REPO}:Q8_0\n"
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert repo.sent(Q8, side="storage")
 
 
@@ -522,7 +525,7 @@ def test_terminated_pull_leaves_a_paused_download(repo: HubServer) -> None:
         pull.terminate()
         pull.communicate(timeout=30)
     assert pull.returncode == -signal.SIGTERM
-    (row,) = run_json("downloads")
+    (row,) = run_json("downloads")["downloads"]
     assert (row["state"], row["error"]) == ("paused", None)
 
 
@@ -632,7 +635,7 @@ def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) ->
 def test_import_registers_the_named_variant_of_the_repo(named: str, why: str, repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
     for right in ("q8_0", Q8):
         assert run("import", tmp_path / Q8, "--repo", f"{REPO}:{right}", "-q").stdout == f"hf/{REPO}:Q8_0\n"
 
@@ -647,7 +650,7 @@ def test_background_pull_is_queued_followed_and_finished(repo: HubServer) -> Non
     assert f"Download {number} ({REPO}:Q8_0) is done." in done.stderr
     assert re.search(rf"{number} +{re.escape(REPO)}:Q8_0 +done +100 %", run("downloads", "--all").stdout)
     assert "done" in run("downloads", "log", number).stdout
-    assert run_json("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("list")["models"][0]["model_id"] == f"hf/{REPO}:Q8_0"
     assert run_json("downloads", "clear") == {"removed": 1}
     assert repo.sent(Q8, side="storage") > 0
 
@@ -672,10 +675,10 @@ def test_watching_a_failed_download_shows_the_reason_and_exits_with_1(repo: HubS
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     output = run("downloads", "--watch", number, code=1).stderr
-    assert run_json("downloads", "--all")[0]["done_bytes"] == 0
+    assert run_json("downloads", "--all")["downloads"][0]["done_bytes"] == 0
     assert "failed" in output
     assert "The digest was wrong twice" in output
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_worker_that_can_not_start_is_reported_and_not_restarted(
@@ -728,7 +731,10 @@ def test_command_for_all_downloads_skips_one_that_has_just_ended(
         return rows
 
     monkeypatch.setattr(Library, "downloads", listed_and_ended)
-    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [(3, "paused"), (1, "paused")]
+    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [
+        (3, "paused"),
+        (1, "paused"),
+    ]
     assert "nothing to pause" in run("pause", "2", code=2).stderr
 
 
@@ -787,11 +793,11 @@ def test_watch_can_print_json_lines(repo: HubServer) -> None:
     assert (rows[-1]["id"], rows[-1]["state"], rows[-1]["done_bytes"]) == (
         int(number), "done", rows[-1]["total_bytes"]
     )  # fmt: skip
-    assert rows[0].keys() == run_json("downloads", "--all")[0].keys()
+    assert rows[0].keys() == run_json("downloads", "--all")["downloads"][0].keys()
     assert all(one != next_one for one, next_one in pairwise(rows))
     assert watching.stderr == ""
     assert run("downloads", "--watch", "--json").stdout == "", "no download is open"
-    assert run_json("downloads", "--all", "--limit", 2**63) == rows[-1:], "larger than an SQLite integer"
+    assert run_json("downloads", "--all", "--limit", 2**63)["downloads"] == rows[-1:], "larger than an SQLite integer"
 
 
 # The account

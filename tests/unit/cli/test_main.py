@@ -20,7 +20,7 @@ from llm_hf_models.library.download_records import Download
 from llm_hf_models.paths import library_path
 from llm_hf_models.settings import Settings
 from tests.conftest import Home
-from tests.support.commands import llm_command, run
+from tests.support.commands import llm_command, run, run_json
 from tests.tools import readme_help
 
 SUMMARY_CELLS = 60
@@ -277,12 +277,12 @@ def test_status_works_without_a_readable_library(home: Home) -> None:
 
 def test_empty_library_suggests_a_first_command() -> None:
     assert "llm hf pull owner/name" in run("list", code=None).stderr
-    assert run("list", "--json", code=None).stdout == "[]\n"
+    assert run_json("list")["models"] == []
     assert "The next prompt starts one." in run("ps", code=None).stderr
-    assert run("ps", "--json", code=None).stdout == "[]\n"
+    assert run_json("ps") == {"engines": []}
     assert run("stop", "--all", code=None).stderr == "No engine was running.\n"
     assert "No download is active." in run("downloads", code=None).stderr
-    assert run("downloads", "--json", code=None).stdout == "[]\n"
+    assert run_json("downloads") == {"downloads": [], "more": False}
     assert run("pause", "--all", code=None).stderr == "No download to pause.\n"
     verified = run("verify", "--all", code=None)
     assert (verified.exit_code, verified.stdout) == (0, "")
@@ -307,9 +307,7 @@ def test_all_includes_an_old_download_behind_150_newer_ones() -> None:
         first = db.add_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
             db.add_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
-    done = run("cancel", "--all", "--json", code=None)
-    assert done.exit_code == 0, done.output
-    assert [row["id"] for row in json.loads(done.stdout)] == [first.id]
+    assert [row["id"] for row in run_json("cancel", "--all")] == [first.id]
 
 
 def test_damaged_library_gives_one_clear_error(home: Home) -> None:

@@ -57,12 +57,12 @@ def test_unknown_name_among_several_is_reported_and_the_others_shown(command: st
 
 def test_rm_removes_several_after_one_question_or_none_at_all() -> None:
     assert run("rm", "cat", "nobody", "-y", code=1).stderr.startswith("Error: ")
-    assert len(run_json("list")) == 2
+    assert len(run_json("list")["models"]) == 2
     asked = run("rm", "cat", "dog", stdin="n\n", code=1)
     assert "Remove these 2 models?" in asked.stderr
     assert asked.stderr.count("Would remove") == 2
     assert [done["done"] for done in run_json("rm", "cat", "dog", "cat", "-y")] == [True, True]
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_quiet_list_prints_ids_that_other_commands_accept() -> None:

@@ -49,7 +49,7 @@ def test_import_json_has_the_model_and_its_digest_check(tmp_path: Path) -> None:
 def test_projector_alone_is_not_a_model(tmp_path: Path) -> None:
     done = run("import", tiny_mmproj(tmp_path / "mmproj-F16.gguf"), code=2)
     assert "is a vision projector" in done.stderr
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_copied_import_outlives_its_file(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_file_that_is_not_a_gguf_is_refused_and_not_registered(tmp_path: Path, c
     assert output.startswith("Error: ")
     assert "--allow-invalid" not in output
     assert f"llm hf check {path}" in output
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_invalid_projector_can_be_left_out(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_list_has_a_row_for_each_model() -> None:
     done = run("list")
     assert re.search(r"tiny +hf/local/tiny:Q8_0 .*unverified +chat +never +Q8_0 +walrus, tiny:Q8_0", done.stdout)
     assert "is unverified: " in done.stderr
-    (model,) = run_json("list")
+    (model,) = run_json("list")["models"]
     assert model["state"] == "unverified"
     assert "walrus" in model["aliases"]
 
@@ -206,7 +206,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
     assert "Remove hf/local/tiny:Q8_0?" in done.stderr
     assert "Nothing was removed." in done.stderr
     assert done.stdout == ""
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert gguf.is_file()
 
 
@@ -214,7 +214,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 @pytest.mark.parametrize("answer", [b"", b"\xff\n"])
 def test_rm_removes_nothing_if_nobody_can_answer(answer: bytes) -> None:
     assert "Pass -y to remove without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
 
 
 def test_ctrl_c_at_the_rm_question_keeps_everything(
@@ -228,7 +228,7 @@ def test_ctrl_c_at_the_rm_question_keeps_everything(
         hf(["rm", "walrus"])
     assert ended.value.code == 130
     assert capsys.readouterr().err.endswith("\nNothing was removed.\n")
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert gguf.is_file()
 
 
@@ -237,7 +237,7 @@ def test_rm_never_removes_a_file_imported_in_place(gguf: Path) -> None:
     assert f"kept: {gguf}" in done.stderr
     assert "Freed 0 B." in done.stderr
     assert gguf.is_file()
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_rm_of_a_copy_reports_the_freed_space(tmp_path: Path) -> None:
