@@ -71,6 +71,7 @@ picture: $(VENV)-dev/.installed
 
 docs: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/python tests/tools/readme_help.py --write
+	$(VENV)-dev/bin/python -m tests.tools.json_reference --write
 
 clean:
 	rm -rf $(VENV) $(VENV)-dev .coverage* build dist

@@ -7,8 +7,10 @@ broken, `llm` keeps working with its other models, and `llm hf list` explains th
 from __future__ import annotations
 
 import importlib
+import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +60,9 @@ class LazyGroup(click.Group):
 def register_commands(cli: click.Group) -> None:
     """Add `llm hf`."""
     cli.add_command(LazyGroup("hf", help=HELP), "hf")
+    if os.environ.get("_LLM_COMPLETE", "").startswith("bash"):  # bash runs `llm` to complete a word
+        with suppress(ImportError):  # of a broken installation, which the command reports
+            importlib.import_module("llm_hf_models.cli.bash_completion").register()
 
 
 @llm.hookimpl(trylast=True)  # after other plugins, which keep the aliases that they claim
@@ -67,12 +72,12 @@ def register_models(register: Callable[..., None], model_aliases: list[Any]) -> 
         found = _list_models(("chat", "base"))
         if found:
             from llm_hf_models.llm_plugin.models import create_models
-            from llm_hf_models.llm_plugin.names import find_other_plugins_names, find_requested_model
+            from llm_hf_models.llm_plugin.names import find_other_plugins_names, find_requested_models
 
             taken = find_other_plugins_names(model_aliases)
-            requested = find_requested_model({*taken, *_list_names(found)})
+            requested = find_requested_models({*taken, *_list_names(found)}, _report_once)
             for model in found:
-                names = (*model.aliases, *(name for name, model_id in requested.items() if model_id == model.model_id))
+                names = _list_aliases(model, requested)
                 register(*create_models(model), aliases=[name for name in names if name not in taken])
     except Exception as error:  # noqa: BLE001 - `llm models` must work even if this fails
         _report_error(error)
@@ -85,12 +90,11 @@ def register_embedding_models(register: Callable[..., None]) -> None:
         found = _list_models(("embedding",))
         if found:
             from llm_hf_models.llm_plugin.models import HfEmbeddingModel
-            from llm_hf_models.llm_plugin.names import find_requested_model
+            from llm_hf_models.llm_plugin.names import find_requested_models
 
-            requested = find_requested_model(_list_names(found))
+            requested = find_requested_models(_list_names(found), _report_once)
             for model in found:
-                more = (name for name, model_id in requested.items() if model_id == model.model_id)
-                register(HfEmbeddingModel(model), aliases=(*model.aliases, *more))
+                register(HfEmbeddingModel(model), aliases=_list_aliases(model, requested))
     except Exception as error:  # noqa: BLE001 - `llm embed-models` must work even if this fails
         _report_error(error)
 
@@ -105,7 +109,13 @@ def _list_models(kinds: tuple[str, ...]) -> list[RegisteredModel]:
 
 
 def _list_names(models: Iterable[RegisteredModel]) -> set[str]:
-    return {name for model in models for name in (model.model_id, *model.aliases)}
+    return {name for model in models for name in (model.model_id, *model.aliases, *model.repo_names)}
+
+
+def _list_aliases(model: RegisteredModel, requested: Mapping[str, str]) -> list[str]:
+    """Return the aliases of a model, the names of its repo, and the names that this command requested it by."""
+    names = (name for name, model_id in requested.items() if model_id == model.model_id)
+    return [*model.aliases, *model.repo_names, *names]
 
 
 def _report_unreadable_library() -> None:

@@ -448,6 +448,13 @@ class Library:
             progress=progress,
         )
 
+    @staticmethod
+    def list_importable(*paths: Path | str) -> tuple[Path, ...]:
+        """Return a file of each model among files and folders, for `import_file`. Subfolders are included."""
+        from llm_hf_models.gguf import shards
+
+        return tuple(shards.list_models([Path(path) for path in paths]))
+
     def prompt(
         self,
         name: str,
@@ -629,6 +636,13 @@ class Library:
         from llm_hf_models import status as status_module
 
         return status_module.set_setting(key, value)
+
+    @staticmethod
+    def list_options() -> dict[str, str]:
+        """Return the options that `set_options` accepts, with their descriptions."""
+        from llm_hf_models.inference import options
+
+        return {key: field.description or "" for key, field in options.StoredOptions.model_fields.items()}
 
     @staticmethod
     def check_setting(key: str, value: str) -> None:

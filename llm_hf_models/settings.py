@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from llm_hf_models.errors import BadInputError, NotWritableError
 from llm_hf_models.paths import data_dir, expand_home, suggest_folder_fix
 from llm_hf_models.system.text import clean_text, strip_credentials, suggest_word
-from llm_hf_models.system.units import parse_duration, parse_rate, parse_size
+from llm_hf_models.system.units import Unit, parse_duration, parse_rate, parse_size, parse_tokens
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
@@ -108,8 +108,8 @@ class Settings(BaseModel):
     metadata_lifetime_seconds: float = Field(
         300, ge=0, description="Seconds for which search and info use cached responses of the Hub."
     )
-    disk_reserve: int = Field(1_000_000_000, ge=0, description="Bytes of disk space that downloads leave free.")
-    memory_reserve: int = Field(
+    disk_reserve_bytes: int = Field(1_000_000_000, ge=0, description="Bytes of disk space that downloads leave free.")
+    memory_reserve_bytes: int = Field(
         1_000_000_000, ge=0, description="Bytes of memory to leave free when choosing a model that fits."
     )
     concurrent_downloads: int = Field(
@@ -191,15 +191,7 @@ class Settings(BaseModel):
         return text
 
 
-_SIZES = {
-    "disk_reserve",
-    "memory_reserve",
-    "max_download_bytes",
-    "ask_above_bytes",
-    "agent_ask_above_bytes",
-    "agent_max_total_bytes",
-}
-
+_RENAMED = {"disk_reserve": "disk_reserve_bytes", "memory_reserve": "memory_reserve_bytes"}  # the old names still work
 
 _LISTS = {
     "allowed_owners": "names of users or organisations",
@@ -208,24 +200,62 @@ _LISTS = {
 }
 
 
+# A setting that is also a flag of `pull` or an option of a model has its name. Other names end in their unit.
+
+
 def _is_duration(key: str) -> bool:
     return key.endswith("_seconds") or key == "keep_alive"
 
 
+def _is_size(key: str) -> bool:
+    return key.endswith("_bytes")
+
+
+def _is_token_count(key: str) -> bool:
+    return key.endswith("_tokens") or key == "context"
+
+
+def get_current_name(key: str) -> str:
+    """Return the current name of a setting that was renamed; any other name unchanged."""
+    return _RENAMED.get(key, key)
+
+
+def _list_names(key: str) -> list[str]:
+    """Return the current name of a setting and its old ones."""
+    return [key, *(old for old, current in _RENAMED.items() if current == key)]
+
+
+def _list_variables(key: str) -> list[str]:
+    """Return the environment variables of a setting, the one that takes precedence first."""
+    return [f"LLM_HF_{name.upper()}" for name in _list_names(key)]
+
+
 def parse_value(key: str, text: str) -> Any:  # noqa: ANN401 - of any setting's type
-    """Parse a setting's value as a person writes it: `5M` for sizes, `5m` for durations, on/off for switches.
+    """Parse a setting's value as a person writes it: `5M` for sizes, `16k` for tokens, `5m` for durations, on/off.
 
     Raises:
         BadInputError: the setting does not exist or does not accept the value.
     """
+    key = get_current_name(key)
     value: object = text
-    if key in _SIZES:
+    if _is_size(key):
         value = parse_size(text)
     elif key == "limit_rate":
         value = parse_rate(text)
     elif _is_duration(key) and not text.startswith("-"):
         value = parse_duration(text)
+    elif _is_token_count(key) and not text.startswith("-"):
+        value = parse_tokens(text)
     return _validate(key, value)
+
+
+def get_unit(key: str) -> Unit | None:
+    """Return the unit of a setting's value, None if it has none."""
+    if _is_size(key):
+        return "bytes"
+    if key == "limit_rate":
+        return "bytes per second"
+    return "seconds" if _is_duration(key) else None
 
 
 def describe_accepted_values(key: str) -> str:
@@ -242,7 +272,8 @@ def describe_accepted_values(key: str) -> str:
     }
     lower = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
     upper = f" to {bounds['le']}" if "le" in bounds else ""
-    kind = "a size such as 5M or 2GiB" if key in _SIZES else "a whole number"
+    kind = "a size such as 5M or 2GiB" if _is_size(key) else "a whole number"
+    kind = "a number of tokens such as 8192 or 16k (16384)" if _is_token_count(key) else kind
     kind = "a rate such as 5M or 1.5MB/s" if key == "limit_rate" else kind
     kind = "a time such as 30s or 5m" if _is_duration(key) else kind
     return f"{kind}, {lower}{upper}"
@@ -254,13 +285,14 @@ def check_key(key: str) -> None:
     Raises:
         BadInputError: the setting does not exist.
     """
-    if key not in Settings.model_fields:
+    if get_current_name(key) not in Settings.model_fields:
         hint = suggest_word(key, Settings.model_fields) + "Run `llm hf settings` to list all settings."
         raise BadInputError(f"There is no setting {key[:60]!r}", hint=hint)
 
 
 def _validate(key: str, value: object) -> Any:  # noqa: ANN401 - of any setting's type
     check_key(key)
+    key = get_current_name(key)
     try:
         return getattr(Settings.model_validate({key: value}), key)
     except ValidationError as error:
@@ -294,19 +326,21 @@ def _read_file() -> dict[str, Any]:
 def _parse_file(stored: Mapping[str, Any]) -> dict[str, Any]:
     remedy = "Remove it with: llm hf settings {} --unset"
     return {
-        key: _parse_stored_value(key, value, f"It is set in {settings_path()}.", remedy.format(shlex.quote(key[:60])))
-        for key, value in stored.items()
+        get_current_name(key): _parse_stored_value(
+            key, value, f"It is set in {settings_path()}.", remedy.format(shlex.quote(key[:60]))
+        )
+        for key, value in sorted(stored.items(), key=lambda item: item[0] not in _RENAMED)  # current names come last
     }
 
 
 def _read_environment() -> dict[str, Any]:
-    names = {key: f"LLM_HF_{key.upper()}" for key in Settings.model_fields}
+    names = {key: next(filter(os.environ.get, _list_variables(key)), None) for key in Settings.model_fields}
     return {
         key: _parse_stored_value(
             key, os.environ[name], f"It is set by the environment variable {name}.", f"Change or unset {name}."
         )
         for key, name in names.items()
-        if os.environ.get(name)
+        if name
     }
 
 
@@ -332,9 +366,9 @@ def load() -> Settings:
 
 def find_source(key: str) -> str:
     """Return the source of a setting's value: `environment`, `settings.toml` or `default`."""
-    if os.environ.get(f"LLM_HF_{key.upper()}"):
+    if any(map(os.environ.get, _list_variables(key))):
         return "environment"
-    return "settings.toml" if key in _read_file() else "default"
+    return "settings.toml" if not _read_file().keys().isdisjoint(_list_names(key)) else "default"
 
 
 def store(key: str, value: object | None) -> None:
@@ -346,14 +380,15 @@ def store(key: str, value: object | None) -> None:
         BadInputError: the setting does not exist, it does not accept the value, or settings.toml is invalid.
         NotWritableError: settings.toml can't be written.
     """
+    key = get_current_name(key)
     stored = _read_file()
+    if value is None and not any(name in stored for name in _list_names(key)):
+        check_key(key)
+    for name in _list_names(key):
+        stored.pop(name, None)
     if value is not None:
         stored[key] = _validate(key, value)
         _parse_file(stored)
-    elif key in stored:
-        del stored[key]
-    else:
-        check_key(key)
     _write(stored)
 
 

@@ -132,19 +132,21 @@ def list_settings() -> tuple[SettingView, ...]:
             settings.find_source(key),
             field.description or "",
             settings.describe_accepted_values(key),
+            settings.get_unit(key),
+            str(settings.settings_path()),
         )
         for key, field in Settings.model_fields.items()
     )
 
 
 def get_setting(key: str) -> SettingView:
-    """Return one setting with its current value.
+    """Return one setting with its current value. An old name of the setting works too.
 
     Raises:
         BadInputError: the setting does not exist.
     """
     settings.check_key(key)
-    return next(view for view in list_settings() if view.key == key)
+    return next(view for view in list_settings() if view.key == settings.get_current_name(key))
 
 
 def set_setting(key: str, value: str | None) -> SettingView:
@@ -156,6 +158,6 @@ def set_setting(key: str, value: str | None) -> SettingView:
         BadInputError: the setting does not exist or does not accept the value.
     """
     settings.store(key, None if value is None else settings.parse_value(key, value))
-    if key not in Settings.model_fields:
+    if settings.get_current_name(key) not in Settings.model_fields:
         return SettingView(key, "", "", "default", "Unknown setting, removed from settings.toml.")
     return get_setting(key)

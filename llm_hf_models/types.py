@@ -12,6 +12,7 @@ from llm_hf_models.hub.types import Account
 from llm_hf_models.settings import Action
 from llm_hf_models.system.json_values import Result, UnixTime
 from llm_hf_models.system.machine import MachineMemory
+from llm_hf_models.system.units import Unit
 
 # How consent to an agent's change was given: a person agreed in a form of the host, or the agent confirmed the change
 # with its exact name, because the host can show no form. Whether a person agreed to the latter is not known.
@@ -29,7 +30,7 @@ class TokenStatus(Result):
 
 @dataclass(frozen=True)
 class EngineView(Result):
-    """A running engine, without its API key. Times are in Unix seconds, memory is in bytes."""
+    """A running engine, without its API key. Memory is in bytes."""
 
     model_id: str
     pid: int
@@ -42,6 +43,13 @@ class EngineView(Result):
     tokens_per_second: float | None
     layers: tuple[str, ...]
     missing: Mapping[str, str]  # inactive confinement layers, each with the reason
+
+
+@dataclass(frozen=True)
+class EngineList:
+    """The running engines, most recently used first."""
+
+    engines: tuple[EngineView, ...]
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,15 @@ class SettingView(Result):
     source: str
     description: str
     accepts: str = ""  # a description of the accepted values
+    unit: Unit | None = None
+    file: str = ""  # the settings.toml that stores changed values
+
+
+@dataclass(frozen=True)
+class SettingList:
+    """Every setting."""
+
+    settings: tuple[SettingView, ...]
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,13 @@ class StoredItem(Result):
     path: str  # "keychain" for a token that is stored there
     size: int
     description: str  # the model's id, or the purpose
+
+
+@dataclass(frozen=True)
+class StoredItemList:
+    """Everything that this package has stored on this machine."""
+
+    files: tuple[StoredItem, ...]
 
 
 @dataclass(frozen=True)

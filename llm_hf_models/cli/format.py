@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.llm_plugin import names as llm_plugin_names
-from llm_hf_models.system.units import format_count, format_duration, format_size
+from llm_hf_models.system.json_values import to_json
+from llm_hf_models.system.units import Unit, format_count, format_duration, format_size, format_typed
 
 if TYPE_CHECKING:
     from llm_hf_models.gguf.facts import ModelFacts
 
 SHORT_COMMIT = 12
+MAX_DIGITS = 6
 
 
 def format_bytes(size: int | None) -> str:
@@ -33,7 +36,15 @@ def format_number(number: int | None) -> str:
 
 def format_tokens(count: int | None) -> str:
     """Return a context length with its unit."""
-    return f"{count} tokens" if count else ""
+    return f"{count:,} tokens" if count else ""
+
+
+def format_speed(tokens_per_second: float | None) -> str:
+    """Return the speed of an engine, with one decimal below a hundred."""
+    if not tokens_per_second:
+        return ""
+    digits = 0 if tokens_per_second >= 99.95 else 1  # noqa: PLR2004 - rounds to a hundred
+    return f"{tokens_per_second:,.{digits}f} tokens/s"
 
 
 def format_yes_no(value: bool | None) -> str:
@@ -47,16 +58,31 @@ def join_if_present(first: str | None, second: str) -> str:
 
 
 def format_date(when: datetime | float | None) -> str:
-    """Return a time to the minute in the local time zone, such as `2026-03-01 14:05`."""
+    """Return a time to the minute in the local time zone, such as `2026-03-01 14:05 +02:00`."""
     if not when:
         return ""
     moment = when if isinstance(when, datetime) else datetime.fromtimestamp(when, timezone.utc)
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
+    return _format_moment(moment, "minutes")
 
 
 def format_time(when: float) -> str:
-    """Return a time to the second in the local time zone, such as `2026-03-01 14:05:31`."""
-    return datetime.fromtimestamp(when, timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Return a time to the second in the local time zone, such as `2026-03-01 14:05:31 +02:00`."""
+    return _format_moment(datetime.fromtimestamp(when, timezone.utc), "seconds")
+
+
+def _format_moment(moment: datetime, precision: str) -> str:
+    date, clock = moment.astimezone().isoformat(timespec=precision).split("T")
+    time_of_day, zone = clock[:-6], clock[-6:]
+    return f"{date} {time_of_day} {'UTC' if zone == '+00:00' else zone}"
+
+
+def format_value(value: object) -> str:
+    """Return a number with separators and at most six digits after rounding, a text as it is, other values as JSON."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value if isinstance(value, str) else json.dumps(to_json(value))
+    if isinstance(value, int) or value.is_integer():
+        return f"{int(value):,}"
+    return f"{value:.{MAX_DIGITS}g}"
 
 
 def format_age(then: float | datetime | None) -> str:
@@ -86,6 +112,21 @@ def describe_template(has_template: bool | None, facts: ModelFacts | None) -> st
     return "yes" + (f", with {' and '.join(supported)}" if supported else "")
 
 
+def explain_missing_aliases(model_id: str, refused: Mapping[str, str], aliases: Sequence[str], kind: str) -> list[str]:
+    """Return a line for each name that does not select a model in llm, and the command that gives it another name.
+
+    Args:
+        model_id: the model.
+        refused: the short names that it did not get, with the reasons.
+        aliases: its aliases. llm may use one for a model of another plugin.
+        kind: its kind.
+    """
+    taken = llm_plugin_names.list_taken_names(kind) if aliases else {}
+    lines = [f"{name} {reason}." for name, reason in refused.items()]
+    lines += [f"{name} is a name of another model in llm: {taken[name]}." for name in aliases if name in taken]
+    return [*lines, f"Give this model another name: llm hf alias {model_id} NAME"] if lines else []
+
+
 def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
     """Return the command that uses a model, with its shortest alias that llm doesn't use for another model."""
     # llm runs this command and has loaded its plugins, so no other process is needed as in models/names.py.
@@ -95,16 +136,18 @@ def suggest_usage(model_id: str, aliases: Sequence[str], kind: str) -> str:
         return f"Embed text: llm embed -m {name} -c 'hello'"
     if kind == "reranker":
         return "This model is a reranker; llm has no command for rerankers."
+    if kind == "base":
+        return f"This is a base model, which continues a text: llm -m {name} 'Once upon a time'"
     return f"Prompt it: llm -m {name} 'hello'"
 
 
-def format_setting(value: object) -> str:
-    """Return a setting's value in the form that a user types."""
+def format_setting(value: object, unit: Unit | None = None) -> str:
+    """Return a setting's value in the form that a user types, such as `5m` for 300 seconds."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value) if value != "" else "(empty)"
+    if isinstance(value, (int, float)):
+        return format_typed(value, unit) if unit else f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value) or "(empty)"
 
 
 def summarize_scans(files: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -134,3 +177,8 @@ def explain_wildcard_host(url: str) -> list[str]:
     host = url.removeprefix("http://").rpartition(":")[0]
     is_wildcard = host in ("0.0.0.0", "[::]")  # noqa: S104 - the address is only compared
     return [f"From another machine, use this machine's name or address instead of {host}."] if is_wildcard else []
+
+
+def format_more(count: int) -> str:
+    """Return a note for a list that `--limit` has cut."""
+    return f"There are more results than these {count:,}. Raise --limit to see them."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llm_hf_models.cli import output
+from llm_hf_models.cli import output, usage_errors
 from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, StorageError, UsageError
 from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
@@ -97,6 +97,14 @@ class HfGroup(click.Group):
         with _print_errors(ctx):
             return super().invoke(ctx)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name. The error for an unknown one suggests another."""
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(usage_errors.explain_unknown_command(args[0], self.commands), ctx)
+        return super().resolve_command(ctx, args)
+
 
 @contextmanager
 def _print_errors(ctx: click.Context) -> Iterator[None]:
@@ -117,7 +125,7 @@ def _print_errors(ctx: click.Context) -> Iterator[None]:
         )
     except click.UsageError as error:
         if not wants_json:
-            raise
+            raise usage_errors.wrap_message(error) from None
         command = error.ctx.command_path if error.ctx else ctx.command_path
         failure = UsageError(error.format_message(), hint=f"See `{command} --help`.")
     else:
@@ -135,11 +143,11 @@ def open_library(*, uses_hub: bool = False) -> Library:
     from llm_hf_models.service import Library
 
     context = click.get_current_context(silent=True)
-    quiet = bool(context and context.params.get("quiet"))
+    quiet = output.is_quiet()
     library = Library(
         requested_by="cli",
         ask_passphrase=functools.cache(ask_passphrase),  # the user types the passphrase once
-        notify=_ignore_text if quiet else output.note,
+        notify=ignore_text if quiet else output.note,
         show_activity=None if quiet else output.waiting_note.update,
     )
     if uses_hub and context and not quiet and (host := library.get_hub_host()):
@@ -148,7 +156,7 @@ def open_library(*, uses_hub: bool = False) -> Library:
     return library
 
 
-def _ignore_text(_text: str) -> None:
+def ignore_text(_text: str) -> None:
     """Show nothing. The library still waits for a retry, as it does with a function that shows notes."""
 
 
@@ -157,7 +165,7 @@ def ask_passphrase() -> str | None:
     try:
         return ask_hidden("Passphrase of the token file", hint=NO_TERMINAL_HINT)
     except BadInputError as error:
-        output.note(f"{error.message}. Continuing without the stored token. {error.hint}")
+        output.alert(f"{error.message}. Continuing without the stored token. {error.hint}")
         return None
 
 

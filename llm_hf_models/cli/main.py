@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import click
+
+from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import HfGroup, format_examples
+
+
+def _print_version(ctx: click.Context, _option: click.Parameter, is_given: bool) -> None:
+    if is_given and not ctx.resilient_parsing:
+        import llm_hf_models
+
+        output.emit(f"llm-hf-models {llm_hf_models.__version__}")
+        ctx.exit()
+
 
 hf = HfGroup(
     name="hf",
+    params=[
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_print_version,
+            help="Print the version and exit.",
+        )
+    ],
     sections={  # module:command; a module is imported when one of its commands is used
         "Find and pull": "find:search find:info find:inspect find:check pull:pull pull:test",
         "Download queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),

@@ -1,4 +1,4 @@
-"""Write JSON, tables, text and errors to stdout and stderr. The views decide which values to show."""
+"""Write JSON, text and errors to stdout and stderr. The views decide which values to show."""
 
 from __future__ import annotations
 
@@ -6,32 +6,31 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 import threading
 import time
-import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
 import click
 
+from llm_hf_models.cli.layout import wrap_words
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError, StorageError
 from llm_hf_models.redaction import redact
 from llm_hf_models.system.json_values import to_json
 from llm_hf_models.system.status_line import StatusLine
 from llm_hf_models.system.text import clean_text, is_hidden
 
-GAP = "  "
 MAX_ERROR_CHARS = 4000
 MAX_CARD_CHARS = 200_000
-MIN_TEXT_WIDTH = 20
 SHORT_SECONDS = 0.5  # work of this length needs no note
 NOTIFY_SECONDS = 20.0  # after this time the user may have switched to another window
 MAX_NOTICE_CHARS = 200
+DEFAULT_WIDTH = 80  # columns of a terminal that does not report its size
 CLOSED_PIPE_EXIT = 141  # 128 + SIGPIPE, as shells report it
 DELETE = "\x7f"  # the one control character that JSON does not escape in ASCII text
+QUIET_KEY = "llm_hf_models.quiet"  # of click's context: whether the user gave -q
 INTERRUPTED = "Interrupted; run the same command to continue."
 
 
@@ -80,14 +79,27 @@ def _discard_stdout() -> None:
 
 
 def note(text: str) -> None:
-    """Print a note for the user on stderr. If stderr can't be written, ignore that."""
+    """Print a note on stderr, wrapped at words, unless the command is quiet. If it can't be written, ignore that."""
+    if not is_quiet():
+        alert(text)
+
+
+def alert(text: str) -> None:
+    """Print an error, or a text that a question refers to, on stderr, even if the command is quiet."""
     waiting_note.cancel()
     _write_note(text)
 
 
+def is_quiet() -> bool:
+    """Return whether the user gave -q to the command that this thread runs."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(QUIET_KEY))
+
+
 def _write_note(text: str) -> None:
     with suppress(OSError):
-        click.echo(_replace_unencodable(text, sys.stderr), err=True, color=has_colour(sys.stderr))
+        wrapped = wrap_words(text, get_width(sys.stderr))
+        click.echo(_replace_unencodable(wrapped, sys.stderr), err=True, color=has_colour(sys.stderr))
 
 
 class _WaitingNote:
@@ -163,11 +175,21 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def get_width() -> int | None:
-    """Return the width in columns (COLUMNS or the terminal's), or None (no limit) if stdout is not a terminal."""
-    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdecimal():
+def get_width(stream: TextIO | None = None) -> int | None:
+    """Return the width in columns (COLUMNS or the terminal's), or None (no limit) if the stream is not a terminal.
+
+    Args:
+        stream: stdout if None.
+    """
+    stream = stream or sys.stdout
+    if os.environ.get("COLUMNS", "").isdecimal():
         return shutil.get_terminal_size().columns
-    return None
+    if not is_terminal(stream):
+        return None
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or DEFAULT_WIDTH
+    except OSError:
+        return DEFAULT_WIDTH
 
 
 class OutputError(StorageError):
@@ -190,12 +212,12 @@ def print_error(error: HfModelsError, *, as_json: bool = False, done: Sequence[o
         else:
             return error.exit_code
     if isinstance(error, InterruptedByUserError):
-        note(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
+        alert(_clean_lines(". ".join(part for part in (error.message, error.hint) if part)))
         return error.exit_code
-    note(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
+    alert(click.style("Error: ", fg="red", bold=True) + _clean_lines(error.message))
     for part in (error.cause, error.hint):
         if part:
-            note(_clean_lines(part))
+            alert(_clean_lines(part))
     return error.exit_code
 
 
@@ -214,132 +236,27 @@ def keep_results(done: Sequence[object], *, as_json: bool) -> Iterator[None]:
         raise click.exceptions.Exit(print_error(error, as_json=True, done=done)) from None
 
 
-def describe_error(error: HfModelsError) -> dict[str, str | None]:
-    """Return the parts of an error as JSON values, with the text that a terminal shows."""
-    parts = {"message": error.message, "cause": error.cause, "hint": error.hint}
-    return {"code": error.get_name(), **{name: _clean_lines(part) if part else None for name, part in parts.items()}}
+@dataclass(frozen=True)
+class ErrorReport:
+    """An error of a command with `--json`."""
+
+    code: str  # the name of the exception, such as `repo_not_found`
+    message: str
+    cause: str | None
+    hint: str | None  # what to do next, usually a command
+
+
+def describe_error(error: HfModelsError) -> ErrorReport:
+    """Return an error with the text that a terminal shows."""
+    message, cause, hint = (_clean_lines(part) if part else None for part in (error.message, error.cause, error.hint))
+    return ErrorReport(error.get_name(), message or "", cause, hint)
 
 
 def _clean_lines(text: str) -> str:
     return clean_text(text, MAX_ERROR_CHARS, keep_lines=True).rstrip()
 
 
-# Tables and text
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    On a narrow terminal, the column with the highest `rank` is dropped first; rank 0 always stays. A column with
-    `min_width` is narrowed, to that many cells at least, if that makes enough room. With `wrap`, its text then
-    continues on the next line instead of being cut.
-    """
-
-    title: str
-    rank: int = 0
-    right: bool = False
-    min_width: int = 0
-    wrap: bool = False
-
-
-def format_table(
-    columns: Sequence[Column], rows: Sequence[Sequence[str]], *, max_width: int | None, bold: Collection[int] = ()
-) -> str:
-    """Return rows below their titles, aligned with spaces. Empty columns with a rank above 0 are left out.
-
-    Args:
-        columns: titles and widths.
-        rows: cells in the order of `columns`, each a single line.
-        max_width: maximum width in terminal cells; None means no limit.
-        bold: indices of rows in bold.
-    """
-    cells = [[clean_text(cell, MAX_ERROR_CHARS) for cell in row] for row in rows]
-    natural = [max([count_cells(row[at]) for row in cells], default=0) for at in range(len(columns))]
-    kept = [at for at in range(len(columns)) if natural[at] or not columns[at].rank or not rows]
-    widths = _fit_widths(columns, {at: max(natural[at], count_cells(columns[at].title)) for at in kept}, max_width)
-    lines = [click.style(_format_line([columns[at].title for at in widths], columns, widths), bold=True)]
-    for number, row in enumerate(cells):
-        for part in _wrap_row([row[at] for at in widths], columns, widths):
-            line = _format_line(part, columns, widths)
-            lines.append(click.style(line, bold=True) if number in bold else line)
-    return "\n".join(lines)
-
-
-def _wrap_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> list[list[str]]:
-    """Return a row as one or more lines of cells. Long text continues below if its column wraps."""
-    parts = [
-        (columns[at].wrap and textwrap.wrap(cell, size)) or [cell]
-        for cell, (at, size) in zip(row, widths.items(), strict=True)
-    ]
-    return [[cell[line] if line < len(cell) else "" for cell in parts] for line in range(max(map(len, parts)))]
-
-
-def _fit_widths(columns: Sequence[Column], widths: dict[int, int], max_width: int | None) -> dict[int, int]:
-    """Return column widths that fit, after narrowing or dropping the columns with the highest rank."""
-    if max_width is None:
-        return widths
-    widths = dict(widths)
-    for at in sorted(widths, key=lambda at: -columns[at].rank):
-        surplus = sum(widths.values()) + len(GAP) * (len(widths) - 1) - max_width
-        if surplus <= 0:
-            break
-        room = widths[at] - columns[at].min_width
-        if columns[at].min_width and room >= surplus:
-            widths[at] -= surplus
-        elif columns[at].rank:
-            del widths[at]
-        elif columns[at].min_width:
-            widths[at] = max(columns[at].min_width, widths[at] - surplus)
-    return widths
-
-
-def _format_line(cells: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> str:
-    parts = []
-    for cell, (at, size) in zip(cells, widths.items(), strict=True):
-        text = _cut_cell(cell, size)
-        gap = " " * (size - count_cells(text))
-        parts.append(gap + text if columns[at].right else text + gap)
-    return GAP.join(parts).rstrip()
-
-
-def count_cells(text: str) -> int:
-    """Return a text's width in terminal cells: two for wide characters, none for combining ones (Unicode annex 11)."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
-    )
-
-
-def _cut_cell(text: str, size: int) -> str:
-    if count_cells(text) <= size:
-        return text
-    while count_cells(text) > size - 1:
-        text = text[:-1]
-    return text + "…"
-
-
-def format_fields(pairs: Sequence[tuple[str, str | None]], *, max_width: int | None) -> str:
-    """Return labelled facts, one below the other. Empty values are left out; long values continue below."""
-    shown = [(label, value) for label, value in pairs if value]
-    label_width = max([count_cells(label) for label, _ in shown], default=0)
-    lines = []
-    for label, value in shown:
-        head = label + " " * (label_width - count_cells(label)) + GAP
-        for text in clean_text(value, MAX_ERROR_CHARS, keep_lines=True).splitlines():
-            lines += [
-                head + part if at == 0 else " " * len(head) + part for at, part in _wrap_text(text, head, max_width)
-            ]
-            head = " " * len(head)
-    return "\n".join(lines)
-
-
-def _wrap_text(text: str, head: str, max_width: int | None) -> Iterable[tuple[int, str]]:
-    if max_width is None:
-        return [(0, text)]
-    room = max(MIN_TEXT_WIDTH, max_width - len(head))
-    return enumerate(textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""])
+# Text
 
 
 def render_markdown(text: str, *, max_width: int | None) -> str:

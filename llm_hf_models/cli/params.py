@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -42,10 +42,10 @@ def confirm(question: str, *, refused: str, hint: str) -> None:
     try:
         agreed = _ask_yes_no(question)
     except KeyboardInterrupt:
-        output.note("")
+        output.alert("")
         raise InterruptedByUserError(f"{refused}.") from None
     if agreed is None:
-        output.note("")
+        output.alert("")
         raise BadInputError(f"{refused}: no answer was given", hint=hint)
     if not agreed:
         raise DeclinedError(f"{refused}.")
@@ -98,8 +98,14 @@ class _CompletableName(click.ParamType):  # type: ignore[type-arg]  # no generic
         """Return all names, in the form that click completes."""
         raise NotImplementedError
 
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+    def expects_name(self, ctx: click.Context, param: click.Parameter) -> bool:  # noqa: ARG002
+        """Return whether the incomplete word is a name."""
+        return True
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Return the names that start with `incomplete`, or none if the library can't be read."""
+        if not self.expects_name(ctx, param):
+            return []
         try:
             return [item for item in self.list_completions() if item.value.casefold().startswith(incomplete.casefold())]
         except HfModelsError:
@@ -112,8 +118,12 @@ class LocalName(_CompletableName):
     name = "name"
 
     def list_completions(self) -> list[CompletionItem]:
-        """Return all model ids and aliases."""
-        return [CompletionItem(name) for model in open_library().list() for name in (*model.aliases, model.model_id)]
+        """Return all aliases, model ids, and ids without `hf/`."""
+        return [
+            CompletionItem(name)
+            for model in open_library().list()
+            for name in dict.fromkeys((*model.aliases, model.model_id, model.model_id.removeprefix("hf/")))
+        ]
 
 
 class SettingKey(_CompletableName):
@@ -124,6 +134,47 @@ class SettingKey(_CompletableName):
     def list_completions(self) -> list[CompletionItem]:
         """Return all settings with their descriptions."""
         return [CompletionItem(one.key, help=one.description) for one in open_library().settings()]
+
+
+class OptionKey(_CompletableName):
+    """The name of an option that `llm hf set` stores."""
+
+    name = "key"
+
+    def list_completions(self) -> list[CompletionItem]:
+        """Return all options with their descriptions."""
+        return [CompletionItem(key, help=text) for key, text in open_library().list_options().items()]
+
+
+class OptionPair(OptionKey):
+    """The name of an option, or its value after it."""
+
+    def expects_name(self, ctx: click.Context, param: click.Parameter) -> bool:
+        """Return whether each option before the incomplete word has its value."""
+        return len(ctx.params.get(param.name or "") or ()) % 2 == 0
+
+
+class DownloadId(_CompletableName):
+    """The id of a download."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Return the id as a number."""
+        return int(click.INT.convert(value, param, ctx))
+
+    def list_completions(self) -> list[CompletionItem]:
+        """Return the ids of all downloads with their refs and states."""
+        rows = open_library().downloads(include_finished=True)
+        return [CompletionItem(str(row.id), help=f"{row.ref}, {row.state}") for row in rows]
+
+
+class WatchedDownload(DownloadId):
+    """The id of a download, as text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # type: ignore[override]  # noqa: ANN401, ARG002
+        """Return the text, which the command checks."""
+        return str(value)
 
 
 class _NonEmptyPath(click.Path):
@@ -157,9 +208,25 @@ def json_option(command: F) -> F:
     return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
 
 
-def quiet_option(command: F) -> F:
-    """Add `-q`, which hides progress and notes."""
-    return click.option("-q", "--quiet", is_flag=True, help="Hide progress and notes.")(command)
+def json_or_list_option(command: F) -> F:
+    """Add `--json` to a command that takes several names."""
+    text = "Print JSON; a list if several names are given."
+    return click.option("as_json", "--json", is_flag=True, help=text)(command)
+
+
+def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = False) -> Callable[[F], F]:
+    """Add `-q`, which silences `output.note` and the notes of the library.
+
+    Args:
+        text: The help text.
+        is_passed: Pass `quiet` to the command, for example because it then prints only ids.
+    """
+
+    def store(ctx: click.Context, param: click.Parameter, value: bool) -> bool:  # noqa: ARG001
+        ctx.meta[output.QUIET_KEY] = value
+        return value
+
+    return click.option("-q", "--quiet", is_flag=True, help=text, callback=store, expose_value=is_passed)
 
 
 def aliases_option(command: F) -> F:

@@ -16,7 +16,14 @@ from llm_hf_models.errors import HfModelsError, UnsafeFileError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
-from llm_hf_models.models.scan_summary import NO_WARNING, UNSAFE, ScanSummary, make_not_asked, summarize_reports
+from llm_hf_models.models.scan_summary import (
+    NO_WARNING,
+    UNSAFE,
+    ScanSummary,
+    find_unsafe,
+    make_not_asked,
+    summarize_reports,
+)
 from llm_hf_models.system.text import strip_credentials
 
 
@@ -67,7 +74,7 @@ def refuse_unsafe(
         UnsafeFileError: A scanner reports a file as unsafe, and unsafe files are not allowed.
     """
     paths = {file.path for file in files}
-    reports = {path: f"{path}: {level}" for path, level in details.files_with_issues if level.lower() in UNSAFE}
+    reports = {path: f"{path}: {level}" for path, level in find_unsafe(details).items()}
     reports |= {scan.path: line for scan in scans if (line := _describe_alarm(scan))}
     unsafe = sorted(paths & set(reports))
     if unsafe and not allowed:

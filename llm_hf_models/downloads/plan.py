@@ -31,7 +31,7 @@ from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.inference.options import validate_for_model
 from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models.names import make_short_names
+from llm_hf_models.models.names import explain_taken_aliases, make_short_names
 from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
@@ -191,7 +191,8 @@ def _complete(
 def _make_draft(context: Context, plan: PullPlan) -> PullPlan:
     """Return a plan without the header, after the checks that don't need it."""
     plan_checks.refuse_place(context, plan)
-    return replace(plan, is_draft=True, aliases=_choose_aliases(context, plan, "chat"), fit=_assess_fit(context, plan))
+    plan = _add_aliases(context, plan, "chat")
+    return replace(plan, is_draft=True, fit=_assess_fit(context, plan))
 
 
 def _list_paths(ref: ModelRef, variant: Variant | None) -> tuple[str, ...]:
@@ -352,12 +353,11 @@ def _add_model(context: Context, hub: Hub, plan: PullPlan, details: RepoDetails)
     if not plan.already_complete and not plan.options.allow_invalid:
         refuse_invalid(plan.ref, findings)
     return replace(
-        plan,
+        _add_aliases(context, plan, facts.kind if facts else "chat"),
         findings=() if plan.already_complete else findings,
         facts=facts,
         hub=plan.hub if plan.already_complete else add_sampling(context, hub, repo, details, plan.hub or {}),
         fit=_assess_fit(context, plan, facts),
-        aliases=_choose_aliases(context, plan, facts.kind if facts else "chat"),
     )
 
 
@@ -372,20 +372,24 @@ def _determine_kind(plan: PullPlan, details: RepoDetails, facts: ModelFacts) -> 
     return facts
 
 
-def _choose_aliases(context: Context, plan: PullPlan, kind: str) -> tuple[str, ...]:
-    """Return the requested aliases, then the short names that no other model has.
+def _list_short_names(plan: PullPlan) -> tuple[str, ...]:
+    return make_short_names(plan.repo, str(plan.quant)) if plan.revision is None else ()
+
+
+def _add_aliases(context: Context, plan: PullPlan, kind: str) -> PullPlan:
+    """Return the plan with the requested aliases and the short names that no other model has.
 
     Raises:
         NameTakenError: Another model has a requested alias.
     """
     models_names.refuse_taken_names(plan.options.aliases, kind)
     with context.open_database() as db:
-        taken = {alias.casefold(): model.model_id for model in db.list_models() for alias in model.aliases}
-    for alias in map(parse_alias, plan.options.aliases):
-        if taken.get(alias.casefold(), plan.model_id) != plan.model_id:
-            raise NameTakenError(
-                f"{alias!r} is already an alias of {taken[alias.casefold()]}", hint=f"llm hf alias --remove {alias}"
-            )
-    short = make_short_names(plan.repo, str(plan.quant)) if plan.revision is None else ()
-    free = [name for name in short if taken.get(name.casefold(), plan.model_id) == plan.model_id]
-    return tuple(dict.fromkeys((*plan.options.aliases, *free)))
+        models = db.list_models()
+    requested = [parse_alias(alias) for alias in plan.options.aliases]
+    if taken := explain_taken_aliases(models, requested, plan.model_id):
+        name, reason = next(iter(taken.items()))
+        raise NameTakenError(f"{name!r} {reason}", hint=f"llm hf alias --remove {name}")
+    short = _list_short_names(plan)
+    taken = explain_taken_aliases(models, short, plan.model_id)
+    aliases = dict.fromkeys((*requested, *(name for name in short if name not in taken)))
+    return replace(plan, aliases=tuple(aliases), refused_aliases=taken)

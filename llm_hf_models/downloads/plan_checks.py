@@ -83,7 +83,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
         free, promised = count_free_bytes(folder), _count_promised_bytes(context, plan)
     except OSError as error:
         raise translate_disk_error(error, folder, plan.fetch_bytes, 0) from None
-    reserve = context.settings().disk_reserve
+    reserve = context.settings().disk_reserve_bytes
     needed = plan.fetch_bytes + sum(file.size for file in plan.files if file.copy)
     missing = needed + promised + reserve - free if needed else 0
     if missing > 0:
@@ -92,7 +92,7 @@ def _refuse_full_disk(context: Context, plan: PullPlan) -> None:
             missing_bytes=missing,
             cause=f"The pull needs {format_size(needed)},"
             + (f" other downloads need {format_size(promised)}," if promised else "")
-            + f" {format_size(free)} are free, and {format_size(reserve)} are reserved (setting disk_reserve).",
+            + f" {format_size(free)} are free, and {format_size(reserve)} are reserved (setting disk_reserve_bytes).",
             hint="Remove leftovers with `llm hf gc`, or models with `llm hf rm` (`llm hf list` shows their sizes).",
         )
 

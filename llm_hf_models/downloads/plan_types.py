@@ -90,6 +90,7 @@ class PullPlan(Result):
     options: PullOptions
     replaces: tuple[str, ...] = ()  # existing files with other content that the pull will overwrite (`--to DIR`)
     aliases: tuple[str, ...] = ()
+    refused_aliases: Mapping[str, str] = field(default_factory=dict)  # short names of other models, with the reasons
     fit: Fit | None = None
     facts: ModelFacts | None = None
     findings: tuple[Finding, ...] = ()

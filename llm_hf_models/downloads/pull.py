@@ -26,6 +26,7 @@ from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.projector_choice import WITHOUT_HINT
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.units import format_size
@@ -160,7 +161,7 @@ def _fetch_and_register(
     if before is not None and model is not None:
         warnings += _release_old_files(context, before, model)
     return PullResult(
-        plan=plan,
+        plan=_update_refused_aliases(context, plan),
         download_id=row.id,
         model_id=model.model_id if model else None,
         aliases=model.aliases if model else (),
@@ -171,6 +172,13 @@ def _fetch_and_register(
         warnings=tuple(warnings),
         is_copy=is_copy,
     )
+
+
+def _update_refused_aliases(context: Context, plan: PullPlan) -> PullPlan:
+    """Return the plan with the aliases that other models have now, which they may have got during the download."""
+    with context.open_database() as db:
+        taken = explain_taken_aliases(db.list_models(), (*plan.aliases, *plan.refused_aliases), plan.model_id)
+    return replace(plan, refused_aliases=taken)
 
 
 def _build_unchanged(model: LocalModel) -> LocalModel:
@@ -281,7 +289,7 @@ def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:
         stall_seconds=now.stall_seconds,
         network_wait_seconds=now.network_wait_seconds,
         retry_seconds=now.retry_seconds,
-        disk_reserve=now.disk_reserve,
+        disk_reserve=now.disk_reserve_bytes,
     )
 
 

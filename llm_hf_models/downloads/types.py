@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from llm_hf_models.library.download_records import (
-    DownloadState,
-    RequestedAction,
-)
+from llm_hf_models.library.download_records import DownloadNote, DownloadState, RequestedAction
 from llm_hf_models.system.json_values import Result, UnixTime
 
 LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
@@ -26,10 +23,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class DownloadView(Result):
-    """A download as the CLI and the MCP server show it, without its plan and its owner.
-
-    Sizes are in bytes, times in Unix seconds.
-    """
+    """A download as the CLI and the MCP server show it, without its plan and its owner. Sizes are in bytes."""
 
     id: int
     ref: str
@@ -49,6 +43,21 @@ class DownloadView(Result):
     created: UnixTime
     updated: UnixTime
     needs_worker: bool = False  # it waits in the queue, and no worker is running
+
+
+@dataclass(frozen=True)
+class DownloadList:
+    """A list of downloads, newest first."""
+
+    downloads: tuple[DownloadView, ...]
+    more: bool = False  # whether there are more than the requested number (`--limit`)
+
+
+@dataclass(frozen=True)
+class DownloadLog:
+    """The log of a download, oldest entry first."""
+
+    log: tuple[DownloadNote, ...]
 
 
 @dataclass(frozen=True)

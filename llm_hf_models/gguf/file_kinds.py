@@ -98,7 +98,9 @@ def _compare_weights(names: Sequence[GgufName], totals: Sequence[int], kinds: Se
         if is_small or (suspect.is_certain and not are_sizes_known):
             compared[index] = suspect.kind
     for index, kind in enumerate(compared):
-        is_named_after_main = main <= words[index] and not any(map(_SIZE_WORD.fullmatch, words[index] - main))
+        # A file next to the model with no other word is a variant of it, however small.
+        is_marked = main < words[index] or (main == words[index] and names[index].folder != "")
+        is_named_after_main = is_marked and not any(map(_SIZE_WORD.fullmatch, words[index] - main))
         if kind == "model" and main and is_named_after_main and 0 < weights[index] < MAX_PART_SHARE * of_main:
             compared[index] = "other"
     return compared

@@ -161,8 +161,10 @@ class _BlockReader:
             return
         subject = what[0].upper() + what[1:]
         if self._end is not None and size > self._end - self.offset:
-            _refuse("truncated", f"{subject} needs {size} bytes, but {self._end - self.offset} are left.", self.offset)
-        _refuse("header-too-large", f"{subject} needs {size} bytes, more than a header may have.", self.offset)
+            _refuse(
+                "truncated", f"{subject} needs {size:,} bytes, but {self._end - self.offset:,} are left.", self.offset
+            )
+        _refuse("header-too-large", f"{subject} needs {size:,} bytes, more than a header may have.", self.offset)
 
     def take(self, size: int, what: str) -> bytes:
         self.ensure_buffered(size, what)
@@ -266,7 +268,7 @@ class _Parser:
         label = what.replace("-", " ")
         size = self._read_number(self._u64, f"the length of a {label}")
         if not 0 < size <= limit:
-            _refuse(f"{what}-length", f"A {label} has {size} bytes; it must have 1 to {limit}.", at)
+            _refuse(f"{what}-length", f"A {label} has {size:,} bytes; it must have 1 to {limit}.", at)
         try:
             name = self._bytes.take(size, f"a {label}").decode()
         except UnicodeDecodeError:

@@ -53,7 +53,7 @@ class Fit:
     needed: int  # at `context`
     available: int
     context: int  # tokens: the requested context, or the largest that fits
-    reason: str  # "needs 5.2 GB of 7.1 GB at 8192 tokens"
+    reason: str  # "needs 5.2 GB of 7.1 GB at 8,192 tokens"
     reduced: bool = False  # `context` is smaller than requested
 
 
@@ -126,10 +126,10 @@ def pad_context(context: int) -> int:
 
 def _make_fit(fits: bool, needed: int, available: int, context: int, requested: int = 0) -> Fit:
     if fits:
-        reason = f"needs {format_size(needed)} of {format_size(available)} at {context} tokens"
+        reason = f"needs {format_size(needed)} of {format_size(available)} at {context:,} tokens"
     else:
-        needs = f"needs at least {format_size(needed)} at {context} tokens"
+        needs = f"needs at least {format_size(needed)} at {context:,} tokens"
         reason = f"{needs}, but {format_size(available)} are available"
     if requested:
-        reason += f" (reduced from {requested} to fit)"
+        reason += f" (reduced from {requested:,} to fit)"
     return Fit(fits, needed, available, context, reason, reduced=requested > 0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.errors import BadInputError, HfModelsError, InvalidGgufError, MissingFileError
 from llm_hf_models.gguf import variants
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.gguf.filenames import parse_name
+from llm_hf_models.gguf.filenames import is_projector, parse_name
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.text import clean_text
 
@@ -43,6 +45,41 @@ def find_shards(path: Path) -> list[Path]:
             f"{path.name} is one shard of a split model, but its folder lacks other shards", code="split-incomplete"
         )
     return [path]
+
+
+def list_models(paths: Sequence[Path]) -> list[Path]:
+    """Return the first file of each model among files and folders. Of the subfolders, hidden ones are left out.
+
+    Draft models, adapters and other parts in a folder are left out, and so is a projector that was named with others.
+
+    Raises:
+        MissingFileError: a folder has no model.
+    """
+    found: dict[Path, None] = {}
+    for path in map(make_absolute, paths):
+        if path.is_dir():
+            models = _walk_models(path)
+            if not models:
+                raise MissingFileError(f"There is no GGUF model in {clean_text(str(path), MAX_NAME_CHARS)}")
+            found.update(dict.fromkeys(models))
+        elif len(paths) == 1:
+            found[path] = None
+        else:
+            name = parse_name(path.name)
+            if not (name and is_projector(name)):
+                groups = variants.group_variants(_list_gguf_files(path.parent))
+                first = next((group.files[0] for group in groups if path.name in group.files), path.name)
+                found[path.parent / first] = None
+    return list(found)
+
+
+def _walk_models(folder: Path) -> list[Path]:
+    found = []
+    for parent, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        groups = variants.group_variants(_list_gguf_files(Path(parent)))
+        found += [Path(parent) / group.files[0] for group in groups]
+    return found
 
 
 def describe_shard(name: str, present: int) -> str | None:

@@ -168,7 +168,7 @@ def _check_tensor(tensor: TensorInfo, expected: int, alignment: int) -> Finding 
         return make_finding("tensor-block", "error", message, tensor.name)
     # ggml multiplies by the bytes per block before it divides by the block size: that product must not overflow either.
     if tensor.elements * known.size > _MAX_SIGNED or _align(tensor.offset + tensor.size, alignment) > _MAX_SIGNED:
-        return make_finding("tensor-too-large", "error", f"Its {tensor.size} bytes overflow.", tensor.name)
+        return make_finding("tensor-too-large", "error", f"Its {tensor.size:,} bytes overflow.", tensor.name)
     if tensor.offset != expected:
         message = f"It starts at {tensor.offset}, but the tensor before it ends at {expected}."
         return make_finding("tensor-offset", "error", message, tensor.name)
@@ -184,17 +184,17 @@ def _check_data_size(header: GgufHeader, file_bytes: int | None) -> Iterator[Fin
     end = max(ends)
     if end > present:
         first = next(tensor for tensor, tensor_end in zip(header.tensors, ends, strict=True) if tensor_end > present)
-        message = f"The tensor data needs {end} bytes, but the file has {max(present, 0)}."
+        message = f"The tensor data needs {end:,} bytes, but the file has {max(present, 0):,}."
         yield make_finding("tensor-past-end", "error", message, first.name)
     elif spare := present - _align(end, header.alignment):
         code, verb = ("trailing-bytes", "follow") if spare > 0 else ("data-unpadded", "are missing after")
-        yield make_finding(code, "warning", f"{abs(spare)} bytes {verb} the last tensor.")
+        yield make_finding(code, "warning", f"{abs(spare):,} bytes {verb} the last tensor.")
 
 
 def _check_strings(header: GgufHeader) -> Iterator[Finding]:
     for key, value in header.metadata.items():
         if isinstance(value, StringInfo) and not _is_template(key):
-            yield make_finding("string-too-long", "warning", f"It has {value.length} bytes.", key)
+            yield make_finding("string-too-long", "warning", f"It has {value.length:,} bytes.", key)
         elif isinstance(value, str) and _REPLACEMENT in value:
             yield make_finding("string-not-utf8", "warning", "It has bytes that are not UTF-8.", key)
 
@@ -208,7 +208,7 @@ def _check_templates(header: GgufHeader) -> Iterator[Finding]:
         if not _is_template(key):
             continue
         if isinstance(value, StringInfo):
-            yield make_finding("template-too-large", "error", f"It has {value.length} bytes.", key)
+            yield make_finding("template-too-large", "error", f"It has {value.length:,} bytes.", key)
         elif isinstance(value, str):
             yield from template_audit.audit_template(value, key)
         else:

@@ -15,7 +15,7 @@ from llm_hf_models.gguf.labels import assign_labels
 from llm_hf_models.gguf.projectors import ProjectorIndex, names_model
 from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.gguf.spellings import find_matches
-from llm_hf_models.system.text import clean_text, quote_label
+from llm_hf_models.system.text import clean_text, quote_label, suggest_word
 
 MIN_BITS, MAX_BITS = 1.5, 40  # per weight, of quantizations that are not known
 MAX_LISTED = 40  # maximum number of labels in an error's hint
@@ -329,7 +329,8 @@ def find_variant(variants: Sequence[Variant], text: str) -> Variant:
         raise QuantNotFoundError(
             f"{clean_text(text, 80)!r} matches {len(found)} variants", hint=f"Name one of: {_list_labels(found)}"
         )
-    hint = f"Available variants: {_list_labels(variants)}" if variants else None
+    near = suggest_word(text, [variant.quant for variant in variants])
+    hint = f"{near}Available variants: {_list_labels(variants)}" if variants else None
     raise QuantNotFoundError(f"There is no variant {clean_text(text, 80)!r}", hint=hint)
 
 

@@ -37,10 +37,10 @@ from llm_hf_models.hub.token_holder import RefusedWithoutTokenError, TokenHolder
 from llm_hf_models.hub.types import (
     Account,
     FileScan,
+    FoundRepo,
     HubFile,
     Location,
     RepoDetails,
-    RepoSummary,
     SearchFilters,
     build_search_params,
 )
@@ -122,7 +122,7 @@ class Hub:
     # API calls
 
     @unlock_if_refused
-    def search(self, query: str, filters: SearchFilters, *, known_etag: str | None = None) -> list[RepoSummary]:
+    def search(self, query: str, filters: SearchFilters, *, known_etag: str | None = None) -> list[FoundRepo]:
         """Search for model repos with one request.
 
         Args:
@@ -340,7 +340,7 @@ class Hub:
         request = self._describe_request()
         return responses.parse_account(self._request_body(f"{self._endpoint}/api/whoami-v2", request)[1], request.host)
 
-    def find_conversions(self, repo: RepoId, limit: int = 5) -> list[RepoSummary]:
+    def find_conversions(self, repo: RepoId, limit: int = 5) -> list[FoundRepo]:
         """Return GGUF repos that name `repo` as their base model, most downloaded first."""
         return self.search("", SearchFilters(tags=(f"base_model:quantized:{repo}",), sort="downloads", limit=limit))
 

@@ -31,6 +31,7 @@ from llm_hf_models.network.errors import (
 )
 from llm_hf_models.network.headers import parse_retry_after
 from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.units import format_duration
 
 LOGIN_HINT = "llm hf login"
 
@@ -138,7 +139,7 @@ def _make_gated_error(request: HubRequest) -> HfModelsError:
 
 
 def _make_rate_limit_error(request: HubRequest, wait: float | None, message: str | None) -> RateLimitedError:
-    when = f"in {wait:.0f} s" if wait is not None else "in a few minutes"
+    when = f"in {format_duration(wait)}" if wait is not None else "in a few minutes"
     more = "" if request.has_token else f" A token raises the limit: {request.token_hint}"
     return RateLimitedError(
         f"Rate limited by {request.host}",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from llm_hf_models.errors import BadInputError, BadRefError
 from llm_hf_models.gguf.filenames import is_file_name, is_quant_name
@@ -18,6 +19,11 @@ MAX_PART_BYTES = 255  # of a folder's or file's name: the limit of common file s
 MAX_REVISION_CHARS = 200
 DEFAULT_BRANCH = "main"  # the default of every repo on the Hub
 HUB_HOSTS = ("huggingface.co", "hf.co", "www.huggingface.co")
+_SHOWN_FILE = "show_file_info"  # in the address of a page that shows the details of a file
+# Parts of the Hub's addresses that select no file.
+_IGNORED_PARTS = frozenset(
+    {"clone", "download", "inference_api", "inference_provider", "library", "local-app", "not-for-all-audiences"}
+)
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+-]*[A-Za-z0-9_+-])?")
@@ -142,6 +148,26 @@ def parse_alias(text: str) -> str:
     return text
 
 
+def _find_shown_file(text: str, query: str) -> RepoFile | None:
+    """Return the file that the query of a page's address names.
+
+    Raises:
+        BadRefError: the query has an unknown part, or names several files.
+    """
+    parts = parse_qsl(query, keep_blank_values=True)
+    if unknown := [name for name, _ in parts if name not in {_SHOWN_FILE, *_IGNORED_PARTS}]:
+        raise _make_ref_error(text, f"The part {clean_text(unknown[0], 40)!r} after the ? is unknown. Remove it.")
+    shown = {path for name, path in parts if name == _SHOWN_FILE}
+    if len(shown) > 1:
+        raise _make_ref_error(text, f"It names {len(shown)} files. Name one.")
+    return RepoFile(shown.pop()) if shown else None
+
+
+def _count_revision_parts(parts: Sequence[str]) -> int:
+    """Return the number of parts of a revision at the start of a path: 3 for `refs/pr/1`, otherwise 1."""
+    return 3 if list(parts[:2]) in (["refs", "pr"], ["refs", "convert"]) else 1
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """A repo, and optionally a revision and a quantization or file of it.
@@ -220,7 +246,7 @@ class ModelRef:
             return cls._parse_parts(text)
         owner, name, *path = text.split("/")
         name, at, revision = name.partition("@")
-        if at and [revision, *path[:1]] in (["refs", "pr"], ["refs", "convert"]):
+        if at and _count_revision_parts([revision, *path]) > 1:
             revision, path = "/".join([revision, *path[:2]]), path[2:]
         file = RepoFile("/".join(path)) if path else None
         return cls(RepoId(owner, name), parse_revision(unquote(revision)) if at else None, file=file)
@@ -230,9 +256,16 @@ class ModelRef:
         try:
             address = urlsplit(text)
             host, parts = address.hostname, [unquote(part) for part in address.path.split("/") if part]
+            shown = _find_shown_file(text, address.query)
         except ValueError:
             raise _make_ref_error(text, "It is not a valid URL.") from None
-        return replace(cls._parse_path(text, parts), host=host)
+        if shown is not None and parts[2:3] == ["tree"]:  # the list of files is only the page behind it
+            parts[2] = "blob"
+            parts[_count_revision_parts(parts[3:]) + 3 :] = []
+        ref = cls._parse_path(text, parts)
+        if shown is not None and (ref.quant is not None or ref.file not in (None, shown)):
+            raise _make_ref_error(text, f"It names two files: {_SHOWN_FILE} is {shown}.")
+        return replace(ref, file=shown or ref.file, host=host)
 
     @classmethod
     def _parse_path(cls, text: str, parts: list[str]) -> ModelRef:
@@ -248,7 +281,7 @@ class ModelRef:
 
     @classmethod
     def _parse_page(cls, repo: RepoId, page: str, rest: list[str]) -> ModelRef:
-        size = 3 if rest[:2] in (["refs", "pr"], ["refs", "convert"]) else 1
+        size = _count_revision_parts(rest)
         path, named = "/".join(rest[size:]), parse_revision("/".join(rest[:size]))
         # Every page's URL contains a branch, so the default branch in a URL is not the user's choice.
         revision = None if named == DEFAULT_BRANCH else named

@@ -35,9 +35,9 @@ from llm_hf_models.hub.types import (
     UNKNOWN_SIZE,
     Account,
     FileScan,
+    FoundRepo,
     HubFile,
     RepoDetails,
-    RepoSummary,
     ScannerResult,
 )
 from llm_hf_models.system.text import clean_text
@@ -105,7 +105,7 @@ _MODEL = TypeAdapter(_HubModel)
 _TREE: TypeAdapter[list[_Sibling | None]] = TypeAdapter(_Siblings)
 
 
-def parse_summaries(body: bytes, host: str) -> list[RepoSummary]:
+def parse_summaries(body: bytes, host: str) -> list[FoundRepo]:
     """Parse the results of a search. Rows without the name of a repo are left out.
 
     Args:
@@ -116,7 +116,19 @@ def parse_summaries(body: bytes, host: str) -> list[RepoSummary]:
         HubUnavailableError: the response does not follow the Hub's protocol.
     """
     rows = (row for row in validate_json(_MODELS, body, host) if row is not None)
-    return [RepoSummary(**_build_summary_fields(row, repo)) for row in rows if (repo := _find_id(row))]
+    return [
+        FoundRepo(**_build_summary_fields(row, repo), paths=tuple(_list_gguf_paths(row.siblings or ())))
+        for row in rows
+        if (repo := _find_id(row))
+    ]
+
+
+def _list_gguf_paths(siblings: Iterable[_Sibling | None]) -> Iterable[str]:
+    """Yield the paths of the GGUF files, without those whose names can't be stored."""
+    for sibling in siblings:
+        if sibling is not None and sibling.path and sibling.path.lower().endswith(".gguf"):
+            with suppress(BadRefError):
+                yield RepoFile(sibling.path).path
 
 
 def parse_details(body: bytes, host: str, repo: RepoId, revision: str | None = None) -> tuple[RepoDetails, bool]:

@@ -78,6 +78,13 @@ class RepoSummary(Result):
 
 
 @dataclass(frozen=True)
+class FoundRepo(RepoSummary):
+    """One result of a search, as the Hub reports it."""
+
+    paths: tuple[str, ...] = ()  # of its GGUF files, whose sizes a search does not report
+
+
+@dataclass(frozen=True)
 class RepoDetails(RepoSummary):
     """One repo at one commit, with its files."""
 
@@ -177,7 +184,7 @@ _SORTS = {
 # Fields of a search result. `gguf` contains parameters, architecture, context length and size.
 _EXPAND = (
     "author", "createdAt", "downloads", "gated", "gguf", "lastModified", "likes", "pipeline_tag", "private",
-    "safetensors", "tags", "usedStorage",
+    "safetensors", "siblings", "tags", "usedStorage",
 )  # fmt: skip
 
 

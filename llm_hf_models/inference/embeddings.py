@@ -69,13 +69,13 @@ def _make_length_error(
 ) -> EngineRequestError:
     first = long[0]
     more = f" and {len(long) - 1} more" if len(long) > 1 else ""
-    sizes = [f"text {start + item.index + 1} has {item.tokens}" for item in long[:MAX_LISTED]]
+    sizes = [f"text {start + item.index + 1} has {item.tokens:,}" for item in long[:MAX_LISTED]]
     options = ["shorten it", f"cut long texts with `llm hf set {endpoint.model} truncate on`"]
     if endpoint.can_grow_context:
         options.insert(1, f"set a larger context with `llm hf set {endpoint.model} context N`")
     return EngineRequestError(
         f"Text {start + first.index + 1}{more} is too long for {endpoint.model}: {_quote(texts[first.index])}",
-        cause=f"The model accepts {first.limit} tokens; {', '.join(sizes)}.",
+        cause=f"The model accepts {first.limit:,} tokens; {', '.join(sizes)}.",
         hint=f"To embed it, {', or '.join(options)}.",
     )
 

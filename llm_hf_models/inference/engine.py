@@ -347,7 +347,7 @@ def _make_room(spec: EngineSpec, db: Database, settings: Settings, notify: Notif
             hint="Close other programs, run `llm hf stop --all`, or pull a smaller quantization.",
         )
     if estimate.reduced:
-        notify(f"Context reduced to {estimate.context} tokens: the model {estimate.reason}")
+        notify(f"Context reduced to {estimate.context:,} tokens: the model {estimate.reason}")
     return replace(estimate, context=memory_fit.pad_context(estimate.context))
 
 
@@ -360,13 +360,14 @@ def _estimate_fit(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fi
     from llm_hf_models.gguf import memory_fit
 
     free = read_memory().free_memory + freed
+    # On a small machine the reserve may exceed the free memory, so at most a quarter is kept.
+    reserve = min(settings.memory_reserve_bytes, free // 4)
     activations = max(0, _choose_batch_size(spec, spec.context) - memory_fit.BATCH_TOKENS) * memory_fit.ACTIVATION_BYTES
     return memory_fit.assess_fit(
         sum(path.stat().st_size for path in spec.weight_files),
         spec.facts,
         context=spec.context,
-        # On a small machine the reserve may exceed the free memory, so at most a quarter is kept.
-        available=free - min(settings.memory_reserve, free // 4) - activations * (spec.facts.embedding_length or 0),
+        available=free - reserve - activations * (spec.facts.embedding_length or 0),
         mmproj_bytes=spec.mmproj_path.stat().st_size if spec.mmproj_path else 0,
     )
 

@@ -90,7 +90,7 @@ def check_applicable(model: LocalModel, options: Mapping[str, Any]) -> None:
     check_thinking_options(model, options)
     maximum = model.facts.context_length
     if maximum and options.get("context", 0) > maximum:
-        raise BadInputError(f"Option 'context': {model.model_id} supports at most {maximum} tokens")
+        raise BadInputError(f"Option 'context': {model.model_id} supports at most {maximum:,} tokens")
 
 
 def ensure_endpoint(

@@ -37,7 +37,7 @@ def check_files_unchanged(model: LocalModel, db: Database, notify: Notify) -> No
         if state == "other size":
             raise FileChangedError(
                 f"{file.path} of {model.model_id} has changed and won't be run",
-                cause=f"Its size is no longer the recorded {file.size} bytes.",
+                cause=f"Its size is no longer the recorded {file.size:,} bytes.",
                 hint=repair,
             )
         if state == "touched" and not model.has_digest_mismatch:

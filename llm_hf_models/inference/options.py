@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.text import suggest_word
-from llm_hf_models.system.units import format_range, parse_duration
+from llm_hf_models.system.units import format_range, parse_duration, parse_tokens
 
 MAX_SEED = 2**32 - 1
 DEFAULT_LOOP_LIMIT = 1000  # tokens
@@ -93,9 +93,20 @@ def _parse_think(value: object) -> object:
     text = str(value).strip().lower()
     if text in _SWITCHES:
         return _SWITCHES[text]
-    if text.isascii() and text.isdigit():
-        return text
-    raise ValueError("Input should be on, off or a number of tokens")
+    try:
+        return str(parse_tokens(text))
+    except BadInputError:
+        raise ValueError("Input should be on, off or a number of tokens") from None
+
+
+def _parse_tokens(value: object) -> object:
+    """Convert a number of tokens such as `16k`; return a value that is not text, or is negative, unchanged."""
+    if not isinstance(value, str) or value.strip().startswith("-"):
+        return value
+    try:
+        return parse_tokens(value)
+    except BadInputError as error:
+        raise ValueError(f"{error.message}: {error.hint}" if error.hint else error.message) from None
 
 
 def _parse_effort(value: object) -> object:
@@ -128,6 +139,7 @@ def _parse_logit_bias(value: object) -> object:
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Tokens = Annotated[int, BeforeValidator(_parse_tokens)]  # such as 16k
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -170,8 +182,8 @@ class ModelOptions(BaseModel):
     seed: int | None = Field(
         None, ge=-1, le=MAX_SEED, description="Random seed, for a reproducible response; -1 picks one at random."
     )
-    max_tokens: int | None = Field(None, ge=1, description="Maximum number of tokens to generate.")
-    loop_limit: int | None = Field(
+    max_tokens: Tokens | None = Field(None, ge=1, description="Maximum number of tokens to generate.")
+    loop_limit: Tokens | None = Field(
         None,
         ge=0,
         le=100_000,
@@ -197,7 +209,9 @@ class ModelOptions(BaseModel):
     reasoning_effort: Annotated[Effort | None, BeforeValidator(_parse_effort)] = Field(
         None, description="How much to reason: none, minimal, low, medium, high, xhigh or max."
     )
-    context: int | None = Field(None, ge=1, description="Context length in tokens; a change loads the model again.")
+    context: Tokens | None = Field(
+        None, ge=1, description="Context length in tokens, such as 16k; a change loads the model again."
+    )
     threads: int | None = Field(None, ge=1, le=1024, description="Number of CPU threads.")
     gpu_layers: int | None = Field(None, ge=-1, description="Number of layers to run on a GPU; -1 is all.")
     keep_alive: Annotated[Number | None, BeforeValidator(_parse_keep_alive)] = Field(

@@ -13,6 +13,7 @@ from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownMode
 from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_template
 from llm_hf_models.gguf.spellings import find_named, list_file_names
 from llm_hf_models.library.records import KIND, TEMPLATE, Check, LocalFile, LocalModel
+from llm_hf_models.library.registered_models import list_repo_names
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
 from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.system.text import suggest_word
@@ -105,7 +106,7 @@ class ModelTables(SQLiteFile):
         rules: tuple[Callable[[LocalModel], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
-            lambda m: wanted.removeprefix("hf/") in (name.casefold() for name in _list_repo_names(m)),
+            lambda m: wanted.removeprefix("hf/") in (name.casefold() for name in list_repo_names(m.model_id, m.repo)),
             lambda m: _extract_name(m.model_id).casefold() == wanted,
         )
         for found in (*([model for model in every if rule(model)] for rule in rules), _find_by_spelling(every, text)):
@@ -208,13 +209,6 @@ class ModelTables(SQLiteFile):
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
 
-def _list_repo_names(model: LocalModel) -> Iterable[str]:
-    """Return the name of a model's repo, and the name that it had when the model was pulled."""
-    if model.repo is None:
-        return ()
-    return model.repo, model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
-
-
 @dataclass(frozen=True)
 class _Entry:
     quant: str
@@ -244,7 +238,7 @@ def _find_by_spelling(models: Iterable[LocalModel], text: str) -> list[LocalMode
 def _list_heads(model: LocalModel) -> set[str]:
     """Return what a name of the model can have before the colon, in lower case."""
     heads = (
-        *_list_repo_names(model),
+        *list_repo_names(model.model_id, model.repo),
         model.model_id.removeprefix("hf/"),
         _extract_name(model.model_id),
         *model.aliases,

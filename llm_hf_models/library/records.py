@@ -79,7 +79,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Check:
-    """One fact about a model and its date (Unix seconds). Facts are never combined into one verdict."""
+    """One fact about a model and its date. Facts are never combined into one verdict."""
 
     kind: CheckKind
     result: str  # "matches", "differs", "valid", "errors", "safe as reported", …
@@ -187,7 +187,7 @@ class EngineRow:
     fingerprint: str  # of files, context and offload; an engine with the same one is reused
     model_id: str
     pid: int
-    pid_started: UnixTime  # start time of the process, to detect a reused pid
+    pid_started: float  # start time of the process, to detect a reused pid
     address: str  # a unix socket's path, or http://127.0.0.1:PORT
     key: str = field(repr=False, default="")
     context: int = 0

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,32 @@ class RegisteredModel(NamedTuple):
     tools: bool
     reasoning: bool
     modalities: tuple[str, ...]
+    repo_names: tuple[str, ...] = ()  # of its repo, with and without `hf/`, if they mean no other local model
+
+
+def list_repo_names(model_id: str, repo: str | None) -> tuple[str, ...]:
+    """Return the name of a model's repo, and the name that it had when the model was pulled."""
+    if repo is None:
+        return ()
+    return tuple(dict.fromkeys((repo, model_id.removeprefix("hf/").partition(":")[0].partition("@")[0])))
+
+
+def _add_repo_names(models: list[RegisteredModel], repos: Mapping[str, str | None]) -> list[RegisteredModel]:
+    """Add the names of their repos to models, unless a name is also that of another model."""
+    named = {model.model_id: list_repo_names(model.model_id, repos[model.model_id]) for model in models}
+    uses = Counter(name for names in named.values() for name in {name.casefold() for name in names})
+    taken = {name.casefold() for model in models for name in (model.model_id, *model.aliases)}
+    return [
+        model._replace(
+            repo_names=tuple(
+                full
+                for name in named[model.model_id]
+                for full in (name, f"hf/{name}")
+                if uses[name.casefold()] == 1 and full.casefold() not in taken
+            )
+        )
+        for model in models
+    ]
 
 
 def read_registered_models(path: Path, on_unreadable: Callable[[], None] = lambda: None) -> list[RegisteredModel]:
@@ -68,19 +95,19 @@ def _read_models(db: sqlite3.Connection) -> list[RegisteredModel]:
     for key, alias in db.execute("select model, alias from aliases"):
         aliases.setdefault(key, []).append(alias)
     rows = db.execute(
-        "select id, model_id, kind, json_extract(facts, '$.tools', '$.reasoning', '$.modalities'),"
+        "select id, model_id, repo, kind, json_extract(facts, '$.tools', '$.reasoning', '$.modalities'),"
         " json_extract(options, '$.template'), json_extract(options, '$.kind') from models"
     ).fetchall()
-    found = []
-    for key, model_id, kind, facts, template, own_kind in rows:
+    found, repos = [], {}
+    for key, model_id, repo, kind, facts, template, own_kind in rows:
         tools, reasoning, modalities = json.loads(facts)
         if template:  # the user's template may differ from the header's
             from llm_hf_models.gguf.facts import ModelFacts, apply_template
 
             own = apply_template(ModelFacts(kind=kind), template)
             kind, tools, reasoning = own.kind, own.tools, own.reasoning  # noqa: PLW2901
-        names = tuple(aliases.get(key, ()))
+        names, repos[model_id] = tuple(aliases.get(key, ())), repo
         found.append(
             RegisteredModel(model_id, names, own_kind or kind, bool(tools), bool(reasoning), tuple(modalities or ()))
         )
-    return found
+    return _add_repo_names(found, repos)

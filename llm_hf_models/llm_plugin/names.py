@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from typing import Any
 
 import click
 
-_MODEL_OPTIONS = ("model_id", "model")  # the names of llm's parameters for a model
+_MODEL_OPTIONS = ("model_id", "model", "model_ids")  # the names of llm's parameters for a model
 OWN_MODULE = "llm_hf_models.llm_plugin.models"  # defines this plugin's model classes
 
 
@@ -44,29 +45,36 @@ def find_other_plugins_names(registered: Iterable[Any]) -> dict[str, Any]:
     return found
 
 
-def find_requested_model(known: Container[str]) -> dict[str, str]:
-    """Return the name that this `llm` command gives its model, mapped to the id of the local model that it means.
+def find_requested_models(known: Container[str], report: Callable[[str], None]) -> dict[str, str]:
+    """Return the names that this `llm` command gives its models, each mapped to the id of the local model it means.
 
-    llm compares names exactly. This lets `llm -m` accept each spelling that `llm hf show` accepts. The result is empty
-    if the name is known, or if no local model has it.
+    llm compares names exactly. This lets `llm -m` accept each spelling that `llm hf show` accepts. Names that are known
+    or that no local model has are left out.
 
     Args:
         known: the names that llm knows already.
+        report: shows a message to the user, because llm reports a name of several models as unknown.
     """
     command = click.get_current_context(silent=True)
     values = [command.params.get(option) for option in _MODEL_OPTIONS] if command else []
-    name = next((value for value in values if isinstance(value, str) and value), None)
-    if name is None or name in known:
+    listed = [each for value in values for each in (value if isinstance(value, tuple) else (value,))]
+    names = [name for name in listed if isinstance(name, str) and name and name not in known]
+    if not names:
         return {}
-    from llm_hf_models.errors import HfModelsError
+    from llm_hf_models.errors import AmbiguousNameError, HfModelsError, UnknownModelError
     from llm_hf_models.library.database import Database
     from llm_hf_models.paths import library_path
 
-    try:
-        with Database(library_path(), in_memory=True) as db:
-            return {name: db.find_model(name).model_id}
-    except HfModelsError:
-        return {}
+    found = {}
+    with suppress(HfModelsError), Database(library_path(), in_memory=True) as db:
+        for name in names:
+            try:
+                found[name] = db.find_model(name).model_id
+            except AmbiguousNameError as error:
+                report(str(error))
+            except UnknownModelError:
+                continue
+    return found
 
 
 if __name__ == "__main__":

@@ -143,7 +143,9 @@ class PromptRun:
         if not self._is_below_max_tokens(end):
             return f"max_tokens is {self.max_tokens}"
         return (
-            f"the context of {self.endpoint.context} tokens is full" if self.endpoint.context else "the server's limit"
+            f"the context of {self.endpoint.context:,} tokens is full"
+            if self.endpoint.context
+            else "the server's limit"
         )
 
     def _parse_json(self, text: str, subject: str, parse: Callable[[str], Any]) -> Any:  # noqa: ANN401 - any JSON value
@@ -153,7 +155,7 @@ class PromptRun:
             if self.end is not None and self.end.reason == "length":
                 raise EngineRequestError(
                     f"{subject} was cut off before its JSON was complete",
-                    cause=f"It has {self.end.output_tokens} tokens: {self._describe_limit(self.end)}.",
+                    cause=f"It has {self.end.output_tokens:,} tokens: {self._describe_limit(self.end)}.",
                     hint="Allow more with -o max_tokens N"
                     + (" or -o context N." if self.endpoint.can_grow_context else "."),
                 ) from None

@@ -17,8 +17,7 @@ from llm_hf_models.models.names import make_short_names
 def register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) -> LocalModel:
     """Register the model under an id that no other model has. Keep existing copies of the same files."""
     model = _choose_entry(db, imported)
-    names = make_short_names(model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0], model.quant)
-    registered = db.register(replace(model, aliases=names if model.revision is None else ()))
+    registered = db.register(replace(model, aliases=list_short_names(model)))
     for alias in aliases:
         db.add_alias(alias, registered.model_id)  # raises an error that names the other model if it is taken
     if registered.files != imported.files:
@@ -26,6 +25,12 @@ def register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) -
             if imported.place == "folder":  # a second copy of files that the library already has
                 Path(file.location).unlink()
     return db.get_model(registered.model_id)
+
+
+def list_short_names(model: LocalModel) -> tuple[str, ...]:
+    """Return the short names that a model gets if no other model has them."""
+    repo = model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
+    return make_short_names(repo, model.quant) if model.revision is None else ()
 
 
 def add_known_projector(db: Database, imported: LocalModel, seconds: float) -> LocalModel:

@@ -38,9 +38,10 @@ from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.default_options import set_options
-from llm_hf_models.models.import_entry import add_known_projector, register_model
+from llm_hf_models.models.import_entry import add_known_projector, list_short_names, register_model
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
@@ -135,6 +136,7 @@ def import_file(
                 if may_have_known_projector:
                     model = add_known_projector(db, model, seconds)
                 registered = register_model(db, model, names)
+                refused = explain_taken_aliases(db.list_models(), list_short_names(registered), registered.model_id)
             if options:
                 registered = set_options(context, registered.model_id, options)
     except OSError as error:
@@ -142,7 +144,7 @@ def import_file(
     digest_result = (
         f"matches {origin.details.id}@{origin.details.commit}" if origin.details else f"not checked: {origin.problem}"
     )
-    return ImportResult(make_view(registered), digest_result)
+    return ImportResult(make_view(registered), digest_result, refused)
 
 
 # Files
@@ -215,7 +217,7 @@ def _copy_files(paths: Sequence[Path], folder: Path) -> None:
         path.open("rb").close()  # fail now if a file is unreadable; later this would be reported for the folder
     needed = sum(path.stat().st_size for path in paths)
     try:
-        require_space(folder, needed, settings.load().disk_reserve)
+        require_space(folder, needed, settings.load().disk_reserve_bytes)
         make_private_folder(folder)
         for path in paths:
             create_private_file(folder / path.name)
@@ -377,6 +379,3 @@ def _make_digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
     if details is None:
         return ()
     return (Check("digest", "matches", time.time(), {"repo": details.id, "commit": details.commit}),)
-
-
-# Registering

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from llm_hf_models import paths
 from llm_hf_models.errors import NameTakenError
+from llm_hf_models.library.records import LocalModel
 
 # The files in llm's folder that name its default models, and the commands that write them.
 _LLM_DEFAULTS = {
@@ -68,6 +69,16 @@ def suggest_new_default(names: Iterable[str]) -> str | None:
             if (paths.user_dir() / file).read_text("utf-8").strip().casefold() in wanted:
                 return command
     return None
+
+
+def explain_taken_aliases(models: Iterable[LocalModel], names: Iterable[str], model_id: str | None) -> dict[str, str]:
+    """Return the names that are aliases of other local models than `model_id`, each with the reason."""
+    owners = {alias.casefold(): model.model_id for model in models for alias in model.aliases}
+    return {
+        name: f"is already an alias of {owners[name.casefold()]}"
+        for name in names
+        if owners.get(name.casefold(), model_id) != model_id
+    }
 
 
 def make_short_names(repo: str, quant: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
-from llm_hf_models.hub.types import RepoDetails, RepoSummary
+from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
 from llm_hf_models.inference.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
@@ -37,6 +37,7 @@ from llm_hf_models.models.variant_choice import (
     assess_fit,
     choose_variant,
     fetch_preview,
+    find_conversions,
     get_memory_for_models,
     group_variants,
     list_companions,
@@ -44,9 +45,11 @@ from llm_hf_models.models.variant_choice import (
     list_left_out,
 )
 from llm_hf_models.network.urls import validate_endpoint
-from llm_hf_models.system.text import clean_text, quote_label
+from llm_hf_models.system.text import clean_text, find_similar_word, quote_label
 
 GENERATION_CONFIG = "generation_config.json"
+GGUF_SUFFIX = "-GGUF"  # of the names of most repos; it would make any two of them similar
+MAX_SUGGESTED = 100  # repos among which a similar name is looked for
 _BARE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -106,6 +109,7 @@ def fetch_repo(
     try:
         details, freshness = fetch_details(context, ref, refresh=refresh)
     except RepoNotFoundError as error:
+        error.hint = f"{_suggest_repo(context, ref.repo)}{error.hint or ''}"
         raise _add_local_model(context, ref, error) from None
     repo, silent = RepoId.parse(details.id), replace(context, notify=None)
 
@@ -155,8 +159,8 @@ def parse_ref(context: Context, text: str) -> ModelRef:
 
 def suggest_search(text: str) -> str | None:
     """Return the hint for a name without an owner: to search for it, or to import it if it is that of a file."""
-    name, _, rest = text.strip().partition(":")
-    if not _BARE_NAME.fullmatch(name) or rest.startswith("//"):
+    name = text.strip().partition(":")[0]
+    if not _BARE_NAME.fullmatch(name) or "://" in text:
         return None
     if name.lower().endswith(".gguf"):
         return f"To register a file on this machine: llm hf import {name}"
@@ -194,6 +198,19 @@ def _suggest_use(model: LocalModel) -> str:
     return f"Use it: {'llm embed' if model.facts.kind == 'embedding' else 'llm'} -m {model.model_id}."
 
 
+def _suggest_repo(context: Context, repo: RepoId) -> str:
+    """Return the start of a hint with a repo of a similar name: of the same owner, else of another one."""
+    filters = SearchFilters(library=None, author=repo.owner, sort="downloads", limit=MAX_SUGGESTED)
+    with suppress(HfModelsError):
+        for query, narrowed in (("", filters), (repo.name, replace(filters, author=None))):
+            # The most downloaded repo comes first, and replaces others of the same name.
+            rows = reversed(context.hub().search(query, narrowed))
+            known = {row.id.partition("/")[2].removesuffix(GGUF_SUFFIX): row.id for row in rows}
+            if near := find_similar_word(repo.name.removesuffix(GGUF_SUFFIX), known):
+                return f"Did you mean {known[near]!r}? "
+    return ""
+
+
 def _add_local_model(context: Context, ref: ModelRef, error: RepoNotFoundError) -> RepoNotFoundError:
     """Return the error for an unknown repo, with the local model of this name, if there is one."""
     with suppress(UnknownModelError, AmbiguousNameError), context.open_database() as db:
@@ -228,6 +245,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
     notes += [f"{line}: it can't be pulled as a model" for line in list_incomplete(details)]
     notes += [f"Left out {line}" for line in list_left_out(details)]
     notes += [f"Not a variant: {line}" for line in list_companions(details)]
+    conversions = () if variants or notes else find_conversions(hub, details)
     facts, choice = None, None
     if variants:
         choice = choose_variant(context, variants, None)
@@ -252,6 +270,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         commit=details.commit,
         variants=variant_infos,
         choice_reason=choice.reason if choice else None,
+        conversions=conversions,
         facts=facts,
         chat_template=facts.chat_template if facts else details.chat_template,
         base_models=details.base_models,
@@ -291,12 +310,14 @@ def _assess_variants(
 ) -> tuple[VariantInfo, ...]:
     parameters = (facts and facts.parameters) or details.parameters
     tokens, memory = context.settings().context, get_memory_for_models(context)
+    unsafe = scan_summary.find_unsafe(details)
     return tuple(
         VariantInfo(
             **vars(variant),
             bits_per_weight=round(variant.size * 8 / parameters, 2) if parameters else None,
             fit=assess_fit(variant, facts, tokens, memory),
             chosen=variant == chosen,
+            refused=", ".join(f"{path}: {unsafe[path]}" for path in variant.all_files if path in unsafe) or None,
         )
         for variant in variants
     )

@@ -65,6 +65,8 @@ class SearchResult(RepoSummary):
     update_available: bool | None = None  # for one of them; None if there is none, or if it is unknown
     update_note: str | None = None  # why it is unknown
     fits: bool | None = None  # estimated from the number of parameters; None if the Hub does not report it
+    recommended_quant: str | None = None  # the variant that a plain pull chooses, as far as the file names show
+    recommended_bytes: int | None = None  # size of its weights, estimated from the number of parameters
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class SearchPage(Result):
     results: tuple[SearchResult, ...]
     freshness: Freshness
     suggestions: tuple[str, ...] = ()
+    more: bool = False  # True if the limit has cut the list
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,15 @@ class VariantInfo(Variant):
     local_model: str | None = None  # the id of the local model with this variant
     update_available: bool | None = None  # whether the local model's files differ from these
     update_note: str | None = None  # why that is unknown
+    refused: str | None = None  # why a pull refuses this variant, as far as the repo's details show
+
+
+@dataclass(frozen=True)
+class Conversion(Result):
+    """A repo with GGUF files that were converted from another repo."""
+
+    id: str
+    downloads: int | None = None  # last 30 days
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,7 @@ class ModelInfo(RepoSummary):
     commit: str = ""
     variants: tuple[VariantInfo, ...] = ()
     choice_reason: str | None = None
+    conversions: tuple[Conversion, ...] = ()  # of a repo without GGUF files, most downloaded first
     facts: ModelFacts | None = None  # from the header of the chosen variant, if it could be read
     chat_template: bool | None = None
     base_models: tuple[str, ...] = ()

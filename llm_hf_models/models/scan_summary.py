@@ -31,6 +31,11 @@ def _make(state: ScanState) -> ScanSummary:
     return ScanSummary(state, state)
 
 
+def find_unsafe(details: RepoDetails) -> dict[str, str]:
+    """Return the paths of the files that the repo's details report as unsafe, each with the Hub's word for it."""
+    return {path: level for path, level in details.files_with_issues if level.lower() in UNSAFE}
+
+
 def summarize_details(details: RepoDetails, paths: Collection[str] | None = None) -> ScanSummary:
     """Summarize the Hub's statements about a whole repo, or about some of its files, in its details."""
     paths = None if paths is None else set(paths)

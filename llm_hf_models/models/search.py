@@ -8,48 +8,68 @@ from dataclasses import asdict, replace
 from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
-from llm_hf_models.gguf import memory_fit as fitting
-from llm_hf_models.hub.types import RepoSummary, SearchFilters
+from llm_hf_models.gguf import quant_types
+from llm_hf_models.gguf.variants import Variant, group_variants
+from llm_hf_models.hub.types import FoundRepo, HubFile, RepoSummary, SearchFilters
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, updates
 from llm_hf_models.models.identity import find_models_of_repo
 from llm_hf_models.models.repo_types import SearchPage, SearchResult
 from llm_hf_models.models.types import UpdateState
 from llm_hf_models.models.update_state import combine
-from llm_hf_models.models.variant_choice import get_memory_for_models
+from llm_hf_models.models.variant_choice import assess_fit, choose_variant, get_memory_for_models
 
-# A search knows only the number of parameters of a repo. A pull usually chooses Q4_K_M, which has 4.85 bits per
-# weight (llama.cpp, tools/quantize/README.md).
-ASSUMED_BITS_PER_WEIGHT = 4.85
+ASSUMED_QUANT = "Q4_K_M"  # for a repo without GGUF files, which may have conversions
 FITS_PAGES = 5  # `fits` is decided on this machine, so more rows are requested than are shown
 MAX_ROWS = 500
-_SUMMARIES: TypeAdapter[list[RepoSummary]] = TypeAdapter(list[RepoSummary])
+_FOUND: TypeAdapter[list[FoundRepo]] = TypeAdapter(list[FoundRepo])
 
 
 def search(context: Context, query: str, filters: SearchFilters, *, fits: bool, refresh: bool) -> SearchPage:
     """Return one page of repos, each with its estimated memory fit and the local models from it."""
-    hub_filters = replace(filters, limit=min(filters.limit * FITS_PAGES, MAX_ROWS)) if fits else filters
+    requested = min(filters.limit * FITS_PAGES, MAX_ROWS) if fits else filters.limit
+    hub_filters = replace(filters, limit=requested + 1)  # one more row shows whether the limit has cut the list
     rows, freshness = metadata_cache.fetch_with_cache(
         context,
         {"search": query, **asdict(hub_filters)},
         lambda hub, etag: hub.search(query, hub_filters, known_etag=etag),
-        lambda rows: _SUMMARIES.dump_json(rows).decode(),
-        _SUMMARIES.validate_json,
+        lambda rows: _FOUND.dump_json(rows).decode(),
+        _FOUND.validate_json,
         refresh=refresh,
     )
-    memory = get_memory_for_models(context)
-    results = [SearchResult(**vars(row), fits=_estimate_fit(row, memory)) for row in rows]
+    results = [_make_result(context, row) for row in rows]
     if fits:
         results = [result for result in results if result.fits]
     suggestions = () if results else _suggest_changes(query, filters, fits=fits)
-    return SearchPage(_add_local_models(context, results[: filters.limit]), freshness, suggestions)
+    more = len(results) > filters.limit or len(rows) > requested
+    return SearchPage(_add_local_models(context, results[: filters.limit]), freshness, suggestions, more)
 
 
-def _estimate_fit(row: RepoSummary, memory: int) -> bool | None:
-    if row.parameters is None:
-        return None
-    weights = int(row.parameters * ASSUMED_BITS_PER_WEIGHT / 8)
-    return fitting.assess_fit(weights, None, context=0, available=memory).fits
+def _make_result(context: Context, row: FoundRepo) -> SearchResult:
+    """Return a search result with the variant that a pull chooses. Its size and memory fit are estimates."""
+    found = {name: value for name, value in vars(row).items() if name in RepoSummary.__dataclass_fields__}
+    variants = [
+        replace(variant, size=_estimate_bytes(row, variant.quant))
+        for variant in group_variants((HubFile(path, 0) for path in row.paths), row.id)
+    ]
+    assumed = Variant(ASSUMED_QUANT, (), _estimate_bytes(row, ASSUMED_QUANT))
+    chosen = choose_variant(context, variants, None).variant if variants else assumed
+    fit = assess_fit(chosen, None, context.settings().context, get_memory_for_models(context))
+    return SearchResult(
+        **found,
+        fits=fit.fits if chosen.size else None,
+        recommended_quant=chosen.quant if variants else None,
+        recommended_bytes=chosen.size or None if variants else None,
+    )
+
+
+def _estimate_bytes(row: RepoSummary, quant: str) -> int:
+    """Return the approximate size of a variant, 0 if it is unknown.
+
+    It is about a tenth off, more for a small model, whose embeddings are a larger part.
+    """
+    bits = quant_types.get_bits(quant_types.find_type(quant).name) or quant_types.find_named_bits(quant)
+    return int((row.parameters or 0) * (bits or 0) / 8)
 
 
 def _add_local_models(context: Context, results: Sequence[SearchResult]) -> tuple[SearchResult, ...]:

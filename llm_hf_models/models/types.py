@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
@@ -24,6 +24,7 @@ class ImportResult(Result):
 
     model: LocalModelView
     digest: str  # "matches owner/name@commit" | "not checked: …"
+    refused_aliases: Mapping[str, str] = field(default_factory=dict)  # short names of other models, with the reasons
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SamplingValue:
 
 @dataclass(frozen=True)
 class LocalModelView(Result):
-    """A local model as the CLI and the MCP server show it. Times are in Unix seconds, sizes in bytes."""
+    """A local model as the CLI and the MCP server show it. Sizes are in bytes."""
 
     model_id: str
     aliases: tuple[str, ...]
@@ -93,6 +94,17 @@ class LibrarySurvey:
     freed_bytes: int  # by removing all of these models; files of the user are kept
     outdated: int  # models with an update
     unknown: int  # models that could not be compared with the Hub
+
+
+@dataclass(frozen=True)
+class LocalModelList:
+    """The local models. The figures are those of a survey (`list --updates`), and None without one."""
+
+    models: tuple[LocalModelView, ...]
+    size: int | None = None  # on the disk; data that models share counts once
+    freed_bytes: int | None = None  # by removing all of these models; files of the user are kept
+    outdated: int | None = None  # models with an update
+    unknown: int | None = None  # models that could not be compared with the Hub
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.remote_headers import read_remote_headers
+from llm_hf_models.models.repo_types import Conversion
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import quote_label
 
@@ -53,7 +54,7 @@ def refuse_invalid(name: str, findings: Sequence[Finding], hint: str = ALLOW_INV
 
 def get_memory_for_models(context: Context) -> int:
     """Return the bytes that one model may use on this machine: all its memory minus the reserve."""
-    return max(0, read_memory().total_memory - context.settings().memory_reserve)
+    return max(0, read_memory().total_memory - context.settings().memory_reserve_bytes)
 
 
 def assess_fit(variant: Variant, facts: ModelFacts | None, tokens: int, memory: int) -> Fit:
@@ -263,6 +264,14 @@ def settle_variant(
     return variant, reason
 
 
+def find_conversions(hub: Hub, details: RepoDetails) -> tuple[Conversion, ...]:
+    """Return the GGUF conversions of a repo, most downloaded first; none if the Hub can't be asked."""
+    try:
+        return tuple(Conversion(row.id, row.downloads) for row in hub.find_conversions(RepoId.parse(details.id)))
+    except HfModelsError:
+        return ()
+
+
 def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     """Return the error for a repo without a complete GGUF model.
 
@@ -274,16 +283,13 @@ def make_no_gguf_error(hub: Hub, details: RepoDetails) -> NoGgufError:
     if others := [*list_left_out(details), *list_companions(details)]:
         hint = f"List its files with `llm hf info {details.id} --files`."
         return NoGgufError(f"{details.id} has no GGUF model that can be pulled", cause="\n".join(others), hint=hint)
-    try:
-        conversions = hub.find_conversions(RepoId.parse(details.id))
-    except HfModelsError:
-        conversions = []
+    conversions = find_conversions(hub, details)
     if not conversions:
         return NoGgufError(
             f"{details.id} has no GGUF files, and the Hub lists no GGUF conversion of it",
             hint=f"Search for one by name: llm hf search {details.id.partition('/')[2]}",
         )
-    listed = "\n".join(f"  {row.id}  ({row.downloads or 0} downloads a month)" for row in conversions)
+    listed = "\n".join(f"  {row.id}  ({row.downloads or 0:,} downloads a month)" for row in conversions)
     return NoGgufError(
         f"{details.id} has no GGUF files",
         cause=f"GGUF conversions of it on the Hub:\n{listed}",

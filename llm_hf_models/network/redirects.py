@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import quote, urljoin, urlsplit
 
 from llm_hf_models.errors import RedirectRefusedError
@@ -19,6 +19,8 @@ Address = IPv4Address | IPv6Address
 _URL_PUNCTUATION = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986, 2.1 and 2.2
 # Metadata services of clouds that are not at a link-local address.
 _METADATA_SERVICES = (ip_address("100.100.100.200"), ip_address("fd00:ec2::254"))
+
+_IPV4_NETWORKS = (ip_network("64:ff9b::/96"), ip_network("::/96"))  # they embed an IPv4 address at their end
 
 
 def resolve_redirect(url: str, target: str | bytes) -> str:
@@ -69,11 +71,20 @@ def _find_addresses(origin: Origin) -> list[Address]:
 def _parse_address(text: str) -> Address | None:
     """Return an address, also one in a form that only the system accepts, such as 127.1 or 0x7f000001."""
     with contextlib.suppress(ValueError):
-        address = ip_address(text.partition("%")[0])
-        return getattr(address, "ipv4_mapped", None) or address
+        return _unwrap_ipv4(ip_address(text.partition("%")[0]))
     with contextlib.suppress(OSError, UnicodeError):
         return IPv4Address(socket.inet_aton(text))
     return None
+
+
+def _unwrap_ipv4(address: Address) -> Address:
+    """Return the IPv4 address to which the system, a NAT64 gateway or a 6to4 router sends packets for an IPv6 one."""
+    if isinstance(address, IPv6Address):
+        if embedded := address.ipv4_mapped or address.sixtofour:
+            return embedded
+        if any(address in network for network in _IPV4_NETWORKS) and int(address) > 1:  # :: and ::1 are IPv6 addresses
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 def _is_internal(address: Address) -> bool:

@@ -67,10 +67,10 @@ def fit_embedding_request(
 
 
 def _make_length_error(endpoint: Endpoint, places: tuple[str, ...], long: list[LongItem]) -> EngineRequestError:
-    sizes = ", ".join(f"{places[item.index]} has {item.tokens}" for item in long[:MAX_LISTED])
+    sizes = ", ".join(f"{places[item.index]} has {item.tokens:,}" for item in long[:MAX_LISTED])
     error = EngineRequestError(
         f"{places[long[0].index]} is too long for {endpoint.model}",
-        cause=f"The model accepts {long[0].limit} tokens; {sizes}.",
+        cause=f"The model accepts {long[0].limit:,} tokens; {sizes}.",
         hint=f"Shorten it, or let the server cut long texts: llm hf set {endpoint.model} truncate on",
     )
     error.status = 400

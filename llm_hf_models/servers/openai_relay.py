@@ -203,11 +203,13 @@ class _Relay:
         """
         if name in (None, ""):
             served = self._list_served(db)
-            if len(served) == 1:
-                return served[0]
-        elif isinstance(name, str) and name in self.names:
+            if len(served) != 1:
+                message = f"'model' is missing, and {len(served)} models are served"
+                raise HttpResponseError(404, "model_not_found", message)
+            return served[0]
+        if isinstance(name, str) and name in self.names:
             return db.get_model(self.names[name])
-        elif isinstance(name, str) and self._serves_all:
+        if isinstance(name, str) and self._serves_all:
             model = db.find_model(name)
             if _can_serve(model):
                 return model

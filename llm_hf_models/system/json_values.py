@@ -116,7 +116,7 @@ def list_public_names(kind: type) -> list[str]:
 
 
 @cache  # one entry for each dataclass of the package
-def _get_member_types(kind: type) -> dict[str, Any]:
+def get_member_types(kind: type) -> dict[str, Any]:
     """Return the annotations of a dataclass's public fields and properties, by name."""
     hints = get_type_hints(kind, include_extras=True)
     return {name: hints[name] if name in hints else _get_return_type(kind, name) for name in list_public_names(kind)}
@@ -129,7 +129,7 @@ def _get_return_type(kind: type, name: str) -> Any:  # noqa: ANN401 - any annota
 @cache
 def _list_times(kind: type) -> frozenset[str]:
     """Return the names of a dataclass's members that are points in time."""
-    return frozenset(name for name, member in _get_member_types(kind).items() if _contains_time(member))
+    return frozenset(name for name, member in get_member_types(kind).items() if _contains_time(member))
 
 
 def _contains_time(kind: object) -> bool:
@@ -139,15 +139,19 @@ def _contains_time(kind: object) -> bool:
 # The JSON schema
 
 
-def build_schema(kind: type) -> dict[str, Any]:
-    """Return the JSON schema of the values that `to_json` returns for a dataclass, for drafts 7 and 2020-12 alike.
+def build_schema(kind: Any) -> dict[str, Any]:  # noqa: ANN401 - any annotation
+    """Return the JSON schema of the values that `to_json` returns for a type, for drafts 7 and 2020-12 alike.
+
+    Args:
+        kind: A dataclass, or another annotation of a result, such as a tuple of dataclasses.
 
     Raises:
         KeyError: a member's annotation has no JSON form, which is a bug in this package.
     """
     shared: dict[str, dict[str, Any]] = {}
-    _describe_type(kind, shared)
-    return {**shared.pop(kind.__name__), **({"$defs": shared} if shared else {})}
+    schema = _describe_type(kind, shared)
+    schema = shared.pop(kind.__name__) if isinstance(kind, type) and is_dataclass(kind) else schema
+    return {**schema, **({"$defs": shared} if shared else {})}
 
 
 def _describe_type(kind: Any, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:  # noqa: ANN401 - any annotation
@@ -180,7 +184,7 @@ def _describe_container(origin: type, arguments: tuple[Any, ...], shared: dict[s
 
 
 def _describe_dataclass(kind: type, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    properties = {name: _describe_type(member, shared) for name, member in _get_member_types(kind).items()}
+    properties = {name: _describe_type(member, shared) for name, member in get_member_types(kind).items()}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 

@@ -71,7 +71,14 @@ def quote_label(name: str, max_chars: int = MAX_LABEL_CHARS) -> str:
 
 def suggest_word(word: str, known: Iterable[str]) -> str:
     """Return the start of a hint such as `Did you mean 'search'? `, or an empty text if no known word is similar."""
+    similar = find_similar_word(word, known)
+    return "" if similar is None else f"Did you mean {similar!r}? "
+
+
+def find_similar_word(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most similar to a mistyped one, in any capitals; None if none is similar."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(word[:MAX_WORD_CHARS], list(known), n=1)
-    return f"Did you mean {matches[0]!r}? " if matches else ""
+    by_folded = {one.casefold(): one for one in known}
+    matches = get_close_matches(word[:MAX_WORD_CHARS].casefold(), list(by_folded), n=1)
+    return by_folded[matches[0]] if matches else None

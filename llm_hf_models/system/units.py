@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import re
 from fractions import Fraction
+from typing import Literal
 
 from llm_hf_models.errors import BadInputError
 
+Unit = Literal["bytes", "bytes per second", "seconds"]
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_TYPED_SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
 _RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)
 _COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
+_TOKENS = re.compile(_NUMBER + r"\s*(?P<unit>[KM])?", re.IGNORECASE)
 _DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
+MIN_BARE_RATE = 1000  # a smaller number without a unit is a mistake, such as 5 for 5M
 MAX_NUMBER = 2**63 - 1  # the largest integer in SQLite and TOML
 MAX_SECONDS = 100 * 365 * 86400.0  # accepted by the timers of all operating systems
 
@@ -57,14 +62,30 @@ def parse_rate(text: str) -> int:
     """Return the bytes per second in `5M`, `5 MB/s` or a plain number. `off` is 0, which means no limit.
 
     Raises:
-        BadInputError: the text is not a rate.
+        BadInputError: the text is not a rate, or a small number without a unit.
     """
     if text.strip().casefold() == "off":
         return 0
     number, unit = _parse_number(_RATE, text, "rate", "5M or 1.5MB/s, or `off` for no limit")
-    return _convert_to_int(
+    rate = _convert_to_int(
         number * {**_DECIMAL, **_BINARY}[unit.upper()], text, "one byte per second", "`off` means no limit."
     )
+    if 0 < rate < MIN_BARE_RATE and re.fullmatch(_NUMBER, text.strip()):
+        hint = f"Write {text.strip()}M for megabytes per second, or {text.strip()}B for bytes per second."
+        raise BadInputError(f"{text[:40]!r} has no unit", hint=hint)
+    return rate
+
+
+def parse_tokens(text: str) -> int:
+    """Return the number of tokens in `16k`, `1M` or a plain number. K is 1024 and M is 1024², as in context lengths.
+
+    Raises:
+        BadInputError: the text is not a number of tokens.
+    """
+    number, unit = _parse_number(_TOKENS, text, "number of tokens", "8192 or 16k")
+    if not unit and number.denominator != 1:
+        raise BadInputError(f"{text[:40]!r} is not a whole number of tokens", hint="Use a value such as 8192 or 16k.")
+    return _convert_to_int(number * {"": 1, "K": 2**10, "M": 2**20}[unit.upper()], text, "one token")
 
 
 def parse_count(text: str) -> int:
@@ -88,6 +109,15 @@ def parse_duration(text: str) -> float:
     if seconds > MAX_SECONDS:
         raise BadInputError(f"{text[:40]!r} is too long")
     return float(seconds)
+
+
+def format_typed(value: float, unit: Unit) -> str:
+    """Format a number in the shortest form that `parse_size`, `parse_rate` or `parse_duration` reads as this number."""
+    scale = {"d": 86400, "h": 3600, "m": 60, "s": 1} if unit == "seconds" else _TYPED_SIZES
+    for name, factor in scale.items():
+        if value >= factor and (value / factor).is_integer():
+            return f"{int(value / factor)}{name}"
+    return f"{value:g}" if value < 1 else str(value)
 
 
 def format_size(size: float) -> str:

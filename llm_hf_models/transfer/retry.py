@@ -15,7 +15,7 @@ from llm_hf_models.errors import (
     TimedOutError,
 )
 from llm_hf_models.system.units import format_duration
-from llm_hf_models.transfer.types import EventKind, TransferLimits
+from llm_hf_models.transfer.types import RETRY_DELAY, EventKind, TransferLimits
 
 MAX_PAUSE_SECONDS = 60.0
 MAX_REFUSALS = 8  # consecutive server errors (such as 500) without a byte in between
@@ -65,7 +65,7 @@ class Backoff:
         """
         seconds = self._compute_pause(error)
         kind: EventKind = "waiting" if isinstance(error, (OfflineError, RateLimitedError)) else "retrying"
-        self._report(kind, f"{error.message}: retrying in {format_duration(max(1, seconds))}")
+        self._report(kind, f"{error.message}{RETRY_DELAY}{format_duration(max(1, seconds))}")
         stop.wait(seconds)
 
     def report_stall(self, error: NetworkError) -> None:

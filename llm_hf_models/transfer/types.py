@@ -48,6 +48,7 @@ class Ranges:
         return iter(list(zip(self._starts, self._ends, strict=True)))
 
 
+RETRY_DELAY = ": retrying in "  # between the reason and the delay in an event's message
 EventKind = Literal["started", "progress", "stalled", "retrying", "waiting", "verifying", "done"]
 
 

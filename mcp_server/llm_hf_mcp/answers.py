@@ -177,8 +177,8 @@ def build_result(value: T, render: Callable[[T], Report], level: Level = "full")
     cleaner = Cleaner()
     clean = cleaner.clean(value)
     report = _remove_hidden_tools(render(clean))
-    warnings = [*report.warnings, *cleaner.warnings]
     answer = shorten_answer(convert_to_object(clean), level)
+    warnings = [*report.warnings, *cleaner.list_warnings(answer)]
     structure: dict[str, Any] = {"next_step": report.next_step, "warnings": warnings, **answer}
     return CallToolResult(
         content=[TextContent(type="text", text=_format_report(report, warnings))], structured_content=structure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -45,10 +45,11 @@ _SHRINK_STEPS = ((2000, 50), (1000, 20), (400, 10), (150, 5), (60, 2), (60, 20),
 _STEPS_WITH_ALL_ROWS = 5
 # Fields with text by repo owners, file authors, models or servers.
 FOREIGN_FIELDS = frozenset({
-    "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail", "engine_log", "error",
-    "files", "findings", "hub", "id", "left_out", "library", "license", "log", "metadata", "name", "output", "path",
-    "problem", "quant", "quantization", "reasoning", "repo", "scan", "scan_problem", "tags", "task", "tensors", "text",
-    "tokenizer", "unusable", "update_note",
+    "aliases", "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail",
+    "engine_log", "error", "files", "findings", "hub", "id", "left_out", "library", "license", "local_model",
+    "local_models", "log", "metadata", "mmproj", "model_id", "name", "output", "path", "problem", "quant",
+    "quantization", "reasoning", "recommended_quant", "ref", "repo", "scan", "scan_problem", "tags", "task", "tensors",
+    "text", "tokenizer", "unusable", "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)
@@ -65,10 +66,10 @@ def measure(value: object) -> int:
 
 
 class Cleaner:
-    """Cleans values and collects warnings about what was left out."""
+    """Cleans values and collects warnings about what was left out, each with the name of the field."""
 
     def __init__(self) -> None:
-        self.warnings: list[str] = []
+        self._warnings: dict[str, str] = {}
 
     def clean(self, value: Any, field: str = "", depth: int = 0) -> Any:  # noqa: ANN401 - any JSON value or dataclass
         """Return a copy of a result or a JSON value with clean and limited strings, lists and objects."""
@@ -85,32 +86,36 @@ class Cleaner:
             return self._clean_list(value, field, depth)
         return value
 
-    def _warn(self, text: str) -> None:
-        if text not in self.warnings and len(self.warnings) < MAX_WARNINGS:
-            self.warnings.append(text)
+    def list_warnings(self, answer: object) -> list[str]:
+        """Return the warnings about fields of an answer, which may have fewer fields than the value."""
+        names = set(_find_names(answer))
+        return [text for text, field in self._warnings.items() if field in names][:MAX_WARNINGS]
+
+    def _warn(self, field: str, text: str) -> None:
+        self._warnings.setdefault(text, field)
 
     def _clean_string(self, text: str, field: str) -> str | None:
         if field in _IDENTIFIERS:
             if _IDENTIFIER.fullmatch(text):
                 return text
             if text:
-                self._warn(f"The value of {field} was left out: it is not a short identifier.")
+                self._warn(field, f"The value of {field} was left out: it is not a short identifier.")
             return None
         limit, is_long = _TEXT_LIMITS.get(field, MAX_TEXT_CHARS), field in _LONG_TEXTS
         if is_long and len(text) > limit:
-            self._warn(f"{field} was shortened from {len(text):,} to {limit:,} characters.")
+            self._warn(field, f"{field} was shortened from {len(text):,} to {limit:,} characters.")
         return clean_text(text, limit, keep_lines=is_long)
 
     def _clean_mapping(self, value: Mapping[Any, Any], field: str, depth: int) -> dict[str, Any]:
         if len(value) > MAX_KEYS:
-            self._warn(f"{field}: {MAX_KEYS} of {len(value):,} entries are shown.")
+            self._warn(field, f"{field}: {MAX_KEYS} of {len(value):,} entries are shown.")
         pairs = list(value.items())[:MAX_KEYS]
         return {(key := clean_text(str(name), MAX_KEY_CHARS)): self.clean(one, key, depth + 1) for name, one in pairs}
 
     def _clean_list(self, value: Sequence[Any], field: str, depth: int) -> Any:  # noqa: ANN401 - of the same type
         limit = _ITEM_LIMITS.get(field, MAX_ITEMS)
         if len(value) > limit:
-            self._warn(f"{field}: {limit} of {len(value):,} are shown.")
+            self._warn(field, f"{field}: {limit} of {len(value):,} are shown.")
         cleaned = [self.clean(one, field, depth + 1) for one in value[:limit]]
         return tuple(cleaned) if isinstance(value, tuple) else cleaned
 
@@ -142,8 +147,8 @@ def limit_structure(value: dict[str, Any]) -> dict[str, Any]:
     names = sorted(_find_foreign_fields(found))
     label = {"untrusted": {"note": UNTRUSTED_NOTE, "fields": names}} if names else {}
     found = {**label, **_fence_fields(found)}
-    if cleaner.warnings:
-        found["warnings"] = list(dict.fromkeys([*found.get("warnings", ()), *cleaner.warnings]))[:MAX_WARNINGS]
+    if warnings := cleaner.list_warnings(found):
+        found["warnings"] = list(dict.fromkeys([*found.get("warnings", ()), *warnings]))[:MAX_WARNINGS]
     if measure(found) > MAX_ANSWER_CHARS:
         note = "Parts of this answer were left out, because it was too long."
         found["warnings"] = [note, *found.get("warnings", ())][:MAX_WARNINGS]
@@ -153,6 +158,15 @@ def limit_structure(value: dict[str, Any]) -> dict[str, Any]:
         kept = {name: found.pop(name) for name in ("untrusted", "warnings", "next_step") if name in found}
         found = {**kept, **_shrink(found, max_chars, max_items, keep_rows=step < _STEPS_WITH_ALL_ROWS)}
     return found
+
+
+def _find_names(value: object) -> Iterator[str]:
+    """Yield the names of all fields of a JSON value."""
+    if isinstance(value, Mapping):
+        yield from value
+    members = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    for member in members:
+        yield from _find_names(member)
 
 
 def _find_foreign_fields(value: object, field: str = "") -> set[str]:

@@ -29,7 +29,7 @@ _SETTING_FLAGS = (
     ),
     ("--max-download", "max_download_bytes", "SIZE", "refuse downloads larger than SIZE"),
     ("--max-total", "agent_max_total_bytes", "SIZE", "refuse downloads that make the library larger than SIZE"),
-    ("--disk-reserve", "disk_reserve", "SIZE", "disk space that downloads leave free"),
+    ("--disk-reserve", "disk_reserve_bytes", "SIZE", "disk space that downloads leave free"),
     ("--allow-owners", "allowed_owners", "NAMES", "download only from these owners (comma-separated)"),
     ("--allow-licenses", "allowed_licenses", "NAMES", "download only models with these licences (comma-separated)"),
     ("--downloads", "concurrent_downloads", "N", "maximum number of concurrent downloads"),
@@ -85,7 +85,10 @@ def build_parser() -> argparse.ArgumentParser:
         else:
             rules.add_argument(flag, dest=setting, metavar=metavar, help=help_text)
     parser.add_argument(
-        "--check", action="store_true", help="check that a host can start the server with these options, and exit"
+        "--check",
+        action="count",
+        default=0,
+        help="check that a host can start the server with these options, and exit",
     )
     return parser
 
@@ -129,7 +132,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _refuse_wrong_transport(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
-    """Exit if options for HTTP are given without --http, or to a server that a host starts."""
+    """Exit if options for HTTP are given without --http, or if a host can't use the options."""
+    if given.check > 1:  # `llm hf mcp` adds one
+        parser.error("argument --check: a host needs a server that keeps running")
     if given.http is not None:
         if given.check:
             parser.error("argument --http: a host uses the server's stdin and stdout, not HTTP")

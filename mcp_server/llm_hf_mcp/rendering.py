@@ -46,7 +46,7 @@ _EVENT_TEXTS = {
     "verifying": "is being verified",
 }  # fmt: skip
 _USUAL_RESULTS = ("matches", "valid", "no findings", "loads", "no issue reported", "not reported", "not scanned")
-_RESTART_COMMAND = "Or ask the user to run `llm hf downloads`, which continues all downloads that wait for a worker."
+_RESTART_COMMAND = "The user can run `llm hf downloads` to continue all downloads that wait for a worker."
 # An option of the command line, such as --fits or --gated/--no-gated, which is an argument of the tool.
 _FINISH_TEXTS = {"length": "cut off at max_tokens", "loop": "stopped because it repeated the same text"}
 _OPTION = re.compile(r"--([a-z-]+)(?:/--no-\1)?")
@@ -93,6 +93,9 @@ def _format_search_row(row: SearchResult) -> str:
     return f"{quote_label(row.id)}: " + _join_parts(
         [
             f"{format_count(row.parameters)} parameters" if row.parameters else None,
+            f"{quote_label(row.recommended_quant)} of about {format_size(row.recommended_bytes)}"
+            if row.recommended_quant and row.recommended_bytes
+            else None,
             row.license or "no licence stated",
             row.task,
             f"{row.downloads:,} downloads a month" if row.downloads is not None else None,
@@ -121,10 +124,11 @@ def format_model(info: GetModelResult) -> Report:
     default = f"If ref names no quantization, hf_download_model downloads {info.choice_reason}." if chosen else None
     ref = f"{info.id}:{chosen.quant}" if chosen else ""
     none = "It has no GGUF variant that can be downloaded." if info.choice_reason is None else None
+    conversions = [f"  GGUF conversion: {quote_label(row.id)}" for row in info.conversions]
     return Report(
         _join_lines(
             f"{quote_label(info.id)} at {info.commit[:12]}: {facts}", none, format_totals(info.totals),
-            *map(_format_variant, info.variants),
+            *map(_format_variant, info.variants), *conversions,
             default, *info.notes, *(f"  file {quote_label(one.path)}: {format_size(one.size)}" for one in info.files),
         ),
         _suggest_next_page(info.next_cursor) or (f"hf_download_model(ref={ref!r})." if chosen else None),
@@ -141,6 +145,7 @@ def _format_variant(variant: VariantInfo) -> str:
             "with vision projector" if variant.mmproj else None,
             variant.fit.reason if variant.fit else None,
             None if variant.fit is None or variant.fit.fits else "DOES NOT FIT",
+            f"REFUSED because of the Hub's scan: {_quote(variant.refused)}" if variant.refused else None,
             f"on this machine as {variant.local_model}" if variant.local_model else None,
             format_update(variant),
         ]

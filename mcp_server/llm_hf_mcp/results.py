@@ -77,7 +77,7 @@ class DownloadModelResult:
     """The state of a download, and the local model once it is complete.
 
     `download` is None if the model was already on this machine. `note` has the name of the repo on the Hub, if the
-    request had another one.
+    request had another one, and the short names that the model did not get, with the reasons.
     """
 
     download: DownloadView | None

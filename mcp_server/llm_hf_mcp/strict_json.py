@@ -1,12 +1,18 @@
-"""Refuse what Python's JSON parsers accept and JSON does not: NaN, Infinity, and numbers that become infinite."""
+"""Refuse what Python's JSON parser accepts, and JSON, UTF-8 or the SDK does not.
+
+These are NaN, Infinity, numbers that become infinite, and half of a surrogate pair in a text.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from mcp_types import PARSE_ERROR
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class InvalidJsonError(ValueError):
@@ -17,14 +23,25 @@ def parse(text: bytes) -> Any:  # noqa: ANN401 - any JSON value
     """Parse JSON in UTF-8.
 
     Raises:
-        InvalidJsonError: It is not valid JSON, or has a number that is out of range.
+        InvalidJsonError: It is not valid JSON, or has a number or a character that is not supported.
     """
     try:
-        return json.loads(text.decode(), parse_constant=_refuse_constant, parse_float=_parse_float)
+        content = json.loads(text.decode(), parse_constant=_refuse_constant, parse_float=_parse_float)
     except InvalidJsonError:
         raise
     except (ValueError, RecursionError):
         raise InvalidJsonError("not valid JSON in UTF-8") from None
+    if _SURROGATE.search(text) and not _is_encodable(content):
+        raise InvalidJsonError("not supported: a text has half of a surrogate pair")
+    return content
+
+
+def _is_encodable(content: object) -> bool:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -45,7 +62,7 @@ def find_request_id(text: bytes) -> str | int | None:
     except (ValueError, RecursionError):
         return None
     request_id = content.get("id") if isinstance(content, dict) and "method" in content else None
-    return request_id if type(request_id) in (str, int) else None
+    return request_id if type(request_id) in (str, int) and _is_encodable(request_id) else None
 
 
 def find_error(text: bytes) -> dict[str, Any] | None:

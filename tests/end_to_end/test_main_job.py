@@ -284,7 +284,7 @@ def test_bytes_that_never_match_are_refused_and_removed(repo: HubServer, home: H
     output = run("pull", f"{REPO}:Q8_0", code=1).stderr
     assert "has the wrong digest: expected" in output
     assert list_cached(home) == []
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_offline_import_does_not_claim_to_match_its_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,7 +341,7 @@ def test_invalid_gguf_is_refused_before_the_download(hub: HubServer, home: Home,
     done = run("pull", "owner/odd-GGUF", "--allow-invalid")
     assert "not registered" in done.stderr
     assert len(list_cached(home)) == 1
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
@@ -391,7 +391,7 @@ def test_pruned_model_is_reported_and_the_named_command_restores_it(repo: HubSer
     done = run_process("llm", "-m", "tiny", "hello", code=1)
     assert f"llm hf pull {REPO}:Q4_K_M" in done.stderr
     run("pull", f"{REPO}:Q4_K_M", "-q")
-    assert run_json("list")[0]["state"] == "ready"
+    assert run_json("list")["models"][0]["state"] == "ready"
     assert repo.requests
 
 
@@ -405,7 +405,7 @@ def test_models_are_shared_with_the_hf_command_both_ways(repo: HubServer, home: 
     assert REPO in run_process("hf", "cache", "ls", "--no-truncate").stdout
     run_process("hf", "cache", "verify", REPO)
     run_process("hf", "cache", "prune", "-y")
-    assert [model["state"] for model in run_json("list")] == ["ready", "ready"]
+    assert [model["state"] for model in run_json("list")["models"]] == ["ready", "ready"]
     freed = run_json("rm", f"{REPO}:Q4_K_M", "-y")
     assert freed["freed_bytes"] == next(file.size for file in repo.list_repos()[0].files if file.path == Q4)
     assert [path.name for path in list_cached(home)] == [Q8]
@@ -431,7 +431,7 @@ def test_model_that_can_not_be_removed_stays_registered(repo: HubServer, tmp_pat
         if os.access(tmp_path / "there", os.W_OK) and _can_make(tmp_path / "there" / "probe"):
             pytest.skip("this file system has no immutable folders")
         assert "Can't remove" in run("rm", "tiny", "-y", code=1).stderr
-        assert run_json("list")[0]["state"] == "ready"
+        assert run_json("list")["models"][0]["state"] == "ready"
     finally:
         subprocess.run(["chattr", "-i", str(tmp_path / "there")], check=False, capture_output=True)
 
@@ -453,10 +453,10 @@ def test_new_commit_replaces_the_old_one_which_can_be_pruned(repo: HubServer, ho
     repo.add_repo(REPO, {Q4: other})
     done = run("pull", REPO)
     assert "the model's previous files" in done.stderr
-    assert run_json("list")[0]["commit"] != old
+    assert run_json("list")["models"][0]["commit"] != old
     run_process("hf", "cache", "prune", "-y")
-    assert [path.parent.name for path in list_cached(home)] == [run_json("list")[0]["commit"]]
-    assert run_json("list")[0]["state"] == "ready"
+    assert [path.parent.name for path in list_cached(home)] == [run_json("list")["models"][0]["commit"]]
+    assert run_json("list")["models"][0]["state"] == "ready"
 
 
 def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
@@ -464,9 +464,9 @@ def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
     run("pull", REPO, "-q")
     for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
         assert done.stdout == f"hf/{REPO}@{commit}:Q4_K_M\n"
-    assert len(run_json("list")) == 2
+    assert len(run_json("list")["models"]) == 2
     run_json("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
-    assert run_json("list")[0]["state"] == "ready"  # its file was the other one's too
+    assert run_json("list")["models"][0]["state"] == "ready"  # its file was the other one's too
 
 
 # Outside the cache
@@ -482,7 +482,7 @@ def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, 
     assert "Pass -y to replace without asking" in run(*wanted, "--background", code=2).stderr
     assert "Nothing was replaced." in run(*wanted, code=1, stdin="n\n").stderr
     assert mine.read_text() == "# Mine\n"
-    assert run_json("downloads", "--all") == []
+    assert run_json("downloads", "--all")["downloads"] == []
     run(*wanted, stdin="y\n")
     assert mine.read_text() == "# Tiny\n"
     mine.write_text("# Mine, and longer\n")
@@ -553,7 +553,7 @@ def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_pat
     files = {"see-Q8_0.gguf": tiny_chat(tmp_path / "see-Q8_0.gguf"), "mmproj-F16.gguf": b"GGUF" + bytes(5000)}
     hub.add_repo("owner/see-GGUF", files)
     assert "To pull the model without it, add --no-mmproj" in run("pull", "owner/see-GGUF", code=1).stderr
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
     assert run("pull", "owner/see-GGUF", "--no-mmproj", "-q").stdout == "hf/owner/see-GGUF:Q8_0\n"
 
 
@@ -602,7 +602,7 @@ def test_second_import_of_the_same_bytes_keeps_the_existing_copy(tmp_path: Path,
     path = tiny_chat(tmp_path / "model.Q8_0.gguf")
     for _ in range(2):
         run("import", path, "--copy", "-q")
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert len(list(home.llm.rglob("*.gguf"))) == 1
 
 
@@ -613,7 +613,7 @@ def test_refused_copy_leaves_nothing(repo: HubServer, tmp_path: Path, home: Home
     run("import", other, "--copy", "--repo", REPO, code=1)
     assert repo.requests
     assert list(home.llm.rglob("*.gguf")) == []
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
 
 
 def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
@@ -622,7 +622,7 @@ def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
     run("pull", f"{REPO}:Q8_0", "-q")
     assert repo.requests
     run("import", tmp_path / Q8, "--repo", REPO, "-q")
-    (model,) = run_json("list")
+    (model,) = run_json("list")["models"]
     assert Path(model["files"][0]["location"]).is_relative_to(home.cache)
     assert run_json("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
 

@@ -43,7 +43,7 @@ def assert_pulled(hub: HubServer, home: Home) -> None:
     served = hub.list_repos()[0].find_file(FILE)
     assert served is not None
     assert [path.read_bytes() for path in home.cache.rglob("*.gguf")] == [served.location.read_bytes()]
-    assert run_json("list")[0]["state"] == "ready"
+    assert run_json("list")["models"][0]["state"] == "ready"
     assert hub.count(FILE) < REQUESTS
 
 

@@ -97,7 +97,7 @@ def pull_and_list_hashed() -> list[str]:
 
 
 def get_state() -> str:
-    (model,) = run_json("list")
+    (model,) = run_json("list")["models"]
     return str(model["state"])
 
 
@@ -227,7 +227,7 @@ def test_shared_blob_leaves_the_other_model_ready(hub: HubServer, content: bytes
     hub.add_repo("other/tiny-GGUF", {FILE: content})
     run("pull", REPO, "-q")
     run("pull", "other/tiny-GGUF", "-q")
-    assert [model["state"] for model in run_json("list")] == ["ready", "ready"]
+    assert [model["state"] for model in run_json("list")["models"]] == ["ready", "ready"]
 
 
 # Cost

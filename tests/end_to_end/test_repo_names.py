@@ -38,7 +38,7 @@ def other(request: pytest.FixtureRequest, hub: HubServer) -> str:
 
 def assert_one_model(home: Home, model_id: str = MODEL) -> None:
     """Check that there is one model, one folder in the cache, and that every interface finds the model."""
-    assert [(model["model_id"], model["repo"]) for model in run_json("list")] == [(model_id, REPO)]
+    assert [(model["model_id"], model["repo"]) for model in run_json("list")["models"]] == [(model_id, REPO)]
     (row,) = run_json("search", "tiny", "--refresh")["results"]
     assert (row["id"], row["local_models"]) == (REPO, [model_id])
     info = run_json("info", REPO, "--refresh")
@@ -55,7 +55,7 @@ def test_pull_adopts_the_name_on_the_hub(home: Home, other: str) -> None:
     for name in (other, REPO, f"{other}:{FILE}", f"{other}@main"):
         run("pull", name)
     names = {MODEL, f"hf/{REPO}@main:Q8_0"}
-    assert {model["model_id"] for model in run_json("list")} == names
+    assert {model["model_id"] for model in run_json("list")["models"]} == names
 
 
 def test_info_and_headers_use_the_name_on_the_hub(other: str) -> None:
@@ -112,7 +112,7 @@ def test_same_files_of_another_repo_are_another_model(hub: HubServer) -> None:
     hub.add_repo("other/copy-GGUF", {FILE: hub.list_repos()[0].files[1].location})
     run("pull", REPO)
     run("pull", "other/copy-GGUF")
-    assert {model["repo"] for model in run_json("list")} == {REPO, "other/copy-GGUF"}
+    assert {model["repo"] for model in run_json("list")["models"]} == {REPO, "other/copy-GGUF"}
 
 
 def test_new_version_of_a_renamed_repo_frees_the_old_one(hub: HubServer, home: Home, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_new_version_of_a_renamed_repo_frees_the_old_one(hub: HubServer, home: H
     hub.rename_repo(OLD, REPO)
     hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / "new.gguf", seed=3, weights_bytes=500_000)})
     run("pull", OLD)
-    (model,) = run_json("list")
+    (model,) = run_json("list")["models"]
     assert (model["repo"], model["commit"]) == (REPO, hub.list_repos()[0].commit)
     refs = [path.parent.parent.parent.name for path in home.cache.rglob("refs/llm-hf/*")]
     assert refs == ["models--owner--tiny-GGUF"]

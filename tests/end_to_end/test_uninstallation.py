@@ -40,8 +40,8 @@ def used(hub: HubServer, tmp_path: Path) -> Path:
 
 
 def test_everything_is_listed_then_removed(used: Path, home: Home) -> None:
-    (engine,) = run_json("ps")
-    listed = {file["path"] for file in run_json("status", "--files")}
+    (engine,) = run_json("ps")["engines"]
+    listed = {file["path"] for file in run_json("status", "--files")["files"]}
     resolved = {Path(path).resolve() for path in listed}
     for file in [*list_files(home.llm / "hf"), *list_files(home.runtime), *list_files(home.cache)]:
         assert resolved & {file.resolve(), *file.parents} or not is_ours(file, home), file
@@ -49,14 +49,16 @@ def test_everything_is_listed_then_removed(used: Path, home: Home) -> None:
     assert {file["path"] for file in planned["files"]} == listed
     assert list_files(home.llm / "hf")
     assert "Nothing was removed" in run("uninstall", code=2).stderr
+    run("mcp", "cursor", "--install", "-y")
     removed = run("uninstall", "-y")
-    assert "llm uninstall llm-hf-models" in removed.stderr
+    assert "    llm hf mcp cursor --uninstall\nThen remove the package: llm uninstall llm-hf-models" in removed.stderr
+    assert "hosts" not in run("mcp", "cursor", "--uninstall", "-y").stderr
     wait_for_exit(engine["pid"])
     assert not (home.llm / "hf").exists()
     assert list_files(home.runtime) == []
     assert [file for file in list_files(home.cache) if is_ours(file, home)] == []
     assert used.exists()
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def is_ours(file: Path, home: Home) -> bool:

@@ -154,7 +154,7 @@ def run_tour(guide: Tour) -> None:
     guide.say("List the local models, and free the space again")
     guide.run("llm", "hf", "list")
     guide.run("llm", "hf", "rm", ALIAS, "-y")
-    guide.run("llm", "hf", "list", "--json", expect="[]")
+    guide.run("llm", "hf", "list", "--json", expect='"models": []')
 
 
 def draw_picture(captured: Sequence[tuple[str, str]], path: Path) -> None:

@@ -18,9 +18,9 @@ from rich.text import Text
 
 COLUMNS = 100
 ROWS = 50
-# A control sequence that is applied (cursor up, erase in line, colours), one that is skipped, or one character.
+# A control sequence that is applied (cursor up, erase below or in a line, colours), a skipped one, or one character.
 _TOKEN = re.compile(
-    r"\x1b\[(?P<number>\d*)(?P<move>[AK])|\x1b\[(?P<style>[\d;]*)m|\x1b\[[?\d;]*[A-Za-z]|(?P<char>.)", re.DOTALL
+    r"\x1b\[(?P<number>\d*)(?P<move>[AJK])|\x1b\[(?P<style>[\d;]*)m|\x1b\[[?\d;]*[A-Za-z]|(?P<char>.)", re.DOTALL
 )
 
 Row = list[tuple[str, str]]  # (style, character)
@@ -70,6 +70,8 @@ def render_screen(output: str) -> str:
             at = max(0, at - int(token["number"] or 1))
         elif token["move"] == "K":
             rows[at] = [] if token["number"] == "2" else rows[at][:column]
+        elif token["move"] == "J":
+            rows[at:] = [rows[at][:column]]
         elif token["style"] is not None:
             style = "" if token["style"] in ("", "0") else f"{style}\x1b[{token['style']}m"
     return "\n".join(map(_paint, rows)).rstrip() + "\n"

@@ -15,7 +15,7 @@ import click
 
 from llm_hf_models.cli.format import format_setting
 from llm_hf_models.cli.main import hf
-from llm_hf_models.settings import Settings
+from llm_hf_models.settings import Settings, get_unit
 
 README = Path(__file__).parents[2] / "README.md"
 SNIPPETS = Path(__file__).parents[1] / "end_to_end/snippets"
@@ -46,7 +46,7 @@ def _list_helps(parent: click.Context, group: click.Group, before: str) -> Itera
 def make_settings_table() -> str:
     """Return every setting with its default and description, as a Markdown table."""
     rows = [
-        f"| `{key}` | {format_setting(field.default)} | {field.description} |"
+        f"| `{key}` | {format_setting(field.default, get_unit(key))} | {field.description} |"
         for key, field in Settings.model_fields.items()
     ]
     return "\n".join(["| setting | default | what it does |", "|---|---|---|", *rows]) + "\n"

@@ -97,7 +97,7 @@ def test_environment_precedes_the_file_and_the_file_the_default(monkeypatch: pyt
         ("limit_rate", "5M", 5_000_000),
         ("limit_rate", "5 MB/s", 5_000_000),
         ("limit_rate", "Off", 0),
-        ("disk_reserve", "2GiB", 2 * 2**30),
+        ("disk_reserve_bytes", "2GiB", 2 * 2**30),
         ("keep_alive", "10m", 600),
         ("keep_alive", "-1", -1),
         ("keep_alive", "0", 0),
@@ -105,6 +105,8 @@ def test_environment_precedes_the_file_and_the_file_the_default(monkeypatch: pyt
         ("sandbox", "required", "required"),
         ("agent_read_only", "on", True),
         ("context", "4096", 4096),
+        ("context", "16k", 16384),
+        ("agent_max_prompt_tokens", "1.5K", 1536),
         ("transport", "xet", "xet"),
         ("allowed_owners", "Qwen, unsloth", "Qwen, unsloth"),
     ],
@@ -132,7 +134,12 @@ def test_readable_values_round_trip_from_every_source(
         ("connections", "8.5"),
         ("limit_rate", "-1"),
         ("limit_rate", "0.9"),
-        ("disk_reserve", "5M/s"),
+        ("limit_rate", "5"),
+        ("limit_rate", "999.5"),
+        ("context", "8192.5"),
+        ("context", "16kB"),
+        ("agent_max_prompt_tokens", "-1"),
+        ("disk_reserve_bytes", "5M/s"),
         ("limit_rate", "9" * 400),
         ("stall_seconds", "0"),
         ("stall_seconds", "nan"),
@@ -189,6 +196,30 @@ def test_any_bytes_in_the_settings_file_are_parsed_or_refused(home: Home, conten
         settings.load()
     except BadInputError as error:
         assert error.hint  # noqa: PT017 - either outcome is right; anything else fails the test
+
+
+def test_old_name_of_a_setting_works_in_every_source(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_settings(home, "disk_reserve = 3\n")
+    assert (settings.load().disk_reserve_bytes, settings.find_source("disk_reserve_bytes")) == (3, "settings.toml")
+    done = run("settings", "disk_reserve", "2G")
+    assert done.stderr == "The setting disk_reserve is now called disk_reserve_bytes.\n"
+    assert path.read_text() == "disk_reserve_bytes = 2000000000\n"
+    path.write_text("disk_reserve_bytes = 4\ndisk_reserve = 3\n")
+    assert settings.load().disk_reserve_bytes == 4
+    monkeypatch.setenv("LLM_HF_DISK_RESERVE", "5")
+    assert (settings.load().disk_reserve_bytes, settings.find_source("disk_reserve_bytes")) == (5, "environment")
+    monkeypatch.setenv("LLM_HF_DISK_RESERVE_BYTES", "6")
+    assert settings.load().disk_reserve_bytes == 6
+    run("settings", "disk_reserve", "--unset")
+    assert path.read_text() == ""
+
+
+def test_settings_show_where_they_are_stored(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    path = str(home.llm / "hf/settings.toml")
+    assert run("settings").stdout.endswith(f"\nStored in {path}.\n")
+    assert re.search(rf"^Stored in +{re.escape(path)}$", run("settings", "context").stdout, re.MULTILINE)
+    assert {one["file"] for one in run_json("settings")["settings"]} == {path}
 
 
 def write_settings(home: Home, text: str) -> Path:
@@ -297,7 +328,7 @@ def test_suggested_command_shows_a_valid_value(key: str, wrong: str, takes: str)
 
 
 def test_every_setting_says_which_values_it_accepts() -> None:
-    assert [one["key"] for one in run_json("settings") if not one["accepts"]] == []
+    assert [one["key"] for one in run_json("settings")["settings"] if not one["accepts"]] == []
 
 
 def test_list_is_split_at_commas_and_spaces_in_any_case() -> None:

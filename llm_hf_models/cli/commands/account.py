@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 
 import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import ask_hidden, format_examples, open_library
-from llm_hf_models.cli.params import ask_new_passphrase, json_option
+from llm_hf_models.cli.params import ask_new_passphrase, json_option, quiet_option
 from llm_hf_models.cli.views import local as local_views
 
 MAX_TOKEN_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class LoggedOut:
+    """The places from which `logout` removed the token."""
+
+    removed_from: tuple[str, ...]
 
 
 @click.command(
@@ -21,6 +29,7 @@ MAX_TOKEN_BYTES = 4096
 @click.option(
     "--plain", is_flag=True, help="Store it as plain text, in a file that only you can read, as `hf auth login` does."
 )
+@quiet_option("Hide notes.")
 @json_option
 def login(token_stdin: bool, plain: bool, as_json: bool) -> None:
     """Store a Hub token.
@@ -40,6 +49,7 @@ def login(token_stdin: bool, plain: bool, as_json: bool) -> None:
 
 
 @click.command(epilog=format_examples("llm hf logout"))
+@quiet_option("Hide notes.")
 @json_option
 def logout(as_json: bool) -> None:
     """Remove the token that `login` stored.
@@ -47,18 +57,22 @@ def logout(as_json: bool) -> None:
     Tokens in the environment and the hf command's token are kept.
     """
     places = open_library().logout()
-    output.print_json({"removed_from": places}) if as_json else output.note(local_views.render_logout(places))
+    output.print_json(LoggedOut(places)) if as_json else output.note(local_views.render_logout(places))
 
 
-@click.command(epilog=format_examples("llm hf whoami", "llm hf whoami --json"))
+@click.command(epilog=format_examples("llm hf whoami", "llm hf whoami --json", "llm hf whoami -q"))
+@quiet_option("Print nothing; only set the exit code.", is_passed=True)
 @json_option
 @click.pass_context
-def whoami(ctx: click.Context, as_json: bool) -> None:
+def whoami(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     """Show the account of the active token.
 
     Also shows the token's scopes and source, but never the token itself. Exits with code 1 without a token or if the
     Hub rejects it.
     """
     status = open_library(uses_hub=True).whoami()
-    output.print_json(status) if as_json else output.emit(local_views.render_account(status, output.get_width()))
+    if as_json:
+        output.print_json(status)
+    elif not quiet:
+        output.emit(local_views.render_account(status, output.get_width()))
     ctx.exit(0 if status.account else 1)

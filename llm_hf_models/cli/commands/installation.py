@@ -3,26 +3,44 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options
+from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options, quiet_option
 from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.system.units import format_size
 
 
+@dataclass(frozen=True)
+class InstalledEntry:
+    """The change of a host's file by `mcp --install`."""
+
+    path: Path
+    changed: bool  # whether the file needs a change
+    written: bool
+    backup: Path | None  # a copy of the previous file
+    kept: tuple[str, ...]  # members of the existing entry that a new one would not have
+    differing: tuple[str, ...]  # kept variables that select other files or servers than this process uses
+    diff: str
+
+
 @click.command(epilog=format_examples("llm hf status", "llm hf status --json", "llm hf status --files"))
 @click.option("--files", is_flag=True, help="List everything that this package has stored on this machine.")
+@quiet_option("Hide notes.")
 @json_option
 def status(files: bool, as_json: bool) -> None:
     """Show memory, disk, cache, engines, token and versions."""
+    from llm_hf_models.types import StoredItemList
+
     if files:
         stored = open_library().list_stored_files()
-        output.print_json(stored) if as_json else output.emit(
+        output.print_json(StoredItemList(stored)) if as_json else output.emit(
             local_views.render_stored_files(stored, output.get_width())
         )
         return
@@ -42,22 +60,36 @@ def status(files: bool, as_json: bool) -> None:
 @click.argument("key", type=SettingKey(), required=False)
 @click.argument("value", required=False)
 @click.option("--unset", is_flag=True, help="Restore the default.")
+@quiet_option("Print only the value of KEY, and nothing after a change.", is_passed=True)
 @json_option
-def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> None:
+def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_json: bool) -> None:
     """List the settings, show one, or change it.
 
-    Sizes take units (5M, 2GiB), and so do times (30s, 5m). Switches are on or off. The environment variable LLM_HF_KEY,
-    such as LLM_HF_CONTEXT, overrides the stored value of KEY.
+    Sizes take units (5M, 2GiB), and so do times (30s, 5m) and numbers of tokens (16k is 16384). Switches are on or off.
+    The environment variable LLM_HF_KEY, such as LLM_HF_CONTEXT, overrides the stored value of KEY. A setting that is
+    also a flag of `pull` or an option of a model has the same name; other names end in their unit.
     """
+    from llm_hf_models.types import SettingList
+
     if unset and (key is None or value is not None):
         raise click.UsageError("--unset takes one KEY and no VALUE.")
     library = open_library()
     if key is None:
         every = library.settings()
-        output.print_json(every) if as_json else output.emit(local_views.render_settings(every, output.get_width()))
+        if as_json:
+            output.print_json(SettingList(every))
+        else:
+            output.emit(local_views.render_settings(every, output.get_width()))
         return
     one = library.set_setting(key, value) if unset or value is not None else library.get_setting(key)
-    output.print_json(one) if as_json else output.emit(local_views.render_setting(one, output.get_width()))
+    if key != one.key:
+        output.note(f"The setting {key} is now called {one.key}.")
+    if as_json:
+        output.print_json(one)
+    elif not quiet:
+        output.emit(local_views.render_setting(one, output.get_width()))
+    elif not unset and value is None:
+        output.emit(cli_format.format_setting(one.value))
 
 
 @click.command(
@@ -82,6 +114,7 @@ def settings(key: str | None, value: str | None, unset: bool, as_json: bool) -> 
     metavar="NAME",
     help="Also accept requests for this name of the machine; repeatable.",
 )
+@quiet_option("Print only the address.")
 def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[str, ...]) -> None:
     """Serve this machine's models to other machines.
 
@@ -105,8 +138,9 @@ def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[
 @click.option("--keep-models", is_flag=True, help="Keep the files of the models, for other tools.")
 @click.option("--dry-run", is_flag=True, help="List the files without removing anything.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@quiet_option("Print nothing, except for the list of --dry-run.", is_passed=True)
 @json_option
-def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     """Remove everything that this package has stored.
 
     Stops the engines and downloads, and removes the models, the library, the settings, the logs and the stored token.
@@ -117,7 +151,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> Non
     result = library.plan_uninstallation(keep_models=keep_models)
     if not dry_run:
         if not yes:
-            output.note(local_views.render_stored_files(result.files, output.get_width()))
+            output.alert(local_views.render_stored_files(result.files, output.get_width()))
             size = format_size(result.freed_bytes)
             confirm(
                 f"Remove these {len(result.files)} files and folders ({size})?",
@@ -127,10 +161,10 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> Non
         result = library.uninstall(keep_models=keep_models)
     if as_json:
         output.print_json(result)
-    else:
+    elif dry_run or not quiet:
         output.emit(local_views.render_uninstallation(result, output.get_width()))
     if result.done:
-        output.note("Now remove the package: llm uninstall llm-hf-models. MCP hosts keep their entry `hf-models`.")
+        output.note(host_views.render_next_step_of_uninstallation(mcp_hosts.find_hosts_with_entry()))
 
 
 @click.command(
@@ -139,17 +173,29 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, as_json: bool) -> Non
         "llm hf mcp claude-desktop --install",
         "llm hf mcp vscode --install --dry-run",
         "llm hf mcp cursor --install -- --read-only",
+        "llm hf mcp cursor --uninstall",
         "claude mcp add hf-models -- llm-hf-mcp",
     ),
 )
 @click.argument("host", type=click.Choice(mcp_hosts.HOST_KEYS), default="json")
 @click.argument("flags", nargs=-1, metavar="[-- SERVER OPTIONS]")
 @click.option("--install", is_flag=True, help="Write to the host's file after showing a diff; a backup is kept.")
+@click.option("uninstalls", "--uninstall", is_flag=True, help="Remove the entry from the host's file, in the same way.")
 @click.option("--reset", is_flag=True, help="With --install: replace the whole entry instead of keeping edits in it.")
-@click.option("--dry-run", is_flag=True, help="With --install: show the diff without writing anything.")
-@click.option("-y", "--yes", is_flag=True, help="With --install: don't ask for confirmation.")
+@click.option("--dry-run", is_flag=True, help="With --install or --uninstall: show the diff without writing anything.")
+@click.option("-y", "--yes", is_flag=True, help="With --install or --uninstall: don't ask for confirmation.")
+@quiet_option("Hide notes.")
 @json_option
-def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+def mcp(
+    host: str,
+    flags: tuple[str, ...],
+    install: bool,
+    uninstalls: bool,
+    reset: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Configure an MCP host to use this machine's models.
 
     Prints the configuration that starts llm-hf-mcp, the MCP server. It includes the environment variables that
@@ -157,16 +203,24 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: 
     changes that were made to the entry by hand. The `agent_...` settings limit agents; see `llm hf settings`.
     Options for the server follow `--`.
     """
-    for name, is_given in (("--reset", reset), ("--dry-run", dry_run), ("--yes", yes)):
-        if is_given and not install:
-            raise click.UsageError(f"{name} needs --install.")
+    if reset and not install:
+        raise click.UsageError("--reset needs --install.")
+    for name, is_given in (("--dry-run", dry_run), ("--yes", yes)):
+        if is_given and not install and not uninstalls:
+            raise click.UsageError(f"{name} needs --install or --uninstall.")
+    if uninstalls:
+        if install or flags:
+            raise click.UsageError("--uninstall accepts neither --install nor options for the server.")
+        change = mcp_hosts.plan_removal(mcp_hosts.find_host(host))
+        _apply(change, host_views.REMOVAL, asks=not yes, dry_run=dry_run, as_json=as_json)
+        return
     mcp_hosts.check_options(flags)
     chosen, notes = mcp_hosts.find_host(host), mcp_hosts.collect_carried_variables().notes
     for note in notes:
         output.note(note)
     if install:
         change = mcp_hosts.plan_change(chosen, flags, reset=reset)
-        _install(change, asks=not yes, dry_run=dry_run, as_json=as_json)
+        _apply(change, host_views.INSTALLATION, asks=not yes, dry_run=dry_run, as_json=as_json)
         return
     output.print_json(mcp_hosts.build_snippet(chosen, flags))
     if chosen.path is not None:
@@ -174,15 +228,18 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: 
         output.note(f"For {chosen.title}, add this to {chosen.path}, or run: {command}")
 
 
-def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_json: bool) -> None:
+def _apply(
+    change: mcp_hosts.ConfigChange, texts: host_views.Texts, *, asks: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Show the change of a host's file, ask, and write it."""
     diff, kept, backup = host_views.render_diff(change), host_views.render_kept(change), None
     writes = change.is_needed and not dry_run
     if kept:
         output.note(kept)
     if not change.is_needed:
-        output.note(f"{change.path} already contains this configuration.")
+        output.note(f"{change.path} {texts.unneeded}.")
     elif not as_json or (asks and writes):
-        output.note(diff)
+        output.alert(diff) if asks and writes else output.note(diff)
     if change.is_needed and dry_run:
         output.note("Nothing was written.")
     if writes:
@@ -194,16 +251,7 @@ def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_js
             )
         backup = mcp_hosts.write_change(change)
         saved = f" The previous file is kept as {backup}." if backup else ""
-        output.note(f"Written.{saved} Restart {change.host.title} to use it.")
+        output.note(f"Written.{saved} Restart {change.host.title} to {texts.purpose}.")
     if as_json:
-        output.print_json(
-            {
-                "path": change.path,
-                "changed": change.is_needed,
-                "written": writes,
-                "backup": backup,
-                "kept": change.kept,
-                "differing": change.differing,
-                "diff": diff,
-            }
-        )
+        entry = InstalledEntry(change.path, change.is_needed, writes, backup, change.kept, change.differing, diff)
+        output.print_json(entry)

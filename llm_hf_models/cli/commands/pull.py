@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,11 @@ from llm_hf_models.cli.params import (
     Folder,
     aliases_option,
     confirm,
-    json_option,
+    json_or_list_option,
     kind_options,
     quiet_option,
 )
+from llm_hf_models.cli.several import emit_in_parts, use_each
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
@@ -33,25 +35,37 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullPlan, PullResult
+    from llm_hf_models.downloads.types import DownloadView
+    from llm_hf_models.models.types import LoadTestReport
     from llm_hf_models.service import Library
 
 BACKGROUND_KEY = "b"
 
 
 @click.command(epilog=format_examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
-@click.argument("name", metavar="NAME|FILE", type=NAME_OR_FILE)
-@json_option
+@click.argument("names", metavar="NAME|FILE...", type=NAME_OR_FILE, nargs=-1, required=True)
+@quiet_option("Print only reports of models that fail.", is_passed=True)
+@json_or_list_option
 @click.pass_context
-def test(ctx: click.Context, name: str, as_json: bool) -> None:
+def test(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Load a model in a sandbox and generate a few tokens.
 
     The model runs in a confined child process with a time limit and with tensor checks. The verdict and the sandbox
     layers are recorded with the model. Exits with code 1 unless the model loads, generates sensible text and matches
     its recorded digest.
     """
-    report = open_library().test(name)
-    output.print_json(report) if as_json else output.emit(gguf_views.render_load_test(report, output.get_width()))
-    ctx.exit(0 if report.passed else 1)
+    emit = emit_in_parts(_render_load_test)
+
+    def show(report: LoadTestReport) -> None:
+        if not (quiet and report.passed):
+            emit(report)
+
+    reports = use_each(names, open_library().test, show, as_json=as_json)
+    ctx.exit(0 if all(report.passed for report in reports) else 1)
+
+
+def _render_load_test(report: LoadTestReport) -> str:
+    return gguf_views.render_load_test(report, output.get_width())
 
 
 @click.command(
@@ -62,7 +76,7 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
         "llm hf pull unsloth/Qwen3-0.6B-GGUF:README.md --to docs",
     )
 )
-@click.argument("ref")
+@click.argument("refs", metavar="REF...", nargs=-1, required=True)
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin instead of the default branch.")
 @aliases_option
 @click.option("--no-mmproj", is_flag=True, help="Skip the vision projector (mmproj).")
@@ -89,13 +103,13 @@ def test(ctx: click.Context, name: str, as_json: bool) -> None:
     help="Don't ask before a large download, a model that does not fit, or overwriting files (--to).",
 )
 @click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
-@quiet_option
-@json_option
+@quiet_option()
+@json_or_list_option
 @click.pass_context
 def pull(
     ctx: click.Context,
     /,
-    ref: str,
+    refs: tuple[str, ...],
     aliases: tuple[str, ...],
     no_mmproj: bool,
     dry_run: bool,
@@ -103,16 +117,16 @@ def pull(
     on_done: str | None,
     yes: bool,
     test: bool,
-    quiet: bool,
     as_json: bool,
     **options: object,
 ) -> None:
-    """Download a model, verify it and register it with llm.
+    """Download models, verify them and register them with llm.
 
-    Downloads one variant: all shards of one quantization and, if present, its vision projector (mmproj).
+    Downloads one variant of each REF: all shards of one quantization and, if present, its vision projector (mmproj).
 
     REF is owner/name, owner/name:QUANT, owner/name:FILE, owner/name@REVISION:QUANT or the URL of a page on the Hub.
-    Without QUANT, the best quantization that fits this machine's memory is chosen.
+    Without QUANT, the best quantization that fits this machine's memory is chosen. The download starts after all REFs
+    were found on the Hub. If one fails, the others are still downloaded.
 
     Prints the model's id, or the download's id with --background. To continue an interrupted pull, run the same command
     again.
@@ -123,41 +137,64 @@ def pull(
         raise click.UsageError("--on-done requires --background.")
     if test and background:
         raise click.UsageError("--test and --background exclude each other.")
+    if aliases and len(refs) > 1:
+        raise click.UsageError("--alias names one model. Give one REF.")
     library = open_library(uses_hub=True)
-    plan = library.plan(ref, PullOptions(mmproj=not no_mmproj, aliases=aliases, **options))  # type: ignore[arg-type]
+    pull_options = PullOptions(mmproj=not no_mmproj, aliases=aliases, **options)  # type: ignore[arg-type]
+    plans = {ref: library.plan(ref, pull_options) for ref in dict.fromkeys(refs)}
+    is_list = len(refs) > 1
     if dry_run:
-        output.print_json(plan) if as_json else output.emit(hub_views.render_plan(plan, output.get_width()))
+        emit = emit_in_parts(_render_plan)
+        use_each(list(plans.values()), lambda plan: plan, emit, as_json=as_json, is_list=is_list)
         return
-    concerns = () if yes else library.list_concerns(plan)
-    if not quiet:
+    for ref, plan in plans.items():
+        concerns = () if yes else library.list_concerns(plan)
         output.note(hub_views.render_choice(plan, warns_of_memory=not concerns))
-    if not yes:
-        _ask_before_pull(ref, plan, concerns)
-    result = None if background else _pull_in_foreground(library, plan, quiet=quiet)
-    if result is None:  # by --background or by pressing the key
-        _enqueue_pull(library, plan, on_done, quiet=quiet, as_json=as_json)
-        if test and plan.model_id and not quiet:
-            output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
-        return
-    if not quiet:
+        if not yes:
+            _ask_before_pull(ref, plan, concerns)
+    puller = _Puller(library, on_done, tests=test, is_in_background=background)
+    use_each(list(plans.values()), puller.pull, _print_id, as_json=as_json, is_list=is_list, finish=puller.test_pulled)
+    ctx.exit(0 if puller.passed else 1)
+
+
+def _render_plan(plan: PullPlan) -> str:
+    return hub_views.render_plan(plan, output.get_width())
+
+
+@dataclass
+class _Puller:
+    """Pulls one plan after the other. If the user moves one to the background, the rest follow."""
+
+    library: Library
+    on_done: str | None
+    tests: bool  # load-test the models that were pulled in the foreground
+    is_in_background: bool
+    passed: bool = True  # no model failed its test
+
+    def pull(self, plan: PullPlan) -> PullResult | DownloadView:
+        """Pull in the foreground, or queue a background download."""
+        result = None if self.is_in_background else _pull_in_foreground(self.library, plan)
+        if result is None:  # by --background or by pressing the key
+            self.is_in_background = True
+            row = self.library.enqueue(plan, on_done=self.on_done)
+            output.note("\n".join([*hub_views.list_missing_aliases(plan), downloads_views.render_queued(row)]))
+            if self.tests and plan.model_id:
+                output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
+            return row
         output.note(hub_views.render_pull_result(result))
-        output.notify(f"{result.model_id or ref} is ready", result.seconds)
-    ctx.exit(0 if _print_result(library, result, test=test, as_json=as_json) else 1)
+        if not output.is_quiet():
+            output.notify(f"{result.model_id or plan.ref} is ready", result.seconds)
+        return result
 
+    def test_pulled(self, results: Sequence[PullResult | DownloadView]) -> None:
+        """Load-test the models, and print the reports."""
+        from llm_hf_models.downloads.plan_types import PullResult
 
-def _print_result(library: Library, result: PullResult, *, test: bool, as_json: bool) -> bool:
-    """Print the model's id or the JSON, and test the model if required. Return whether it passed."""
-    if not as_json:
-        output.emit(result.model_id or "\n".join(result.files))
-    passed = True
-    with output.keep_results([result], as_json=as_json):
-        if test and result.model_id:
-            report = library.test(result.model_id)
-            output.note(gguf_views.render_load_test(report, output.get_width()))
-            passed = report.passed
-    if as_json:
-        output.print_json(result)
-    return passed
+        pulled = [one.model_id for one in results if isinstance(one, PullResult) and one.model_id] if self.tests else []
+        for model_id in pulled:
+            report = self.library.test(model_id)
+            output.alert(_render_load_test(report))
+            self.passed = self.passed and report.passed
 
 
 def _ask_before_pull(ref: str, plan: PullPlan, concerns: Sequence[str]) -> None:
@@ -181,17 +218,21 @@ def _ask_before_pull(ref: str, plan: PullPlan, concerns: Sequence[str]) -> None:
     confirm(question, refused="Nothing was downloaded", hint=hint)
 
 
-def _enqueue_pull(library: Library, plan: PullPlan, on_done: str | None, *, quiet: bool, as_json: bool) -> None:
-    row = library.enqueue(plan, on_done=on_done)
-    if not quiet:
-        output.note(downloads_views.render_queued(row))
-    output.print_json(row) if as_json else output.emit(str(row.id))
+def _print_id(result: PullResult | DownloadView) -> None:
+    from llm_hf_models.downloads.plan_types import PullResult
+
+    if isinstance(result, PullResult):
+        output.emit(result.model_id or "\n".join(result.files))
+    else:
+        output.emit(str(result.id))
 
 
-def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> PullResult | None:
+def _pull_in_foreground(library: Library, plan: PullPlan) -> PullResult | None:
     """Pull in the foreground. Return None if the user moves the download to the background."""
     from llm_hf_models.cli import progress
+    from llm_hf_models.cli.progress_bars import name_file
 
+    parts = downloads_views.name_parts(plan)
     moving = [file for file in plan.files if not file.local]
     moved_to_background = threading.Event()
     with stop_on_interrupt() as stop:
@@ -206,11 +247,12 @@ def _pull_in_foreground(library: Library, plan: PullPlan, *, quiet: bool) -> Pul
                 stop.set()
 
         try:
+            name = lambda path: parts.get(path) or name_file(path)  # noqa: E731
             with (
                 call_on_key(BACKGROUND_KEY, move_to_background) as can_press_key,
-                progress.show_progress(moving, quiet=quiet) as show,
+                progress.show_progress(moving, name=name, quiet=output.is_quiet()) as show,
             ):
-                if can_press_key and moving and not quiet:
+                if can_press_key and moving:
                     output.note(f"Press {BACKGROUND_KEY} to continue in the background.")
                 return library.pull(plan, progress=show, stop=stop)
         except InterruptedByUserError:

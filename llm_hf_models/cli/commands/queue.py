@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
+from llm_hf_models.cli.format import format_more
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import RATE, json_option, require_one_of
+from llm_hf_models.cli.params import RATE, DownloadId, WatchedDownload, json_option, quiet_option, require_one_of
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, RequestedAction
@@ -27,6 +28,13 @@ WATCH_SECONDS = 0.5
 NO_LIMIT = -1
 
 
+@dataclass(frozen=True)
+class ClearedDownloads:
+    """The number of downloads that `downloads clear` removed from the list."""
+
+    removed: int
+
+
 @click.group(
     invoke_without_command=True,
     epilog=format_examples("llm hf downloads", "llm hf downloads --watch", "llm hf downloads log 3"),
@@ -37,19 +45,23 @@ NO_LIMIT = -1
 )
 @click.option(
     "--watch",
+    type=WatchedDownload(),
     is_flag=False,
     flag_value=ALL,
     metavar="[ID]",
     help="Watch all active downloads, or only ID, until they end.",
 )
+@quiet_option("Print only the ids; with --watch, print nothing.", is_passed=True)
 @json_option
 @click.pass_context
-def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, as_json: bool) -> None:
+def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None, quiet: bool, as_json: bool) -> None:
     """List, watch and clear downloads.
 
     The list includes pulls by agents and scripts, and pulls whose process has ended. With --watch and --json, prints
     one line of JSON for each change.
     """
+    from llm_hf_models.downloads.types import DownloadList
+
     if ctx.invoked_subcommand is not None:
         return
     library = open_library()
@@ -60,11 +72,16 @@ def downloads(ctx: click.Context, finished: bool, limit: int, watch: str | None,
         except KeyboardInterrupt:
             raise InterruptedByUserError("Stopped watching. The downloads continue") from None
         ctx.exit(0 if succeeded else 1)
-    rows = library.downloads(include_finished=finished, limit=limit)
+    found = library.downloads(include_finished=finished, limit=limit + 1)
+    rows = found[:limit]
     if as_json:
-        output.print_json(rows)
+        output.print_json(DownloadList(rows, len(found) > limit))
+    elif rows and quiet:
+        output.emit("\n".join(str(row.id) for row in rows))
     elif rows:
         output.emit(downloads_views.render_downloads(rows, output.get_width()))
+        if len(found) > limit:
+            output.note(format_more(limit))
     else:
         output.note("No download is active." + ("" if finished else " List ended ones: llm hf downloads --all"))
 
@@ -85,11 +102,13 @@ def _watch(library: Library, numbers: list[int]) -> bool:
         output.note("No download is active.")
         return True
     started = time.monotonic()
-    with progress.show_progress() as show:
+    watched = [downloads_views.make_watched(library.get_download(number)) for number in numbers]
+    with progress.show_progress(watched, name=str, quiet=output.is_quiet()) as show:
         rows = _follow(library, numbers, lambda row: show(downloads_views.make_event(row)))
     for row in rows:
         output.note(downloads_views.render_outcome(row))
-    output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - started)
+    if not output.is_quiet():
+        output.notify("; ".join(f"{row.ref} is {row.state}" for row in rows), time.monotonic() - started)
     return not any(row.error for row in rows)
 
 
@@ -125,6 +144,7 @@ def _follow(library: Library, numbers: list[int], report: Callable[[DownloadView
 
 
 @downloads.command("clear", epilog=format_examples("llm hf downloads clear"))
+@quiet_option("Hide notes.")
 @json_option
 def clear(as_json: bool) -> None:
     """Remove downloads that have ended from the list.
@@ -133,18 +153,22 @@ def clear(as_json: bool) -> None:
     file is touched. If a partial file can't be deleted, its download stays in the list.
     """
     count = open_library().clear_downloads()
-    output.print_json({"removed": count}) if as_json else output.note(
+    output.print_json(ClearedDownloads(count)) if as_json else output.note(
         f"Removed {count} {'download' if count == 1 else 'downloads'} from the list."
     )
 
 
 @downloads.command("log", epilog=format_examples("llm hf downloads log 3"))
-@click.argument("number", metavar="ID", type=int)
+@click.argument("number", metavar="ID", type=DownloadId())
 @json_option
 def log(number: int, as_json: bool) -> None:
     """Show the log of a download, oldest entry first."""
+    from llm_hf_models.downloads.types import DownloadLog
+
     notes = open_library().get_download_log(number)
-    output.print_json(notes) if as_json else output.emit(downloads_views.render_log(notes, output.get_width()))
+    output.print_json(DownloadLog(notes)) if as_json else output.emit(
+        downloads_views.render_log(notes, output.get_width())
+    )
 
 
 @dataclass(frozen=True)
@@ -183,8 +207,9 @@ def _join_with_or(words: Sequence[str]) -> str:
 
 
 def _make_command(action: _Action) -> click.Command:
-    @click.argument("given", metavar="[ID]...", type=int, nargs=-1)
+    @click.argument("given", metavar="[ID]...", type=DownloadId(), nargs=-1)
     @click.option("everything", "--all", is_flag=True, help=f"All {_join_with_or(action.states)} downloads.")
+    @quiet_option("Hide notes.")
     @json_option
     def run(given: tuple[int, ...], everything: bool, as_json: bool) -> None:
         require_one_of(given or None, everything, "ID")
@@ -253,16 +278,17 @@ retry = _make_command(
 
 @click.command(epilog=format_examples("llm hf limit 5M", "llm hf limit off", "llm hf limit"))
 @click.argument("rate", type=RATE, required=False)
+@quiet_option("Print nothing after a change.", is_passed=True)
 @json_option
-def limit(rate: int | None, as_json: bool) -> None:
+def limit(rate: int | None, quiet: bool, as_json: bool) -> None:
     """Limit the total speed of all downloads.
 
     RATE is in bytes per second, such as 5M; `off` removes the limit. Running downloads apply it at once. Without RATE,
     shows the current limit.
     """
     library = open_library()
-    now = library.get_setting("limit_rate") if rate is None else library.set_setting("limit_rate", str(rate))
+    now = library.get_setting("limit_rate") if rate is None else library.set_setting("limit_rate", f"{rate}B")
     if as_json:
         output.print_json(now)
-    else:
+    elif rate is None or not quiet:
         output.emit(f"{units.format_size(now.value)}/s for all downloads together" if now.value else "no limit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,15 +10,17 @@ import click
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import format_examples, open_library
+from llm_hf_models.cli.framework import format_examples, ignore_text, open_library
 from llm_hf_models.cli.params import (
     LOOPBACK,
     LocalName,
+    OptionKey,
+    OptionPair,
     json_option,
     listen_options,
+    quiet_option,
     require_one_of,
 )
-from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.cli.views import running as running_views
 from llm_hf_models.errors import BadInputError
 
@@ -29,33 +32,48 @@ MAX_TEMPLATE_BYTES = 512 * 1024
 KEY_VARIABLE = "LLM_HF_SERVE_KEY"
 
 
+@dataclass(frozen=True)
+class StoppedEngines:
+    """The number of engines that `stop` stopped."""
+
+    stopped: int
+
+
 @click.command(epilog=format_examples("llm hf ps", "llm hf ps --json"))
+@quiet_option("Print only the ids of the models.", is_passed=True)
 @json_option
-def ps(as_json: bool) -> None:
+def ps(quiet: bool, as_json: bool) -> None:
     """List the running engines."""
+    from llm_hf_models.types import EngineList
+
     engines = open_library().list_engines()
     if as_json:
-        output.print_json(engines)
+        output.print_json(EngineList(engines))
+    elif engines and quiet:
+        output.emit("\n".join(dict.fromkeys(engine.model_id for engine in engines)))
     elif engines:
-        output.emit(local_views.render_engines(engines, output.get_width()))
-        if missing_layers := local_views.render_missing_layers(engines):
+        output.emit(running_views.render_engines(engines, output.get_width()))
+        if missing_layers := running_views.render_missing_layers(engines):
             output.note(missing_layers)
     else:
         output.note("No engine is running. The next prompt starts one.")
 
 
 @click.command(epilog=format_examples("llm hf stop Qwen3-0.6B", "llm hf stop --all"))
-@click.argument("name", type=NAME, required=False)
+@click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
 @click.option("everything", "--all", is_flag=True, help="Stop all engines.")
+@quiet_option("Hide notes.")
 @json_option
-def stop(name: str | None, everything: bool, as_json: bool) -> None:
-    """Stop the engine of a model.
+def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
+    """Stop the engines of models.
 
     The next prompt starts a new one.
     """
-    require_one_of(name, everything)
-    count = open_library().stop_engines(name)
-    output.print_json({"stopped": count}) if as_json else output.note(local_views.render_stopped(count))
+    require_one_of(names or None, everything)
+    library = open_library()
+    models = [library.show(name).model_id for name in names]  # if a name is unknown, no engine is stopped
+    count = library.stop_engines() if everything else sum(map(library.stop_engines, dict.fromkeys(models)))
+    output.print_json(StoppedEngines(count)) if as_json else output.note(running_views.render_stopped(count))
 
 
 @click.command(
@@ -70,10 +88,18 @@ def stop(name: str | None, everything: bool, as_json: bool) -> None:
     ),
 )
 @click.argument("name", type=NAME, metavar="REF")
-@click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...")
-@click.option("unset", "--unset", multiple=True, metavar="KEY", help="Remove the default of this option; repeatable.")
+@click.argument("pairs", type=OptionPair(), nargs=-1, metavar="[KEY VALUE]...")
+@click.option(
+    "unset",
+    "--unset",
+    type=OptionKey(),
+    multiple=True,
+    metavar="KEY",
+    help="Remove the default of this option; repeatable.",
+)
+@quiet_option("Print nothing after a change.", is_passed=True)
 @json_option
-def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: bool) -> None:
+def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Set a model's default options.
 
     Defaults apply to each prompt that doesn't override them with -o. KEY is an option that `llm models --options`
@@ -85,7 +111,7 @@ def set_(name: str, pairs: tuple[str, ...], unset: tuple[str, ...], as_json: boo
     model = library.set_options(name, _parse_options(pairs), unset) if pairs or unset else library.show(name)
     if as_json:
         output.print_json(model)
-    else:
+    elif not (quiet and (pairs or unset)):
         output.emit(running_views.render_defaults(model.defaults, output.get_width()))
 
 
@@ -131,6 +157,7 @@ def _read_template(path: Path) -> str:
 )
 @click.option("--images", is_flag=True, help="The model accepts images; needed if the server doesn't report it.")
 @click.option("--audio", is_flag=True, help="The model accepts audio; needed if the server doesn't report it.")
+@quiet_option("Hide notes.")
 @json_option
 def attach(
     name: str,
@@ -169,14 +196,16 @@ def attach(
     "--key", envvar=KEY_VARIABLE, metavar="KEY", help=f"Key that clients must send; {KEY_VARIABLE} hides it from `ps`."
 )
 @click.option("--log", "is_logged", is_flag=True, help="Print a line for each request to stderr, without its content.")
-def serve(names: tuple[str, ...], host: str, port: int, key: str | None, is_logged: bool) -> None:
+@quiet_option("Print only the address, and the lines of --log.", is_passed=True)
+def serve(names: tuple[str, ...], host: str, port: int, key: str | None, is_logged: bool, quiet: bool) -> None:
     """Serve models through an OpenAI-compatible API.
 
     Without REF, all models are served. Prints the address, and a new key unless --key is given. Runs until Ctrl-C. Each
     model's engine starts on demand and stops when idle, as with `llm -m`. Defaults from `llm hf set` apply too.
     """
-    log = output.note if is_logged else None
-    with open_library().serve(names, host, port, key=key, notify=output.note, log=log) as server:
+    log = output.alert if is_logged else None
+    notify = ignore_text if quiet else output.note  # threads that serve a request call it
+    with open_library().serve(names, host, port, key=key, notify=notify, log=log) as server:
         address = cli_format.format_server_url(server.server_address)
         output.emit(address)
         output.note(

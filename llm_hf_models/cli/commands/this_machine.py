@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,17 +16,24 @@ from llm_hf_models.cli.params import (
     aliases_option,
     confirm_removal,
     json_option,
+    json_or_list_option,
     kind_options,
     quiet_option,
     require_one_of,
 )
+from llm_hf_models.cli.several import emit_in_parts, use_each
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import Verification
+    from llm_hf_models.models.types import ImportResult, LocalModelView, Verification
 
 NAME = LocalName()
+SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
+    "name": lambda model: min([*model.aliases, model.model_id], key=len).casefold(),
+    "size": lambda model: -model.size,
+    "used": lambda model: -(model.last_used or 0),
+}
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
 NO_ALIAS = "No model has an alias. Add one: llm hf alias NAME ALIAS"
 NO_FILES = "Nothing to verify: no model has files on this machine."
@@ -34,8 +43,9 @@ NOTHING_TO_REMOVE = "Nothing to remove."
 @click.command(epilog=format_examples("llm hf gc --dry-run", "llm hf gc -y"))
 @click.option("--dry-run", is_flag=True, help="List the leftovers without removing them.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@quiet_option("Print nothing, except for the list of --dry-run.", is_passed=True)
 @json_option
-def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
+def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     """Remove leftover downloads and old records.
 
     Removes partial files that no open download or running process needs. Partial files of other tools are removed
@@ -47,33 +57,47 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
     has_leftovers = bool(found.files or found.download_records or found.cached_responses)
     if has_leftovers and not dry_run:
         if not yes:
-            output.note(downloads_views.render_cleanup(found, output.get_width()))
+            output.alert(downloads_views.render_cleanup(found, output.get_width()))
             confirm_removal("Remove all of these?")
         found = library.gc()
     if as_json:
         output.print_json(found)
-    elif has_leftovers:
+    elif has_leftovers and (dry_run or not quiet):
         output.emit(downloads_views.render_cleanup(found, output.get_width()))
     else:
         output.note(NOTHING_TO_REMOVE)
 
 
-@click.command("list", epilog=format_examples("llm hf list", "llm hf list --updates", "llm hf list --json"))
+@click.command(
+    "list",
+    epilog=format_examples("llm hf list", "llm hf list --sort size", "llm hf list -q", "llm hf list --updates --json"),
+)
 @click.option(
     "--updates", is_flag=True, help="Also show which models have an update, and the space that removing each frees."
 )
+@click.option(
+    "--sort",
+    type=click.Choice(list(SORT_KEYS)),
+    help="Sort by name, by size (largest first) or by last use (latest first) instead of by the time of the pull.",
+)
+@quiet_option("Print only the ids.", is_passed=True)
 @json_option
-def list_(updates: bool, as_json: bool) -> None:
+def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
     """List the models on this machine and their state.
 
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
     to three seconds.
     """
+    from llm_hf_models.models.types import LocalModelList
+
     library = open_library()
     survey = library.survey() if updates else None
-    models = survey.models if survey else library.list(health=True)
+    models = survey.models if survey else library.list(health=as_json or not quiet)
+    models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
     if as_json:
-        output.print_json(models)
+        output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
+    elif models and quiet:
+        output.emit("\n".join(model.model_id for model in models))
     elif models:
         output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
         if survey:
@@ -85,31 +109,38 @@ def list_(updates: bool, as_json: bool) -> None:
 
 
 @click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
-@click.argument("name", type=NAME)
-@json_option
-def show(name: str, as_json: bool) -> None:
-    """Show a model on this machine, its files and checks.
+@click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
+@json_or_list_option
+def show(names: tuple[str, ...], as_json: bool) -> None:
+    """Show models on this machine, their files and checks.
 
     NAME is an id, an alias or a repo.
     """
-    model = open_library().show(name)
-    output.print_json(model) if as_json else output.emit(local_views.render_local_model(model, output.get_width()))
+
+    def render(model: LocalModelView) -> str:
+        return local_views.render_local_model(model, output.get_width())
+
+    use_each(names, open_library().show, emit_in_parts(render), as_json=as_json)
 
 
 @click.command(epilog=format_examples("llm hf path Qwen3-0.6B", 'llama-cli -m "$(llm hf path Qwen3-0.6B)"'))
-@click.argument("name", type=NAME)
+@click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @click.option(
     "everything", "--all", is_flag=True, help="Print all files, one per line, including shards and the mmproj."
 )
-@json_option
-def path(name: str, everything: bool, as_json: bool) -> None:
+@json_or_list_option
+def path(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Print the path of a model's file.
 
-    For a split model, prints the path of the first shard.
+    For a split model, prints the path of the first shard. With --json, each model is a list of paths.
     """
-    paths = open_library().path(name)
-    shown = paths if everything else paths[:1]
-    output.print_json(shown) if as_json else output.emit("\n".join(shown))
+    library = open_library()
+    use_each(
+        names,
+        lambda name: library.path(name)[: None if everything else 1],
+        lambda paths: output.emit("\n".join(paths)),
+        as_json=as_json,
+    )
 
 
 @click.command(
@@ -120,8 +151,9 @@ def path(name: str, everything: bool, as_json: bool) -> None:
 @click.argument("name", type=NAME, required=False)
 @click.argument("aliases", nargs=-1, metavar="[ALIAS]...")
 @click.option("removed", "--remove", multiple=True, metavar="ALIAS", help="Remove this alias; repeatable.")
+@quiet_option("Print nothing after a change.", is_passed=True)
 @json_option
-def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], as_json: bool) -> None:
+def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Add, remove or list aliases.
 
     Without arguments, lists all aliases.
@@ -136,59 +168,71 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
     models = [library.show(name)] if name else [] if removed else library.list()
     if as_json:
         output.print_json({alias: model.model_id for model in models for alias in model.aliases})
-    elif any(model.aliases for model in models):
+    elif any(model.aliases for model in models) and not (quiet and name):
         output.emit(local_views.render_aliases(models, output.get_width()))
     elif not removed:
         output.note(NO_ALIAS if models else NO_MODEL)
 
 
 @click.command(epilog=format_examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
-@click.argument("name", type=NAME, required=False)
+@click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
 @click.option("everything", "--all", is_flag=True, help="Verify all models on this machine.")
-@quiet_option
-@json_option
+@quiet_option("Print only models that do not match.", is_passed=True)
+@json_or_list_option
 @click.pass_context
-def verify(ctx: click.Context, name: str | None, everything: bool, quiet: bool, as_json: bool) -> None:
-    """Verify that a model's files match their digests.
+def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: bool, as_json: bool) -> None:
+    """Verify that the files of models match their digests.
 
     Hashes the files again and compares them with the Hub's digests at the pinned commit. Exits with code 1 unless
     every file matches.
     """
     from llm_hf_models.cli import progress
 
-    require_one_of(name, everything)
+    require_one_of(names or None, everything)
     library = open_library()
-    names = [model.model_id for model in library.list() if model.state != "remote"] if everything else [str(name)]
-    done: list[Verification] = []
-    for each in names:
-        with output.keep_results(done, as_json=as_json), progress.show_progress(quiet=quiet) as show_progress:
-            done.append(library.verify(each, progress=show_progress))
-        if not as_json:
-            output.emit(local_views.render_verification(done[-1]))
-    if as_json:
-        output.print_json(done if everything else done[0])
-    elif not done and not quiet:
+    if everything:
+        names = tuple(model.model_id for model in library.list() if model.state != "remote")
+
+    def read(name: str) -> Verification:
+        with progress.show_progress(quiet=quiet) as show_progress:
+            return library.verify(name, progress=show_progress)
+
+    def show(done: Verification) -> None:
+        if not (quiet and done.matches):
+            output.emit(local_views.render_verification(done, output.get_width()))
+
+    done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
+    if (everything or len(names) > 1) and done and not as_json and not quiet:
+        output.emit(local_views.render_verified_count(done))
+    if not done and not as_json:
         output.note(NO_FILES)
     ctx.exit(0 if all(each.matches for each in done) else 1)
 
 
-@click.command(epilog=format_examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small"))
-@click.argument("name", type=NAME)
+@click.command(epilog=format_examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small walrus"))
+@click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
-@json_option
-def rm(name: str, yes: bool, as_json: bool) -> None:
-    """Remove a model from this machine.
+@quiet_option("Hide notes.")
+@json_or_list_option
+def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Remove models from this machine.
 
-    Deletes the model's files and shows the freed space. Files that other models or programs use, or that were
-    imported in place, are kept.
+    Deletes the files of each model and shows the freed space. Files that other models or programs use, or that were
+    imported in place, are kept. If a name is unknown, nothing is removed.
     """
     library = open_library()
-    planned = library.plan_removal(name)
+    planned = {plan.model_id: plan for plan in map(library.plan_removal, names)}
     if not yes:
-        output.note(local_views.render_removal(planned))
-        confirm_removal(f"Remove {planned.model_id}?")
-    done = library.remove(planned.model_id)
-    output.print_json(done) if as_json else output.note(local_views.render_removal(done))
+        output.alert("\n".join(map(local_views.render_removal, planned.values())))
+        models = f"these {len(planned)} models" if len(planned) > 1 else next(iter(planned))
+        confirm_removal(f"Remove {models}?")
+    use_each(
+        list(planned),
+        library.remove,
+        lambda done: output.note(local_views.render_removal(done)),
+        as_json=as_json,
+        is_list=len(names) > 1,
+    )
 
 
 @click.command(
@@ -197,19 +241,20 @@ def rm(name: str, yes: bool, as_json: bool) -> None:
         "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
         "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
         "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",
+        "llm hf import ~/models",
     ),
 )
-@click.argument("file", type=File())
+@click.argument("files", metavar="FILE|FOLDER...", type=File(), nargs=-1, required=True)
 @click.option("--repo", metavar="REF", help="Repo of origin; the file's digest is compared with the Hub's.")
 @click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
 @click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
 @click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
 @kind_options
 @aliases_option
-@quiet_option
-@json_option
+@quiet_option(is_passed=True)
+@click.option("as_json", "--json", is_flag=True, help="Print JSON; a list for a folder or several files.")
 def import_(
-    file: str,
+    files: tuple[str, ...],
     repo: str | None,
     copy: bool,
     mmproj: str | None,
@@ -220,7 +265,9 @@ def import_(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Register a GGUF file that is already on disk.
+    """Register GGUF files that are already on disk.
+
+    Of a FOLDER, all models in it and in its subfolders are registered, except for those in hidden subfolders.
 
     For a split model, name any shard; the others must be in the same folder. A projector (mmproj) in that folder is
     used if it has the model's name or if the folder contains no other model. A generation_config.json in that folder
@@ -230,17 +277,29 @@ def import_(
 
     if mmproj and no_mmproj:
         raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
-    with progress.show_progress(quiet=quiet) as show_progress:
-        done = open_library(uses_hub=repo is not None).import_file(
-            file,
-            repo=repo,
-            copy=copy,
-            mmproj=mmproj,
-            with_mmproj=not no_mmproj,
-            aliases=aliases,
-            options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
-            progress=show_progress,
+    library = open_library(uses_hub=repo is not None)
+    models = library.list_importable(*files)
+    if len(models) > 1 and (aliases or mmproj):
+        raise click.UsageError(
+            f"{'--alias' if aliases else '--mmproj'} is for one model, and {len(models)} were found."
         )
-    if not quiet:
+
+    def register(file: Path) -> ImportResult:
+        with progress.show_progress(quiet=quiet) as show_progress:
+            return library.import_file(
+                file,
+                repo=repo,
+                copy=copy,
+                mmproj=mmproj,
+                with_mmproj=not no_mmproj,
+                aliases=aliases,
+                options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
+                progress=show_progress,
+            )
+
+    def show(done: ImportResult) -> None:
         output.note(local_views.render_import(done, aliases))
-    output.print_json(done) if as_json else output.emit(done.model.model_id)
+        output.emit(done.model.model_id)
+
+    is_list = len(files) > 1 or Path(files[0]).is_dir()
+    use_each(models, register, show, as_json=as_json, is_list=is_list)

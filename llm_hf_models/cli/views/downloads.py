@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_table
+from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.library.download_records import ACTIVE_STATES
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
 if TYPE_CHECKING:
+    from llm_hf_models.downloads.plan_types import PullPlan
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.library.download_records import DownloadNote
     from llm_hf_models.transfer.types import Event, EventKind
     from llm_hf_models.types import Cleanup
 
-_EVENT_KIND_BY_STATE: dict[str, EventKind] = {
-    "queued": "waiting",
-    "planning": "waiting",
-    "verifying": "verifying",
-    "done": "done",
-}
+_EVENT_KIND_BY_STATE: dict[str, EventKind] = {"running": "progress", "verifying": "verifying", "done": "done"}
 
 _LEFTOVER_NAMES = {
     "partial": "partial file",
@@ -41,16 +38,16 @@ def render_downloads(rows: Sequence[DownloadView], max_width: int | None) -> str
     """Return a table of downloads."""
     columns = [
         Column("ID", right=True),
-        Column("REF", min_width=24),
+        Column("REF", min_width=24, keep_end=True),
         Column("STATE"),
         Column("DONE", right=True),
         Column("SIZE", 2, right=True),
         Column("SPEED", 3, right=True),
         Column("LEFT", 1, right=True),
-        Column("ATTEMPTS", 8, right=True),
-        Column("BY", 7),
+        Column("ATTEMPTS", 7, right=True, extra=True),
+        Column("BY", 6, extra=True),
         Column("UPDATED", 5, right=True),
-        Column("ERROR", 4, min_width=16, wrap=True),
+        Column("ERROR", 4, min_width=32, wrap=True, below=True),
     ]
     return format_table(columns, [_make_row(row) for row in rows], max_width=max_width)
 
@@ -73,18 +70,37 @@ def _make_row(row: DownloadView) -> list[str]:
     ]
 
 
+def name_parts(plan: PullPlan) -> dict[str, str]:
+    """Return short names for the files of a model that has several: `shard 2/4` and `projector`, by path."""
+    names = {path: f"shard {index}/{len(plan.weights)}" for index, path in enumerate(plan.weights, 1)}
+    names = names if len(plan.weights) > 1 else {}
+    return {**names, plan.mmproj: "projector"} if plan.mmproj else names
+
+
+@dataclass(frozen=True)
+class WatchedDownload:
+    """A whole download, with the fields of a file to transfer."""
+
+    path: str
+    size: int
+    partial: int
+
+
+def make_watched(row: DownloadView) -> WatchedDownload:
+    """Return a download as a file to transfer."""
+    return WatchedDownload(f"{row.id} {row.ref.rpartition('/')[2]}", row.total_bytes, row.done_bytes)
+
+
 def make_event(row: DownloadView) -> Event:
     """Return the progress of a whole download as one event, as for a single file."""
     from llm_hf_models.transfer.types import Event
 
-    kind = "waiting" if row.error and row.state == "running" else _EVENT_KIND_BY_STATE.get(row.state, "progress")
-    return Event(
-        kind,
-        f"{row.id} {row.ref.rpartition('/')[2]}",
-        row.done_bytes,
-        row.total_bytes,
-        row.error if kind == "waiting" else None,
-    )
+    label = make_watched(row).path
+    if row.state not in _EVENT_KIND_BY_STATE:  # no process transfers it now
+        state = _PENDING_REQUESTS.get(row.requested_action or "", row.state)
+        return Event("waiting", label, row.done_bytes, row.total_bytes, state, by_others=True)
+    kind = "waiting" if row.error and row.state == "running" else _EVENT_KIND_BY_STATE[row.state]
+    return Event(kind, label, row.done_bytes, row.total_bytes, row.error if kind == "waiting" else None)
 
 
 def render_outcome(row: DownloadView) -> str:
@@ -111,7 +127,7 @@ def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     """Return a table of leftovers with the reason for each, and the space that removing them frees."""
     lines = []
     if found.files:
-        columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON", 1), Column("PATH", min_width=24)]
+        columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON"), Column("PATH", below=True)]
         rows = [[_LEFTOVER_NAMES[file.kind], format_size(file.size), file.reason, file.path] for file in found.files]
         lines.append(format_table(columns, rows, max_width=max_width))
     if found.download_records:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_fields, format_table
+from llm_hf_models.cli.layout import Column, format_fields, format_table, wrap_words
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
@@ -26,19 +26,19 @@ OMITTED_TAG_PREFIXES = ("license:", "region:", "base_model:", "gguf")
 def render_search(page: SearchPage, max_width: int | None) -> str:
     """Return a table of the repos that a search found."""
     columns = [
-        Column("ID", min_width=24),
-        Column("PARAMS", 2, right=True),
-        Column("SIZE", 3, right=True),
-        Column("DOWNLOADS", 4, right=True),
-        Column("LIKES", 6, right=True),
-        Column("UPDATED", 5, right=True),
-        Column("LOCAL", 1),
-        Column("FITS", 7),
-        Column("GATED", 8),
-        Column("LICENCE", 9, min_width=8),
-        Column("TASK", 10, min_width=10),
-        Column("AUTHOR", 12),
-        Column("TAGS", 11, min_width=12),
+        Column("ID", min_width=32, keep_end=True),
+        Column("PARAMS", 4, right=True),
+        Column("QUANT", 6),
+        Column("SIZE", 1, right=True),
+        Column("FITS", 2),
+        Column("LOCAL", 3, min_width=8),
+        Column("GATED", 5),
+        Column("DOWNLOADS", 7, right=True),
+        Column("UPDATED", 8, right=True),
+        Column("LIKES", 9, right=True),
+        Column("LICENCE", 10, min_width=8, extra=True),
+        Column("TASK", 11, min_width=10, extra=True),
+        Column("TAGS", 12, min_width=12, extra=True),
     ]
     return format_table(columns, [_make_search_row(row) for row in page.results], max_width=max_width)
 
@@ -48,16 +48,16 @@ def _make_search_row(row: SearchResult) -> list[str]:
     return [
         row.id,
         cli_format.format_parameters(row.parameters),
-        cli_format.format_bytes(row.size),
-        cli_format.format_number(row.downloads),
-        cli_format.format_number(row.likes),
-        cli_format.format_age(row.updated),
-        ", ".join(_shorten_id(id_, row.id) for id_ in row.local_models),  # with its revision
+        row.recommended_quant or "",
+        f"~{format_size(row.recommended_bytes)}" if row.recommended_bytes else "",
         cli_format.format_yes_no(row.fits),
+        ", ".join(_shorten_id(id_, row.id) for id_ in row.local_models),  # with its revision
         _describe_gating(row),
+        cli_format.format_number(row.downloads),
+        cli_format.format_age(row.updated),
+        cli_format.format_number(row.likes),
         row.license or "",
         row.task or "",
-        row.author,
         ", ".join(tags),
     ]
 
@@ -125,10 +125,33 @@ def render_info(found: ModelInfo, max_width: int | None) -> str:
     parts = [facts]
     if found.variants:
         parts.append(_render_variants(found.variants, max_width))
-    if found.choice_reason:
-        parts.append(f"A plain pull chooses {clean_text(found.choice_reason)}")
-    parts += [f"Note: {clean_text(line)}" for line in found.notes]
+    parts += [wrap_words(clean_text(line), max_width) for line in _list_pull_notes(found)]
+    if not found.variants and not found.notes:
+        parts.append(_render_conversions(found, max_width))
+    parts += [wrap_words(f"Note: {clean_text(line)}", max_width) for line in found.notes]
     return "\n\n".join(parts)
+
+
+def _list_pull_notes(found: ModelInfo) -> list[str]:
+    """Return sentences about the variant that a plain pull chooses, and about those that a pull refuses."""
+    notes = [f"A plain pull chooses {found.choice_reason}"] if found.choice_reason else []
+    refused = [variant for variant in found.variants if variant.refused]
+    if refused:
+        plain = "This and every" if any(variant.chosen for variant in refused) else "A"
+        notes.append(f"{plain} pull of a variant marked REFUSED needs --allow-unsafe, because of the Hub's scan.")
+    return notes
+
+
+def _render_conversions(found: ModelInfo, max_width: int | None) -> str:
+    """Return the GGUF conversions of a repo without GGUF files, and the next command."""
+    if not found.conversions:
+        name = found.id.partition("/")[2]
+        text = "The repo has no GGUF files, and the Hub lists no GGUF conversion of it."
+        return wrap_words(f"{text} Search for one: llm hf search {name}", max_width)
+    columns = [Column("GGUF CONVERSION", min_width=32, keep_end=True), Column("DOWNLOADS", 1, right=True)]
+    rows = [[row.id, cli_format.format_number(row.downloads)] for row in found.conversions]
+    table = format_table(columns, rows, max_width=max_width)
+    return f"The repo has no GGUF files.\n\n{table}\n\nPull the first one: llm hf pull {found.conversions[0].id}"
 
 
 def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> str:
@@ -138,8 +161,9 @@ def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> 
         Column("SIZE", right=True),
         Column("SHARDS", 5, right=True),
         Column("MMPROJ", 3, right=True),
-        Column("LOCAL", 1),
-        Column("FITS", 2),
+        Column("REFUSED", 1),
+        Column("LOCAL", 2),
+        Column("FITS", 3),
         Column("REASON", 6, min_width=20, wrap=True),
     ]
     rows = [
@@ -149,6 +173,7 @@ def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> 
             format_size(variant.size),
             str(variant.shards) if variant.shards > 1 else "",
             format_size(variant.mmproj_size) if variant.mmproj else "",
+            "unsafe" if variant.refused else "",
             "yes" if variant.local_model else "",
             cli_format.format_yes_no(variant.fit.fits if variant.fit else None),
             variant.fit.reason if variant.fit else "",
@@ -162,7 +187,12 @@ def _render_variants(variants: Sequence[VariantInfo], max_width: int | None) -> 
 
 def render_repo_files(found: ModelInfo, max_width: int | None) -> str:
     """Return a table of a repo's files."""
-    columns = [Column("FILE", min_width=24), Column("SIZE", 1, right=True), Column("HUB SCAN", 2), Column("DIGEST", 3)]
+    columns = [
+        Column("FILE", min_width=24, keep_end=True),
+        Column("SIZE", 1, right=True),
+        Column("HUB SCAN", 2),
+        Column("DIGEST", 3, extra=True),
+    ]
     return format_table(columns, [_make_file_row(file) for file in found.files], max_width=max_width)
 
 
@@ -180,7 +210,7 @@ def _describe_scan(found: ModelInfo) -> str:
 
 def render_plan(planned: PullPlan, max_width: int | None) -> str:
     """Return the plan of a pull, for `--dry-run`."""
-    columns = [Column("FILE", min_width=24), Column("SIZE", right=True), Column("STATE", 1)]
+    columns = [Column("FILE", min_width=24, keep_end=True), Column("SIZE", right=True), Column("STATE", 1)]
     rows = [[file.path, format_size(file.size), _describe_state(file)] for file in planned.files]
     facts = format_fields(
         [
@@ -192,6 +222,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
             ("Parameters", _format_parameters(planned)),
             ("Fits", _format_fit(planned.fit)),
             ("Aliases", ", ".join(planned.aliases)),
+            ("No alias", "\n".join(f"{name}: it {reason}" for name, reason in planned.refused_aliases.items())),
             ("Folder", planned.folder),
             ("Replaces", "\n".join(planned.replaces)),
             (
@@ -247,6 +278,12 @@ def _format_reason(quant: str | None, reason: str) -> str:
     return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
 
+def list_missing_aliases(planned: PullPlan, aliases: Sequence[str] = ()) -> list[str]:
+    """Return a line for each short name that does not select the model, and the command that gives it another name."""
+    kind = planned.facts.kind if planned.facts else "chat"
+    return cli_format.explain_missing_aliases(str(planned.model_id), planned.refused_aliases, aliases, kind)
+
+
 def render_pull_result(result: PullResult) -> str:
     """Return a pull's downloaded bytes and speed, and the command to use the model."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
@@ -262,12 +299,9 @@ def render_pull_result(result: PullResult) -> str:
     if result.is_copy:
         lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
     if result.model_id:
-        facts = result.plan.facts
-        lines.append(
-            cli_format.suggest_usage(
-                result.model_id, result.plan.options.aliases or result.aliases, facts.kind if facts else "chat"
-            )
-        )
+        kind = result.plan.facts.kind if result.plan.facts else "chat"
+        lines += list_missing_aliases(result.plan, result.aliases)
+        lines.append(cli_format.suggest_usage(result.model_id, result.plan.options.aliases or result.aliases, kind))
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_fields, format_table
+from llm_hf_models.cli.layout import INDENT, Column, format_fields, format_table, wrap_words
 from llm_hf_models.cli.views import running as running_views
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
     from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Removal, Verification
     from llm_hf_models.types import (
-        EngineView,
         SandboxStatus,
         SettingView,
         Status,
@@ -30,31 +29,38 @@ MAX_LINE_CHARS = 400
 def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
     """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
     columns = [
-        Column("ID", min_width=24),
-        Column("ALIASES", 3, min_width=12),
+        Column("ALIAS", min_width=20, keep_end=True),
+        Column("ID", min_width=24, keep_end=True),
         Column("SIZE", 2, right=True),
-        Column("QUANT", 5),
-        Column("REVISION", 6),
-        Column("USED", 4, right=True),
         Column("STATE", 1),
-        Column("KIND", 7),
+        Column("KIND", 3),
         *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
+        Column("USED", 4, right=True),
+        Column("QUANT", 5, extra=True),
+        Column("REVISION", 6, extra=True),
+        Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
-    rows = [
-        [
-            model.model_id,
-            ", ".join(model.aliases),
-            format_size(model.size) if model.files else "",
-            model.quant,
-            _format_revision(model),
-            cli_format.format_age(model.last_used) or "never",
-            running_views.format_state(model),
-            model.kind,
-            *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
-        ]
-        for model in models
+    return format_table(columns, [_make_model_row(model, survey=survey) for model in models], max_width=max_width)
+
+
+def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
+    shortest, *others = _sort_aliases(model) or [""]
+    return [
+        shortest,
+        model.model_id,
+        format_size(model.size) if model.files else "",
+        running_views.format_state(model),
+        model.kind,
+        *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
+        cli_format.format_age(model.last_used) or "never",
+        model.quant,
+        _format_revision(model),
+        ", ".join(others),
     ]
-    return format_table(columns, rows, max_width=max_width)
+
+
+def _sort_aliases(model: LocalModelView) -> list[str]:
+    return sorted(model.aliases, key=len)
 
 
 def _format_update(model: LocalModelView) -> str:
@@ -87,7 +93,9 @@ def render_repairs(models: Sequence[LocalModelView]) -> str:
 def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
     """Return a table of aliases."""
     rows = [[alias, model.model_id] for model in models for alias in model.aliases]
-    return format_table([Column("ALIAS"), Column("MODEL", min_width=24)], sorted(rows), max_width=max_width)
+    return format_table(
+        [Column("ALIAS"), Column("MODEL", min_width=24, keep_end=True)], sorted(rows), max_width=max_width
+    )
 
 
 def render_local_model(model: LocalModelView, max_width: int | None) -> str:
@@ -96,7 +104,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     summary = format_fields(
         [
             ("Model", model.model_id),
-            ("Aliases", ", ".join(model.aliases)),
+            ("Aliases", ", ".join(_sort_aliases(model))),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
@@ -121,10 +129,10 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
         max_width=max_width,
     )
     columns = [
-        Column("FILE"),
+        Column("FILE", min_width=24, keep_end=True),
         Column("ROLE", 2),
         Column("SIZE", 1, right=True),
-        Column("LOCATION", 3, min_width=30, wrap=True),
+        Column("LOCATION", 3, below=True),
     ]
     rows = [[file.path, file.role, format_size(file.size), file.location] for file in model.files]
     parts = [format_table(columns, rows, max_width=max_width)] if rows else []
@@ -181,14 +189,19 @@ def _format_check(check: Check) -> str:
     return f"{result}{source}, {cli_format.format_date(check.at)}" + "".join(findings)
 
 
-def render_verification(done: Verification) -> str:
-    """Return a line for each file, and the remedy if a file doesn't match its record."""
+def render_verification(done: Verification, max_width: int | None = None) -> str:
+    """Return a line for each file, and the remedy if a file doesn't match its record. Long lines are wrapped."""
     lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
     if done.scan is not None:
         lines.append(f"{done.model_id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
     if done.fix:
         lines.append(f"{'Verify' if done.unchanged else 'Repair'} it: {done.fix}")
-    return "\n".join(map(clean_text, lines))
+    return "\n".join(wrap_words(clean_text(line), max_width, indent=INDENT) for line in lines)
+
+
+def render_verified_count(done: Sequence[Verification]) -> str:
+    """Return how many models match."""
+    return f"{sum(each.matches for each in done)} of {len(done)} match."
 
 
 def render_removal(removed: Removal) -> str:
@@ -210,51 +223,8 @@ def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> 
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
     left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
-    return f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}\n{usage}"
-
-
-def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
-    """Return a table of running engines."""
-    columns = [
-        Column("MODEL", min_width=24),
-        Column("MEMORY", 1, right=True),
-        Column("CONTEXT", 5, right=True),
-        Column("UPTIME", 3, right=True),
-        Column("IDLE", 2, right=True),
-        Column("SPEED", 4, right=True),
-        Column("PID", 6, right=True),
-        Column("CONFINED BY", 7, min_width=16),
-        Column("ADDRESS", 8),
-    ]
-    rows = [
-        [
-            engine.model_id,
-            format_size(engine.memory) if engine.memory else "",
-            str(engine.context),
-            cli_format.format_age(engine.started),
-            cli_format.format_age(engine.last_used),
-            f"{engine.tokens_per_second:.1f} tokens/s" if engine.tokens_per_second else "",
-            str(engine.pid),
-            ", ".join(engine.layers) or "nothing",
-            engine.address,
-        ]
-        for engine in running
-    ]
-    return format_table(columns, rows, max_width=max_width)
-
-
-def render_missing_layers(running: Sequence[EngineView]) -> str:
-    """Return a line with the reason for each missing sandbox layer, or an empty string."""
-    return "\n".join(
-        clean_text(f"{engine.model_id} (PID {engine.pid}) runs without {layer}: {reason}")
-        for engine in running
-        for layer, reason in engine.missing.items()
-    )
-
-
-def render_stopped(count: int) -> str:
-    """Return the number of stopped engines as a sentence."""
-    return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."
+    names = cli_format.explain_missing_aliases(model.model_id, done.refused_aliases, model.aliases, model.kind)
+    return "\n".join([f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}", *names, usage])
 
 
 # The account and this installation
@@ -337,21 +307,23 @@ def render_settings(every: Sequence[SettingView], max_width: int | None) -> str:
         Column("KEY"),
         Column("VALUE", right=True),
         Column("SOURCE", 1),
-        Column("DESCRIPTION", 2, min_width=30, wrap=True),
+        Column("DESCRIPTION", 2, min_width=60, wrap=True, below=True),
     ]
-    rows = [[one.key, cli_format.format_setting(one.value), one.source, one.description] for one in every]
-    return format_table(columns, rows, max_width=max_width)
+    rows = [[one.key, cli_format.format_setting(one.value, one.unit), one.source, one.description] for one in every]
+    table = format_table(columns, rows, max_width=max_width)
+    return f"{table}\nStored in {every[0].file}." if every else table
 
 
 def render_setting(one: SettingView, max_width: int | None) -> str:
     """Return one setting with its source, default and description."""
     return format_fields(
         [
-            (one.key, cli_format.format_setting(one.value)),
+            (one.key, cli_format.format_setting(one.value, one.unit)),
             ("Source", one.source),
-            ("Default", cli_format.format_setting(one.default)),
+            ("Default", cli_format.format_setting(one.default, one.unit)),
             ("Values", one.accepts),
             ("Description", one.description),
+            ("Stored in", one.file),
         ],
         max_width=max_width,
     )
@@ -383,7 +355,7 @@ def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> s
     """Return each file with its size and purpose, and the sum. The path is on a line of its own if it is long."""
     if not files:
         return "Nothing is stored."
-    columns = [Column("SIZE", right=True), Column("PURPOSE", 1), Column("PATH", min_width=24)]
+    columns = [Column("SIZE", right=True), Column("PURPOSE"), Column("PATH", below=True)]
     rows = [[format_size(file.size), file.description, file.path] for file in files]
     total = format_size(sum(file.size for file in files))
     return f"{format_table(columns, rows, max_width=max_width)}\n{len(files)} files and folders, {total} in all."

@@ -1,20 +1,20 @@
-"""Render default options, remote endpoints and the relay as text. `max_width` is in columns; None means no limit."""
+"""Render options, engines, remote endpoints and the relay as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.output import Column, format_table
+from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.system.text import clean_text
-from llm_hf_models.system.units import format_duration, format_range
+from llm_hf_models.system.units import format_range, format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import EndpointHealth, ModelDefault
     from llm_hf_models.models.types import LocalModelView, SamplingValue
     from llm_hf_models.servers.openai_relay import RelayServer
+    from llm_hf_models.types import EngineView
 
 MAX_VALUE_CHARS = 60
 
@@ -46,7 +46,7 @@ def render_sampling(found: Sequence[SamplingValue], max_width: int | None) -> st
     rows = [
         [
             one.key,
-            "no limit" if one.value is None else _format_number_or_json(one.value),
+            "no limit" if one.value is None else cli_format.format_value(one.value),
             format_range(one.minimum, one.maximum),
             one.source,
         ]
@@ -57,17 +57,15 @@ def render_sampling(found: Sequence[SamplingValue], max_width: int | None) -> st
 
 def _format_value(one: ModelDefault) -> str:
     if one.key == "template":
-        return f"{len(one.value)} characters"
-    if one.key == "keep_alive" and one.value > 0:
-        return format_duration(one.value)
+        return f"{len(one.value):,} characters"
+    if one.key == "keep_alive":
+        return cli_format.format_setting(one.value, "seconds")
     if isinstance(one.value, str):
         text = clean_text(one.value, MAX_VALUE_CHARS + 1)
         return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"
-    return cli_format.format_setting(one.value) if isinstance(one.value, bool) else _format_number_or_json(one.value)
-
-
-def _format_number_or_json(value: Any) -> str:  # noqa: ANN401 - an option's value has any JSON type
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+    if isinstance(one.value, bool):
+        return cli_format.format_setting(one.value)
+    return cli_format.format_value(one.value)
 
 
 def format_state(model: LocalModelView) -> str:
@@ -106,3 +104,47 @@ def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_othe
     if open_to_others:
         lines.append("Anyone who can reach this address and knows the key can use these models. Nothing is encrypted.")
     return "\n".join([*lines, "Press Ctrl-C to stop."])
+
+
+def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
+    """Return a table of running engines."""
+    columns = [
+        Column("MODEL", min_width=24, keep_end=True),
+        Column("MEMORY", 1, right=True),
+        Column("CONTEXT", 5, right=True),
+        Column("UPTIME", 3, right=True),
+        Column("IDLE", 2, right=True),
+        Column("SPEED", 4, right=True),
+        Column("PID", 6, right=True),
+        Column("CONFINED BY", 7, extra=True),
+        Column("ADDRESS", 8, extra=True),
+    ]
+    rows = [
+        [
+            engine.model_id,
+            format_size(engine.memory) if engine.memory else "",
+            cli_format.format_number(engine.context),
+            cli_format.format_age(engine.started),
+            cli_format.format_age(engine.last_used),
+            cli_format.format_speed(engine.tokens_per_second),
+            str(engine.pid),
+            ", ".join(engine.layers) or "nothing",
+            engine.address,
+        ]
+        for engine in running
+    ]
+    return format_table(columns, rows, max_width=max_width)
+
+
+def render_missing_layers(running: Sequence[EngineView]) -> str:
+    """Return a line with the reason for each missing sandbox layer, or an empty string."""
+    return "\n".join(
+        clean_text(f"{engine.model_id} (PID {engine.pid}) runs without {layer}: {reason}")
+        for engine in running
+        for layer, reason in engine.missing.items()
+    )
+
+
+def render_stopped(count: int) -> str:
+    """Return the number of stopped engines as a sentence."""
+    return f"Stopped {count} {'engine' if count == 1 else 'engines'}." if count else "No engine was running."

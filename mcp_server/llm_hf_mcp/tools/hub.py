@@ -95,10 +95,9 @@ async def search_models(
             limit=min(decode_cursor(cursor) + limit + 1, MAX_ROWS),
         )
     whole = await call(library.search, query, filters, fits=fits)
-    every = whole.results if verbosity == "full" else [replace(row, tags=()) for row in whole.results]
-    rows, after = select_page(every, cursor, limit=limit, kind="results", level=verbosity)
+    rows, after = select_page(whole.results, cursor, limit=limit, kind="results", level=verbosity)
     totals = Totals(None if after else len(whole.results), len(rows))
-    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, after, {"results": totals})
+    found = SearchModelsResult(rows, whole.freshness, whole.suggestions, bool(after), after, {"results": totals})
     return build_result(found, rendering.format_search, verbosity)
 
 
@@ -228,13 +227,15 @@ async def download_model(
     """
     del ref, revision, vision, aliases, confirm  # used by prepare_download and ask_before_download
     change, plan = await record_answer(library, change, answer), change.subject
+    refused = (f"{name} {reason}." for name, reason in plan.refused_aliases.items())
+    note = " ".join(filter(None, (plan.note, *refused))) or None
     if plan.already_complete:
         await call(library.pull, change)
-        now = DownloadModelResult(None, await call(library.show, str(plan.model_id)), plan.note)
+        now = DownloadModelResult(None, await call(library.show, str(plan.model_id)), note)
     else:
         row = await call(library.enqueue, change)
         row = await wait_for_download(ctx, library, row, wait_seconds)
         is_complete = row.state == "done" and plan.model_id is not None
         model = await call(library.show, str(plan.model_id)) if is_complete else None
-        now = DownloadModelResult(row, model, plan.note)
+        now = DownloadModelResult(row, model, note)
     return build_result(now, rendering.format_pull)

@@ -33,7 +33,7 @@ from llm_hf_models.network.tls import BUNDLE_VARIABLES
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
 from tests.support.commands import run, run_json
-from tests.support.ggufs import tiny_chat, tiny_split
+from tests.support.ggufs import tiny_base, tiny_chat, tiny_split
 from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status, Throttle
 from tests.support.storage_server import Fault, StorageServer
 
@@ -78,6 +78,67 @@ def test_search_shows_a_row_with_the_known_facts() -> None:
         assert output in text
     (row,) = run_json("search", "tiny")["results"]
     assert (row["id"], row["downloads"], row["gated"], row["local_models"]) == (REPO, 1234, False, [])
+
+
+def test_search_estimates_the_size_of_the_recommended_variant(hub: HubServer, tmp_path: Path) -> None:
+    weights = tiny_chat(tmp_path / "any.gguf")
+    names = ("m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-F16.gguf", "mmproj-m-F16.gguf", "m.imatrix.gguf")
+    hub.add_repo(REPO, dict.fromkeys(names, weights), gguf={"total": 8_000_000_000})
+    hub.add_repo("owner/huge-GGUF", {"huge-IQ1_S.gguf": weights}, gguf={"total": 10**15})
+    hub.add_repo("owner/odd-GGUF", {"odd.gguf": weights}, gguf={"total": 8_000_000_000})
+    hub.add_repo("owner/unknown-GGUF", {"unknown-Q8_0.gguf": weights})
+    rows = {row["id"]: row for row in run_json("search", "gguf")["results"]}
+    found = {name: (row["recommended_quant"], row["recommended_bytes"], row["fits"]) for name, row in rows.items()}
+    assert found[REPO][0] == "Q4_K_M"
+    assert found[REPO][1] == pytest.approx(4.92e9, rel=0.02), "Llama-3.1-8B at Q4_K_M has 4.92 GB"
+    assert found["owner/huge-GGUF"] == ("IQ1_S", 250_000_000_000_000, False)
+    assert found["owner/odd-GGUF"] == ("odd", None, None)
+    assert found["owner/unknown-GGUF"] == ("Q8_0", None, None)
+    assert re.search(rf"{REPO} +8B +Q4_K_M +~4.9 GB ", run("search", "tiny").stdout)
+
+
+def test_search_says_if_there_are_more_results(hub: HubServer) -> None:
+    for number in range(3):
+        hub.add_repo(f"owner/m{number}-GGUF", {"m-Q8_0.gguf": b"GGUF"}, gguf={"total": 1_000_000})
+    assert "more results than these 2. Raise --limit" in run("search", "--limit", "2").stderr
+    assert "more results than these 2" in run("search", "--limit", "2", "--fits").stderr
+    assert run_json("search", "--limit", "2")["more"]
+    for limit in (3, 500):
+        assert "more results" not in run("search", "--limit", str(limit)).stderr
+    assert len(run_json("search", "--limit", "2")["results"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("owner/tinny-GGUF", "owner/tiny-GGUF"),
+        ("OWNER/tiny", "owner/tiny-GGUF"),
+        ("ower/tiny-gguf", "owner/tiny-GGUF"),
+        ("owner/quite-different-GGUF", None),
+    ],
+)
+@pytest.mark.usefixtures("repo")
+def test_unknown_repo_suggests_a_similar_one(typed: str, suggested: str | None) -> None:
+    for command in ("pull", "info"):
+        error = run(command, typed, code=1).stderr
+        assert "has no public repo" in error
+        assert ("Did you mean" in error) == (suggested is not None)
+        assert suggested is None or f"Did you mean {suggested!r}?" in error
+
+
+@pytest.mark.usefixtures("repo")
+def test_unknown_quantization_suggests_a_similar_one() -> None:
+    assert "Did you mean 'Q4_K_M'?" in run("pull", f"{REPO}:Q4_K_X", code=1).stderr
+
+
+@pytest.mark.usefixtures("repo")
+def test_list_of_downloads_says_if_there_are_more() -> None:
+    for quant in ("Q8_0", "Q4_K_M"):
+        run("pull", f"{REPO}:{quant}", "-q")
+    assert "more results than these 1." in run("downloads", "--all", "--limit", "1").stderr
+    assert run("downloads", "--all", "--limit", "2").stderr == ""
+    found = run_json("downloads", "--all", "--limit", "1")
+    assert (len(found["downloads"]), found["more"]) == (1, True)
 
 
 @pytest.mark.usefixtures("repo")
@@ -134,6 +195,76 @@ def test_card_is_formatted_when_the_width_is_known(monkeypatch: pytest.MonkeyPat
     assert "https://example.org/x" in text
 
 
+def test_info_lists_the_conversions_of_a_repo_without_gguf_files(hub: HubServer) -> None:
+    hub.add_repo("big/model", {"model.safetensors": b"x", "README.md": CARD})
+    text = run("info", "big/model").stdout
+    assert "lists no GGUF conversion of it. Search for one: llm hf search model" in text
+    for name, downloads in (("a/model-GGUF", 5), ("b/model-GGUF", 1_234_567)):
+        hub.add_repo(name, {"m-Q8_0.gguf": b"GGUF"}, base_models=("big/model",), downloads=downloads)
+    text = run("info", "big/model", "--refresh").stdout
+    assert re.search(r"b/model-GGUF +1,234,567\na/model-GGUF +5\n", text)
+    assert text.endswith("Pull the first one: llm hf pull b/model-GGUF\n")
+    found = run_json("info", "big/model")["conversions"]
+    assert found == [{"id": "b/model-GGUF", "downloads": 1_234_567}, {"id": "a/model-GGUF", "downloads": 5}]
+    assert "(1,234,567 downloads a month)" in run("pull", "big/model", code=1).stderr
+    assert run_json("info", "a/model-GGUF")["conversions"] == []
+
+
+def test_info_marks_the_variants_that_a_pull_refuses(repo: HubServer) -> None:
+    assert "REFUSED" not in run("info", REPO).stdout
+    repo.change_repo(repo.list_repos()[0], scans_done=True, files_with_issues=((Q8, "unsafe"), (Q4, "suspicious")))
+    text = run("info", REPO, "--refresh").stdout
+    assert re.search(r"Q8_0 .* unsafe ", text)
+    assert not re.search(r"Q4_K_M .* unsafe", text)
+    assert "A pull of a variant marked REFUSED needs --allow-unsafe" in text
+    refused = {variant["quant"]: variant["refused"] for variant in run_json("info", REPO)["variants"]}
+    assert refused == {"Q8_0": f"{Q8}: unsafe", "Q4_K_M": None}
+    assert "as unsafe" in run("pull", f"{REPO}:Q8_0", code=1).stderr
+    run("pull", f"{REPO}:Q4_K_M", "-q")
+
+
+def test_info_says_that_a_plain_pull_is_refused(repo: HubServer) -> None:
+    repo.change_repo(repo.list_repos()[0], scans_done=True, files_with_issues=((Q4, "malicious"),))
+    assert "This and every pull of a variant marked REFUSED needs --allow-unsafe" in run("info", REPO).stdout
+    assert "--allow-unsafe" in run("pull", REPO, code=1).stderr
+
+
+def test_pull_of_a_base_model_suggests_to_continue_a_text(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("owner/raw-GGUF", {"raw-F16.gguf": tiny_base(tmp_path / "raw-F16.gguf")})
+    error = run("pull", "owner/raw-GGUF").stderr
+    assert "This is a base model, which continues a text: llm -m raw 'Once upon a time'" in error
+    assert "'hello'" not in error
+
+
+@pytest.mark.usefixtures("repo")
+def test_verify_all_ends_with_the_number_of_models_that_match(home: Home) -> None:
+    for quant in ("Q8_0", "Q4_K_M"):
+        run("pull", f"{REPO}:{quant}", "-q")
+    for words in (("--all",), (f"{REPO}:Q8_0", f"{REPO}:Q4_K_M")):
+        assert run("verify", *words).stdout.endswith("\n2 of 2 match.\n")
+    assert "of 1 match" not in run("verify", f"{REPO}:Q8_0").stdout
+    (path,) = (path for path in list_cached(home) if path.name == Q4)
+    path.write_bytes(b"changed")
+    assert run("verify", "--all", code=1).stdout.endswith("\n1 of 2 match.\n")
+
+
+def test_list_is_sorted_by_size_use_or_name(hub: HubServer, tmp_path: Path) -> None:
+    for name, size in (("bear", 500_000), ("ant", 1_000_000), ("Cow", 0)):
+        weights = tiny_chat(tmp_path / f"{name}-F16.gguf", weights_bytes=size, name=name)
+        hub.add_repo(f"owner/{name}-GGUF", {weights.name: weights})
+        run("pull", f"owner/{name}-GGUF", "-q")
+    with Database(library_path()) as db:
+        db.touch_model("hf/owner/bear-GGUF:F16")
+
+    def list_names(*words: str) -> list[str]:
+        return [line.split()[0] for line in run("list", *words).stdout.splitlines()[1:]]
+
+    assert list_names() == ["Cow", "ant", "bear"]
+    assert list_names("--sort", "name") == ["ant", "bear", "Cow"]
+    assert list_names("--sort", "size") == ["ant", "bear", "Cow"]
+    assert list_names("--sort", "used") == ["bear", "Cow", "ant"]
+
+
 def test_info_announces_a_scan_when_the_repo_has_no_results(repo: HubServer) -> None:
     repo.report(repo.list_repos()[0], Q4, "unsafe", avScan="unsafe")
     assert "not reported for the repo; a pull checks each file" in run("info", REPO).stdout
@@ -149,7 +280,7 @@ def test_pull_prints_the_id_to_stdout_and_the_rest_to_stderr(repo: HubServer) ->
     assert repo.sent(Q4, side="storage") > 0
     for output in (f"{REPO}, Q4_K_M: ", f"{Q4}: done", "Digests match the Hub's", "llm -m tiny 'hello'"):
         assert output in done.stderr
-    assert run_json("list")[0]["state"] == "ready"
+    assert run_json("list")["models"][0]["state"] == "ready"
 
 
 def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
@@ -159,6 +290,21 @@ def test_second_pull_is_instant_and_reports_it(repo: HubServer) -> None:
     assert done.stdout == f"hf/{REPO}:Q4_K_M\n"
     assert "is already on this machine" in done.stderr
     assert repo.sent(side="storage") == sent
+
+
+@pytest.mark.usefixtures("repo")
+def test_pull_of_several_starts_after_all_were_found() -> None:
+    assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q1_0", code=1).stdout == ""
+    assert "names one model" in run("pull", REPO, f"{REPO}:Q8_0", "-a", "walrus", code=2).stderr
+    assert run_json("list")["models"] == []
+    assert [plan["quant"] for plan in run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "--dry-run")] == [
+        "Q4_K_M",
+        "Q8_0",
+    ]
+    assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q4_K_M\nhf/{REPO}:Q8_0\n"
+    found = run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q")
+    assert [pulled["model_id"] for pulled in found] == run("list", "-q").stdout.split()[::-1]
+    assert [repo["id"] for repo in run_json("info", REPO, REPO)] == [REPO, REPO]
 
 
 @pytest.mark.usefixtures("repo")
@@ -181,7 +327,7 @@ def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Ho
     plan = run_json("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
     assert list_cached(home) == []
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 @pytest.mark.usefixtures("repo")
@@ -230,7 +376,7 @@ def test_pasted_address_names_the_same_model_as_the_repo(repo: HubServer) -> Non
     pages = (f"blob/main/{Q8}", "tree/main/Q8_0", f"resolve/main/{Q8}?download=true")
     for ref in (f"{REPO}:Q8_0", *(f"https://huggingface.co/{REPO}/{page}" for page in pages)):
         assert run("pull", ref, "-q").stdout == f"hf/{REPO}:Q8_0\n"
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert repo.sent(Q8, side="storage")
 
 
@@ -255,6 +401,7 @@ def test_interrupted_pull_prints_one_line_and_can_be_continued(repo: HubServer, 
     with subprocess.Popen(
         [*HF, "pull", f"{REPO}:Q8_0", "--connections", "1"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=dict(os.environ),  # without the COLUMNS that readline may have set in this process, which wraps notes
     ) as pull:  # fmt: skip
         repo.wait_until(lambda: repo.sent(Q8, side="storage") >= HALF)
         pull.send_signal(signal.SIGINT)
@@ -378,7 +525,7 @@ def test_terminated_pull_leaves_a_paused_download(repo: HubServer) -> None:
         pull.terminate()
         pull.communicate(timeout=30)
     assert pull.returncode == -signal.SIGTERM
-    (row,) = run_json("downloads")
+    (row,) = run_json("downloads")["downloads"]
     assert (row["state"], row["error"]) == ("paused", None)
 
 
@@ -488,7 +635,7 @@ def test_import_is_verified_against_its_repo(repo: HubServer, tmp_path: Path) ->
 def test_import_registers_the_named_variant_of_the_repo(named: str, why: str, repo: HubServer, tmp_path: Path) -> None:
     assert repo.list_repos()
     assert why in run("import", tmp_path / Q8, "--repo", f"{REPO}:{named}", code=1).stderr
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
     for right in ("q8_0", Q8):
         assert run("import", tmp_path / Q8, "--repo", f"{REPO}:{right}", "-q").stdout == f"hf/{REPO}:Q8_0\n"
 
@@ -503,7 +650,7 @@ def test_background_pull_is_queued_followed_and_finished(repo: HubServer) -> Non
     assert f"Download {number} ({REPO}:Q8_0) is done." in done.stderr
     assert re.search(rf"{number} +{re.escape(REPO)}:Q8_0 +done +100 %", run("downloads", "--all").stdout)
     assert "done" in run("downloads", "log", number).stdout
-    assert run_json("list")[0]["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("list")["models"][0]["model_id"] == f"hf/{REPO}:Q8_0"
     assert run_json("downloads", "clear") == {"removed": 1}
     assert repo.sent(Q8, side="storage") > 0
 
@@ -528,10 +675,10 @@ def test_watching_a_failed_download_shows_the_reason_and_exits_with_1(repo: HubS
     repo.fault(FlipBit(HALF), on=Q8, side="storage", times=None)
     number = run("pull", f"{REPO}:Q8_0", "--background", "-q").stdout.strip()
     output = run("downloads", "--watch", number, code=1).stderr
-    assert run_json("downloads", "--all")[0]["done_bytes"] == 0
+    assert run_json("downloads", "--all")["downloads"][0]["done_bytes"] == 0
     assert "failed" in output
     assert "The digest was wrong twice" in output
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_worker_that_can_not_start_is_reported_and_not_restarted(
@@ -584,7 +731,10 @@ def test_command_for_all_downloads_skips_one_that_has_just_ended(
         return rows
 
     monkeypatch.setattr(Library, "downloads", listed_and_ended)
-    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [(3, "paused"), (1, "paused")]
+    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [
+        (3, "paused"),
+        (1, "paused"),
+    ]
     assert "nothing to pause" in run("pause", "2", code=2).stderr
 
 
@@ -643,11 +793,11 @@ def test_watch_can_print_json_lines(repo: HubServer) -> None:
     assert (rows[-1]["id"], rows[-1]["state"], rows[-1]["done_bytes"]) == (
         int(number), "done", rows[-1]["total_bytes"]
     )  # fmt: skip
-    assert rows[0].keys() == run_json("downloads", "--all")[0].keys()
+    assert rows[0].keys() == run_json("downloads", "--all")["downloads"][0].keys()
     assert all(one != next_one for one, next_one in pairwise(rows))
     assert watching.stderr == ""
     assert run("downloads", "--watch", "--json").stdout == "", "no download is open"
-    assert run_json("downloads", "--all", "--limit", 2**63) == rows[-1:], "larger than an SQLite integer"
+    assert run_json("downloads", "--all", "--limit", 2**63)["downloads"] == rows[-1:], "larger than an SQLite integer"
 
 
 # The account

@@ -154,7 +154,7 @@ def test_running_downloads_share_connections_and_rate(monkeypatch: pytest.Monkey
 
 def test_foreground_downloads_come_before_background_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fair_share, "REFRESH_SECONDS", 0.0)
-    Library().set_setting("limit_rate", "900")
+    Library().set_setting("limit_rate", "900B")
     behind = begin_download(background=True)
     assert behind() == (8, 900)
     ahead = begin_download()

@@ -136,7 +136,7 @@ def test_answer_follows_a_schema(start: Start, tmp_path: Path) -> None:
 
 def test_prompt_larger_than_the_context_reports_both_sizes(start: Start, tmp_path: Path) -> None:
     endpoint = start(ggufs.tiny_chat(tmp_path / "tiny.gguf"), context=512)
-    with pytest.raises(EngineRequestError, match=r"has \d+ tokens; the context holds 512") as caught:
+    with pytest.raises(EngineRequestError, match=r"has [\d,]+ tokens; the context holds 512") as caught:
         list(
             inference_client.stream_completion(
                 endpoint, openai_protocol.Turn([{"role": "user", "content": "word " * 5000}])

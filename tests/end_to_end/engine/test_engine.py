@@ -491,7 +491,7 @@ def test_busy_engine_is_kept_and_the_context_shrinks_instead(
     assert endpoint.context is not None
     assert 512 <= endpoint.context < 2048
     assert len(notices) == 1
-    assert f"Context reduced to {endpoint.context} tokens" in notices[0]
+    assert f"Context reduced to {endpoint.context:,} tokens" in notices[0]
     assert next(stream)
     stream.close()
 

@@ -158,7 +158,7 @@ def test_prompt_larger_than_the_context_gives_a_clear_error() -> None:
 def test_ps_shows_the_layers_and_stop_ends_llama_server(tiny_library: TinyLibrary) -> None:
     run_llm("hf", "stop", "--all")
     get_output("-m", "tiny", "hello")
-    (shown,) = json.loads(get_output("hf", "ps", "--json"))
+    (shown,) = json.loads(get_output("hf", "ps", "--json"))["engines"]
     assert shown["memory"] > 0
     if sys.platform == "linux":
         assert "rlimits" in shown["layers"]

@@ -81,7 +81,7 @@ def test_failing_layers_are_left_out_for_all_models_and_shown(
     )
     starts = layers.count_starts()
     assert starts == 2 + len(LAYERS) + 1  # with all layers, without any, each in turn, and the engine
-    (shown,) = run_json("ps")
+    (shown,) = run_json("ps")["engines"]
     assert [*shown["layers"], *shown["missing"]] == [layer for layer in LAYERS if layer not in failing] + list(failing)
     assert all("a test model fails under it: " in why for why in shown["missing"].values())
     assert read_status() == {"mode": "on", "layers": shown["layers"], "missing": shown["missing"], "problem": None}
@@ -99,7 +99,7 @@ def test_macos_profile_that_denies_the_model_is_left_out(layers: FailingLayers, 
     first = run_process("llm", "-m", tiny, "hello")
     assert first.stdout.strip() == ggufs.ANSWER
     assert "only without the sandbox layer seatbelt on" in first.stderr
-    (shown,) = run_json("ps")
+    (shown,) = run_json("ps")["engines"]
     assert shown["layers"] == ["rlimits"]
     assert "(Permission denied)" in shown["missing"]["seatbelt"]
     tested = json.loads(run_process("llm", "hf", "test", tiny, "--json").stdout)["result"]
@@ -131,7 +131,7 @@ def test_required_sandbox_refuses_engines_and_load_tests(
         refused = run_llm(*words, code=1)
         assert "without it: llm hf settings sandbox on\nlandlock: a test model fails under it: " in refused.stderr
         assert "reinstall" not in refused.stderr
-    assert run_json("ps") == []
+    assert run_json("ps")["engines"] == []
     assert read_status()["mode"] == "required"
 
 

@@ -178,7 +178,7 @@ def test_list_shows_updates_and_freed_space(hub: HubServer, tmp_path: Path) -> N
     done = run("list", "--updates")
     assert "available" in done.stdout
     assert "1 with an update, 0 unknown." in done.stdout
-    (model,) = run_json("list", "--updates")
+    (model,) = run_json("list", "--updates")["models"]
     assert (model["update_available"], model["freed_bytes"]) == (True, model["size"])
-    (model,) = run_json("list")
+    (model,) = run_json("list")["models"]
     assert (model["update_available"], model["freed_bytes"]) == (None, None)

@@ -42,7 +42,7 @@ _use_tiny_library = tiny_library_support.use_tiny_library
 
 
 def test_stored_options_apply_to_prompts_without_their_own() -> None:
-    run("set", "tiny", "max_tokens", "2", "context", "1024", "keep_alive", "60s")
+    run("set", "tiny", "max_tokens", "2", "context", "1k", "keep_alive", "60s")
     get_output("-m", "tiny", "hello")
     assert (read_last_log()["output_tokens"], read_last_log()["response_json"]["context"]) == (2, 1024)
     get_output("-m", "tiny", "hello", "-o", "max_tokens", "4")
@@ -68,9 +68,10 @@ def test_stored_system_prompt_applies_to_prompts_without_one() -> None:
         (("temprature", "1"), "Option 'temprature' of hf/tiny/chat:F16: there is no such option"),
         (("temperature", "hot"), "Option 'temperature' of hf/tiny/chat:F16"),
         (("top_p", "2"), "Option 'top_p'"),
-        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4096 tokens"),
+        (("context", "5000"), "Option 'context': hf/tiny/chat:F16 supports at most 4,096 tokens"),
         (("think", "on"), "Option 'think'"),
         (("keep_alive", "soon"), "Option 'keep_alive'"),
+        (("max_tokens", "many"), "'many' is not a number of tokens: Use a value such as 8192 or 16k."),
         (("temperature",), "'temperature' has no VALUE"),
         (("--unset", "seed"), "Option 'seed' is not set for hf/tiny/chat:F16"),
         (("template", "/nowhere/t.jinja"), "Option 'template': can't read the file"),
@@ -131,7 +132,7 @@ def test_show_lists_the_sampling_values_in_force_with_ranges(tiny_library: TinyL
     assert re.search(r"^top_p +0\.95 +0 to 1 +default$", shown, re.MULTILINE)
     assert re.search(r"^max_tokens +no limit +at least 1 +default$", run("show", "tiny").stdout, re.MULTILINE)
     assert json.loads(run("show", "vectors", "--json").stdout)["sampling"] == []
-    listed = json.loads(run("list", "--json").stdout)
+    listed = json.loads(run("list", "--json").stdout)["models"]
     assert all(one["sampling"] == [] for one in listed)
     with tiny_library.open_db() as db:
         db.register(dog)
@@ -307,7 +308,7 @@ def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.Mo
             assert json.loads(get_output("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
         assert read_last_log()["resolved_model"] == "hf/tiny/dog:F16"
         assert len(json.loads(get_output("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
-        rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)}
+        rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)["models"]}
         assert rows["hf/remote/big"]["health"] == {"model_id": "hf/remote/big", "up": True, "problem": None}
         assert "remote, up" in run("list").stdout
         assert KEY not in run("show", "big").stdout + run("show", "big", "--json").stdout
@@ -387,7 +388,9 @@ def test_model_with_a_missing_key_is_not_reported_as_down(
     assert "remote, no key" in listed.stdout
     reported = f"hf/remote/big was not checked: The key of hf/remote/big at http://127.0.0.1:9 is not set. {remedy}\n"
     assert listed.stderr == reported
-    assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout) if row["endpoint"]] == [None]
+    assert [row["health"]["up"] for row in json.loads(run("list", "--json").stdout)["models"] if row["endpoint"]] == [
+        None
+    ]
 
 
 def test_key_sent_without_encryption_is_reported() -> None:

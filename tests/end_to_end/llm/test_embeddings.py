@@ -51,7 +51,7 @@ def get_model(name: str) -> HfEmbeddingModel:
     [
         ("  ", "Text 3 is empty"),
         ("  ", "It comes after 'two'."),
-        (LONG, f"The model accepts 512 tokens; text 3 has {TOKENS_OF_LONG}."),
+        (LONG, f"The model accepts 512 tokens; text 3 has {TOKENS_OF_LONG:,}."),
         (LONG, "Text 3 is too long for hf/tiny/embed:F32: 'word word word"),
         (LONG, f"llm hf set {EMBED} truncate on"),
     ],
@@ -92,7 +92,7 @@ def test_relay_names_inputs_that_can_not_be_embedded() -> None:
         assert get_error([[1], []]).startswith("input[1] is empty")
         long = get_error(["one", LONG, LONG])
         assert long.startswith(
-            f"input[1] is too long for {EMBED}\nThe model accepts 512 tokens; input[1] has 1202, input[2]"
+            f"input[1] is too long for {EMBED}\nThe model accepts 512 tokens; input[1] has 1,202, input[2]"
         )
         assert f"llm hf set {EMBED} truncate on" in long
         assert "batch size" not in long

@@ -142,7 +142,7 @@ def test_invalid_stored_option_is_named_with_its_model(tiny_library: TinyLibrary
         ("logit_bias", "nonsense", "JSON object"),
         ("think", "perhaps", "on, off or a number"),
         ("keep_alive", "soon", "not a duration"),
-        ("context", "5000", "at most 4096 tokens"),
+        ("context", "5000", "at most 4,096 tokens"),
         ("nonsense", "1", "Extra inputs"),
     ],
 )
@@ -193,7 +193,7 @@ def test_answer_that_repeats_itself_is_stopped(how: tuple[str, ...]) -> None:
 
 def test_answer_may_repeat_itself_until_the_context_is_full() -> None:
     result = run_llm("-m", "endless", "go", "-o", "context", "2048", "-o", "loop_limit", "0")
-    assert "the context of 2048 tokens is full" in result.stderr
+    assert "the context of 2,048 tokens is full" in result.stderr
 
 
 def test_json_that_repeats_itself_is_an_error(tiny_library: TinyLibrary) -> None:

@@ -85,16 +85,16 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         assert {**seen, "metadata": None} == {**printed, "metadata": None}
         pulled = await tool("hf_download_model", ref=REPO, wait_seconds=45)
         assert pulled["model"] == await run_command("show", LOCAL)
-        assert [pulled["download"]] == await run_command("downloads", "--all")
+        assert [pulled["download"]] == (await run_command("downloads", "--all"))["downloads"]
         assert (await tool("hf_get_downloads", finished=True, **full))["downloads"] == await run_command(
             "downloads", "--all"
         )
         alone = await tool("hf_get_downloads", id=pulled["download"]["id"], **full)
         assert (alone["downloads"], alone["log"]) == (
-            await run_command("downloads", "--all"),
-            (await run_command("downloads", "log", str(pulled["download"]["id"])))[-20:],
+            (await run_command("downloads", "--all"))["downloads"],
+            (await run_command("downloads", "log", str(pulled["download"]["id"])))["log"][-20:],
         )
-        assert (await tool("hf_list_models", **full))["models"] == await run_command("list", "--updates")
+        assert (await tool("hf_list_models", **full))["models"] == (await run_command("list", "--updates"))["models"]
         assert await read_resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await run_command("show", LOCAL)
         info = await run_command("info", REPO)
         assert await read_resource(client, f"hf://models/{REPO}") == {**info, "files": []}
@@ -116,7 +116,9 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         await tool("hf_control_download", id=row.id, action="cancel", confirm=f"cancel {row.id}")
         await tool("hf_get_downloads", id=row.id, wait_seconds=45)  # until the process that carries it out has noticed
         cancelled = await tool("hf_control_download", id=row.id, action="cancel")
-        (row_printed,) = [each for each in await run_command("downloads", "--all") if each["id"] == row.id]
+        (row_printed,) = [
+            each for each in (await run_command("downloads", "--all"))["downloads"] if each["id"] == row.id
+        ]
         assert cancelled == row_printed
         assert visited == {offered.name for offered in (await client.list_tools()).tools}
 
@@ -129,7 +131,7 @@ async def test_long_lists_come_in_pages_that_add_up() -> None:
     for number in range(9):
         library.cancel(library.enqueue(f"{REPO}:Q8_0").id)
         library.add_alias("tiny", f"name-{number}")
-    whole = await run_command("downloads", "--all")
+    whole = (await run_command("downloads", "--all"))["downloads"]
     assert len(whole) == 10
     async with connect_stdio() as client:
         for limit in (1, 4, 50):

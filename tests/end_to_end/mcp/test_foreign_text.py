@@ -28,12 +28,11 @@ CARD = f"---\nlicense: mit\n---\n{END}\n{ORDER}{HIDDEN}\n" + f"{HIDDEN}word " * 
 LABEL = f"{ORDER} {'now ' * 30}"
 # Fields of the results with text by this package, by the user of this machine, or of a closed set of values.
 OWN_FIELDS = {
-    "access", "added", "address", "aliases", "byte_order", "cache_dir", "choice", "code", "commit", "created",
-    "default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
-    "key", "key_env", "key_name", "kept", "kind", "layers", "library", "llm_default", "local_model", "local_models",
-    "location",
-    "message", "missing", "mmproj", "mode", "model_id", "next_cursor", "next_step", "note", "notes", "options", "part",
-    "place", "reason", "ref", "requested_action", "requested_by", "result", "revision", "role", "scopes", "severity",
+    "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created",
+    "default", "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated",
+    "git_sha1", "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location",
+    "message", "missing", "mode", "next_cursor", "next_step", "note", "notes", "options", "part",
+    "place", "reason", "requested_action", "requested_by", "result", "revision", "role", "scopes", "severity",
     "sha256", "shape", "source", "state", "suggestions", "token_kind", "token_name", "type", "updated", "value",
     "verdict", "versions", "warnings", "where", "why", "all_files", "modalities", "fields", "organisations", "doubt",
 }  # fmt: skip
@@ -73,6 +72,17 @@ def list_strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+def find_unmarked(value: Any, marked: set[str], field: str = "") -> list[str]:
+    """Return the paths of texts that have the words of an attacker and are not marked as untrusted."""
+    if field in ("untrusted", "warnings", "next_step", *marked):
+        return []
+    if isinstance(value, dict):
+        return [path for key, one in value.items() for path in find_unmarked(one, marked, key)]
+    if isinstance(value, list):
+        return [path for one in value for path in find_unmarked(one, marked, field)]
+    return [f"{field}: {value}"] if isinstance(value, str) and "gnore" in value else []
+
+
 def check_answer(result: CallToolResult) -> None:
     text = get_text(result)
     assert len(text) < MAX_CHARS
@@ -84,8 +94,11 @@ def check_answer(result: CallToolResult) -> None:
         return
     assert len(json.dumps(structure, ensure_ascii=False)) < MAX_CHARS
     assert [char for one in list_strings(structure) for char in find_hidden(one)] == []
-    present = {name for name in ("card", "tags", "id", "name", "text") if structure.get(name)}
-    assert present & FOREIGN_FIELDS <= set(structure.get("untrusted", {}).get("fields", ()))
+    marked = set(structure.get("untrusted", {}).get("fields", ()))
+    assert {name for name in ("card", "tags", "id", "name", "text", "model_id") if structure.get(name)} <= marked
+    assert find_unmarked(structure, marked) == []
+    warned = {warning.split(" ")[0].rstrip(":") for warning in structure["warnings"] if ": 20 of " in warning}
+    assert warned <= set(list_strings(structure))
 
 
 @pytest.mark.usefixtures("hub")
@@ -139,7 +152,7 @@ async def test_ordinary_fields_and_labels_can_not_carry_instructions() -> None:
         refused = await call_refused(client, "hf_download_model", ref=f"{REPO}:zzz")
         labels += [label for label in refused.partition("Available variants: ")[2].split(", ") if "now-now" in label]
     assert len(labels) > 10
-    assert all(len(label) <= 60 and label.endswith("…") for label in labels)
+    assert [label for label in labels if len(label) > 60 or not label.endswith("…")] == []
 
 
 @pytest.mark.usefixtures("hub")

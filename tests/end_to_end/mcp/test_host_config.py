@@ -48,6 +48,7 @@ async def test_printed_configuration_of_each_host_starts_the_server(host: str) -
         (("--yes-to", "everything"), "argument --yes-to: Setting 'agent_yes_to': there is no action 'everything'"),
         (("--bogus",), "unrecognized arguments: --bogus"),
         (("--help",), "can't serve"),
+        (("--check", "--read-only"), "argument --check: a host needs a server that keeps running"),
         (("--http",), "argument --http: a host uses the server's stdin and stdout, not HTTP"),
         (("--http=8765", "--no-auth"), "argument --http: a host uses the server's stdin and stdout, not HTTP"),
         (("--host", "127.0.0.1"), "argument --host: it needs --http"),
@@ -64,7 +65,7 @@ def test_invalid_server_options_are_neither_printed_nor_written(
         assert output in done.stderr
         assert done.stdout == ""
     assert not (home.root / ".cursor").exists()
-    if flags[0].partition("=")[0] not in ("--help", "--http"):
+    if flags[0].partition("=")[0] not in ("--help", "--http", "--check"):
         started = subprocess.run(
             [sys.executable, "-m", "llm_hf_mcp", *flags], capture_output=True, text=True, check=False, timeout=60
         )

@@ -91,7 +91,7 @@ def test_foreign_browser_origins_and_host_names_are_refused() -> None:
 
 def test_body_that_is_not_strict_json_is_answered_by_a_json_rpc_error() -> None:
     with serve_http() as server, httpx2.Client(trust_env=False, headers={**ACCEPT, **server.headers}) as http:
-        for value in (b"NaN", b"Infinity", b"-Infinity", b"1e400"):
+        for value in (b"NaN", b"Infinity", b"-Infinity", b"1e400", b'"\\ud83d"'):
             body = b'{"jsonrpc": "2.0", "id": 7, "method": "ping", "params": {"x": ' + value + b"}}"
             answer = http.post(server.url, content=body, headers={"Content-Type": "application/json"})
             assert (answer.status_code, answer.json()["id"], answer.json()["error"]["code"]) == (400, 7, -32700)

@@ -93,6 +93,8 @@ async def test_reading_changes_no_file_and_starts_no_worker(hub: HubServer, home
         await read_everything(client)
         (row,) = (await call_tool(client, "hf_get_downloads", id=number))["downloads"]
         assert (row["state"], row["error"]) == ("queued", "its process ended"), "it shows the state without storing it"
+        step = (await call_tool(client, "hf_get_downloads", id=number))["next_step"]
+        assert step == "The user can run `llm hf downloads` to continue all downloads that wait for a worker."
     assert [snapshot(folder) for folder in folders] == before
     assert not worker.is_running()
     assert hub.count(Q8, side="storage") == sent
@@ -118,6 +120,7 @@ async def test_lost_worker_is_restarted_by_a_change_and_not_by_reading(hub: HubS
     assert done["downloads"][0]["state"] == "done"
 
 
+@pytest.mark.new_machine
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_reading_creates_no_library(home: Home) -> None:

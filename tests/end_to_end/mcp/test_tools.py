@@ -366,7 +366,7 @@ async def test_read_only_server_offers_no_tool_that_changes_anything() -> None:
         (("--max-total", "1MB"), "agent_max_total_bytes"),
         (("--allow-owners", "somebody"), "allowed_owners"),
         (("--allow-licenses", "apache-2.0"), "allowed_licenses"),
-        (("--disk-reserve", "900TB"), "disk_reserve"),
+        (("--disk-reserve", "900TB"), "disk_reserve_bytes"),
     ],
 )
 @pytest.mark.usefixtures("hub")
@@ -377,7 +377,7 @@ async def test_limits_of_the_operator_refuse_before_a_transfer(flags: tuple[str,
     assert Library().downloads(include_finished=True) == ()
     (line,) = read_audit_log(home)
     assert (line["what"], line["about"]) == ("download", f"{REPO}:Q8_0")
-    assert line["outcome"] == ("failed" if output == "disk_reserve" else "refused")
+    assert line["outcome"] == ("failed" if output == "disk_reserve_bytes" else "refused")
     assert line["why"]
 
 

@@ -12,13 +12,15 @@ from collections.abc import Iterator
 import click
 import pytest
 
+import llm_hf_models
 from llm_hf_models.cli.main import hf
+from llm_hf_models.cli.usage_errors import OTHER_NAMES
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.paths import library_path
 from llm_hf_models.settings import Settings
 from tests.conftest import Home
-from tests.support.commands import run
+from tests.support.commands import llm_command, run, run_json
 from tests.tools import readme_help
 
 SUMMARY_CELLS = 60
@@ -113,7 +115,9 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["limit", "0.9"], "'0.9' is less than one byte per second. `off` means no limit."),
         (["limit", "9" * 30], "is too large. `off` means no limit."),
         (["limit", "fast"], "or `off` for no limit."),
-        (["pull"], "Missing argument 'REF'"),
+        (["limit", "5"], "'5' has no unit. Write 5M for megabytes per second, or 5B for bytes per second."),
+        (["pull", "o/n", "--limit-rate", "5"], "'5' has no unit. Write 5M"),
+        (["pull"], "Missing argument 'REF...'"),
         (["verify"], "Give either NAME or --all."),
         (["stop", "x", "--all"], "Give either NAME or --all."),
         (["pause"], "Give either ID or --all."),
@@ -121,7 +125,13 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["settings", "--unset"], "--unset takes one KEY and no VALUE."),
         (["downloads", "--watch", "x"], "'x' is not the id of a download."),
         (["downloads", "--watch", "²"], "'²' is not the id of a download."),
-        (["serach"], "Did you mean"),
+        (["serach"], "Did you mean 'search'?"),
+        (["remove", "x"], "No such command 'remove'. Use: llm hf rm NAME"),
+        (["Delete"], "Use: llm hf rm NAME"),
+        (["run"], "Use: llm -m NAME 'PROMPT'"),
+        (["config"], "Use: llm hf settings"),
+        (["version"], "Use: llm hf --version"),
+        (["--verison"], "Did you mean '--version'?"),
         (["pull", "o/n", "--dryrun"], "Did you mean '--dry-run'?"),
         (["settings", "contxt"], "Did you mean 'context'?"),
         (["mirror", "--host", ""], "The address to listen on is empty"),
@@ -133,6 +143,27 @@ def test_invalid_usage_exits_with_2_and_a_reason(words: list[str], output: str) 
     assert done.exit_code == 2
     assert output in done.stderr
     assert done.stdout == ""
+
+
+def test_commands_of_other_tools_lead_to_existing_commands() -> None:
+    for name, command in OTHER_NAMES.items():
+        assert name not in hf.commands
+        words = command.split()
+        if words[1] == "hf":
+            assert words[2] in (*hf.commands, "--help", "--version")
+        else:
+            assert words[1] == "-m" or words[1] in llm_command.commands
+
+
+def test_usage_error_wraps_at_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = run("search", "--sort", "no such order", code=2).stderr.splitlines()
+    assert all(len(line) <= 60 for line in lines)
+    assert "'updated'." in lines[-1]
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert run("--version").stdout == f"llm-hf-models {llm_hf_models.__version__}\n"
 
 
 @pytest.mark.parametrize("ref", ["no-slash", "a/b:", "../..", "owner/name@..:Q4", "https://example.org/"])
@@ -152,7 +183,7 @@ def test_settings_can_be_listed_shown_changed_and_unset() -> None:
     assert all(key in listed.stdout for key in Settings.model_fields)
     assert run("settings", "keep_alive", "30m", code=None).exit_code == 0
     assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == 1800
-    assert re.search(r"^keep_alive +1800$", run("settings", "keep_alive", code=None).stdout, re.MULTILINE)
+    assert re.search(r"^keep_alive +30m$", run("settings", "keep_alive", code=None).stdout, re.MULTILINE)
     assert run("settings", "keep_alive", "-1", code=None).exit_code == 0
     assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == -1
     back = json.loads(run("settings", "keep_alive", "--unset", "--json", code=None).stdout)
@@ -246,12 +277,12 @@ def test_status_works_without_a_readable_library(home: Home) -> None:
 
 def test_empty_library_suggests_a_first_command() -> None:
     assert "llm hf pull owner/name" in run("list", code=None).stderr
-    assert run("list", "--json", code=None).stdout == "[]\n"
+    assert run_json("list")["models"] == []
     assert "The next prompt starts one." in run("ps", code=None).stderr
-    assert run("ps", "--json", code=None).stdout == "[]\n"
+    assert run_json("ps") == {"engines": []}
     assert run("stop", "--all", code=None).stderr == "No engine was running.\n"
     assert "No download is active." in run("downloads", code=None).stderr
-    assert run("downloads", "--json", code=None).stdout == "[]\n"
+    assert run_json("downloads") == {"downloads": [], "more": False}
     assert run("pause", "--all", code=None).stderr == "No download to pause.\n"
     verified = run("verify", "--all", code=None)
     assert (verified.exit_code, verified.stdout) == (0, "")
@@ -276,9 +307,7 @@ def test_all_includes_an_old_download_behind_150_newer_ones() -> None:
         first = db.add_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
             db.add_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
-    done = run("cancel", "--all", "--json", code=None)
-    assert done.exit_code == 0, done.output
-    assert [row["id"] for row in json.loads(done.stdout)] == [first.id]
+    assert [row["id"] for row in run_json("cancel", "--all")] == [first.id]
 
 
 def test_damaged_library_gives_one_clear_error(home: Home) -> None:

@@ -17,25 +17,27 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
+import click
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli import output
-from llm_hf_models.cli.output import Column
-from llm_hf_models.cli.progress import LINE_SECONDS, ProgressBars, ProgressLines, show_progress
+from llm_hf_models.cli import layout, output
+from llm_hf_models.cli.layout import Column
+from llm_hf_models.cli.progress import LINE_SECONDS, ProgressLines, show_progress
+from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.downloads.types import DownloadEvent, DownloadView
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
+from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.tokens import Token
 from llm_hf_models.hub.types import Location
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.models.repo_types import ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.models.repo_types import CheckReport, ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.models.types import Freshness, LocalModelView
 from llm_hf_models.system import json_values
 from llm_hf_models.system.text import is_hidden
@@ -145,25 +147,43 @@ ROWS = [["owner/one", "1 MB", "a longer note", "chat"], ["owner/two", "10 MB", "
 
 
 def test_table_without_a_limit_cuts_nothing_and_has_no_tabs() -> None:
-    assert output.format_table(COLUMNS, ROWS, max_width=None).splitlines()[1:] == [
+    assert layout.format_table(COLUMNS, ROWS, max_width=None).splitlines()[1:] == [
         "owner/one   1 MB  a longer note  chat",
         "owner/two  10 MB                 embed",
     ]
 
 
 def test_least_important_column_is_cut_and_then_dropped() -> None:
-    cut = output.format_table(COLUMNS, ROWS, max_width=34).splitlines()
+    cut = layout.format_table(COLUMNS, ROWS, max_width=34).splitlines()
     assert cut[1] == "owner/one   1 MB  a longer…  chat"
-    dropped = output.format_table(COLUMNS, ROWS, max_width=24).splitlines()
+    dropped = layout.format_table(COLUMNS, ROWS, max_width=24).splitlines()
     assert dropped[1] == "owner/one   1 MB  chat"
-    last = output.format_table(COLUMNS, ROWS, max_width=9).splitlines()
+    last = layout.format_table(COLUMNS, ROWS, max_width=9).splitlines()
     assert last[1] == "owner/one"
 
 
 def test_wrapping_column_continues_on_the_next_line() -> None:
     columns = [Column("KEY"), Column("WHAT", 1, min_width=10, wrap=True)]
-    lines = output.format_table(columns, [["a", "one two three four"], ["b", "five"]], max_width=18).splitlines()
+    lines = layout.format_table(columns, [["a", "one two three four"], ["b", "five"]], max_width=18).splitlines()
     assert lines[1:] == ["a    one two three", "     four", "b    five"]
+
+
+def test_extra_column_is_dropped_before_another_is_cut() -> None:
+    columns = [Column("ID", min_width=8, keep_end=True), Column("TAGS", 9, min_width=5, extra=True), Column("FITS", 1)]
+    rows = [["owner/a-long-name:Q8_0", "one two three", "yes"]]
+    assert layout.format_table(columns, rows, max_width=35).splitlines()[1] == "owner/a-long-name:Q8_0  one …  yes"
+    assert layout.format_table(columns, rows, max_width=30).splitlines()[1] == "owner/a-long-name:Q8_0  yes"
+    assert layout.format_table(columns, rows, max_width=24).splitlines()[1] == "owner/a-lon…e:Q8_0  yes"
+
+
+def test_column_without_room_continues_below_its_row() -> None:
+    words = Column("WHAT", 1, min_width=12, wrap=True, below=True)
+    path = Column("PATH", below=True)
+    rows = [["key", "a text of several words", "/a/path/that/is/longer/than/the/terminal"]]
+    lines = layout.format_table([Column("KEY", min_width=3), words, path], rows, max_width=20).splitlines()
+    assert lines[1:] == ["key", "    a text of", "    several words", f"    {rows[0][2]}"]
+    wide = layout.format_table([Column("KEY"), words, path], rows, max_width=80).splitlines()
+    assert wide[1] == f"key  {rows[0][1]}  {rows[0][2]}"
 
 
 @given(
@@ -171,18 +191,18 @@ def test_wrapping_column_continues_on_the_next_line() -> None:
     st.integers(min_value=12, max_value=120),
 )
 def test_table_is_never_wider_than_its_limit(rows: list[list[str]], limit: int) -> None:
-    text = re.sub(r"\x1b\[\d+m", "", output.format_table(COLUMNS, rows, max_width=limit))
+    text = re.sub(r"\x1b\[\d+m", "", layout.format_table(COLUMNS, rows, max_width=limit))
     lines = text.split("\n")
     assert len(lines) == len(rows) + 1
-    assert all(output.count_cells(line) <= limit for line in lines)
+    assert all(layout.count_cells(line) <= limit for line in lines)
 
 
 def test_empty_column_is_omitted() -> None:
-    assert "NOTE" not in output.format_table(COLUMNS, [["a", "1", "", "x"]], max_width=None)
+    assert "NOTE" not in layout.format_table(COLUMNS, [["a", "1", "", "x"]], max_width=None)
 
 
 def test_wide_characters_keep_columns_aligned() -> None:
-    lines = output.format_table(
+    lines = layout.format_table(
         [Column("NAME"), Column("N")], [["模型", "1"], ["abcd", "2"]], max_width=None
     ).splitlines()
     assert lines[1:] == ["模型  1", "abcd  2"]
@@ -190,13 +210,13 @@ def test_wide_characters_keep_columns_aligned() -> None:
 
 def test_untrusted_text_can_not_control_the_terminal() -> None:
     hostile = f"{ESCAPE}[2Jname{ESCAPE}]0;title\x07\u202e\x07"
-    rows = output.format_table([Column("ID")], [[hostile]], max_width=None).splitlines()[1:]
+    rows = layout.format_table([Column("ID")], [[hostile]], max_width=None).splitlines()[1:]
     assert rows == ["name"]
-    assert output.format_fields([("Label", hostile)], max_width=None) == "Label  name"
+    assert layout.format_fields([("Label", hostile)], max_width=None) == "Label  name"
 
 
 def test_long_facts_continue_indented() -> None:
-    text = output.format_fields([("Reason", "one two three four five six"), ("None", None), ("X", "y")], max_width=30)
+    text = layout.format_fields([("Reason", "one two three four five six"), ("None", None), ("X", "y")], max_width=30)
     assert text == "Reason  one two three four\n        five six\nX       y"
 
 
@@ -206,13 +226,15 @@ def test_search_fits_eighty_columns() -> None:
         parameters=30_500_000_000, downloads=123_456, likes=512, updated=NOW - timedelta(days=3), license="apache-2.0",
         gated="manual", tags=("gguf", "license:apache-2.0", "conversational"),
         local_models=("hf/unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M",), fits=False,
+        recommended_quant="UD-Q4_K_XL", recommended_bytes=18_600_000_000,
     )  # fmt: skip
     page = SearchPage((row,), Freshness("hub"))
     narrow, whole = hub_views.render_search(page, 80), hub_views.render_search(page, None)
-    assert all(output.count_cells(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
-    for text in (row.id, "30.5B", "18 GB", "Q4_K_M"):
+    assert all(layout.count_cells(line) <= 80 for line in re.sub(r"\x1b\[\d+m", "", narrow).splitlines())
+    for text in ("unsloth/Qwen3-Coder-30B", "…Instruct-GGUF", "30.5B", "~18.6 GB", "no", "Q4_K_M", "manual"):
         assert text in narrow
-    for text in ("unsloth", "text-generation", "123,456", "512", "3 d", "apache-2.0", "manual", "conversational", "no"):
+    assert not any(title in narrow for title in ("LIKES", "UPDATED", "TAGS"))
+    for text in (row.id, "text-generation", "123,456", "512", "3 d", "apache-2.0", "conversational", "UD-Q4_K_XL"):
         assert text in whole
 
 
@@ -251,7 +273,7 @@ def test_info_shows_each_variant_and_the_recommended_one() -> None:
     assert re.search(r"Q8_0 +8\.5 +8 GB +no +needs 9 GB", text)
     assert re.search(r"Q4_K_M +4\.2 GB +9 B +yes +yes +needs 5\.2 GB", text)
     assert "A plain pull chooses Q4_K_M: the best that fits" in text
-    for said in ("yes, with tools", "40960 tokens", "auto", "Ask for access on the page.", "no issue reported", "mit"):
+    for said in ("yes, with tools", "40,960 tokens", "auto", "Ask for access on the page.", "no issue reported", "mit"):
         assert said in text
 
 
@@ -268,8 +290,8 @@ def make_local_model(**changes: Any) -> LocalModelView:
 def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
     gone = make_local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
     text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([make_local_model(), gone], 120))
-    assert re.search(r"hf/o/n:Q8_0 +n, n:Q8_0 +5 MB +Q8_0 +c{12} +never +ready", text)
-    assert re.search(r"hf/o/gone:Q4_0 .* missing", text)
+    assert re.search(r"n +hf/o/n:Q8_0 +5 MB +ready +chat +never +Q8_0 +c{12} +n:Q8_0", text)
+    assert re.search(r"  +hf/o/gone:Q4_0 .* missing", text)
     assert (
         local_views.render_repairs([make_local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
     )
@@ -277,7 +299,8 @@ def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
 
 def test_show_lists_each_fact_with_its_date() -> None:
     at = datetime(2026, 3, 1, 12, tzinfo=timezone.utc).timestamp()
-    day = datetime.fromtimestamp(at).astimezone().strftime("%Y-%m-%d %H:%M")
+    day = cli_format.format_date(at)
+    assert re.fullmatch(r"2026-03-0[12] \d\d:\d\d (UTC|[+-]\d\d:\d\d)", day)
     checks = (
         Check("digest", "matches", at, {"repo": "o/n", "commit": "c" * 40}),
         Check("scan", "not reported", at),
@@ -292,8 +315,54 @@ def test_show_lists_each_fact_with_its_date() -> None:
     assert "safe" not in text
 
 
+@pytest.mark.parametrize(
+    ("zone", "shown"), [("UTC", "2026-03-01 12:00:05 UTC"), ("Asia/Kolkata", "2026-03-01 17:30:05 +05:30")]
+)
+def test_times_have_a_zone(zone: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        at = datetime(2026, 3, 1, 12, 0, 5, tzinfo=timezone.utc)
+        assert cli_format.format_time(at.timestamp()) == shown
+        assert cli_format.format_date(at) == shown.replace(":05 ", " ")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(None, ""), (0.84, "0.8 tokens/s"), (99.96, "100 tokens/s"), (12345.6, "12,346 tokens/s")]
+)
+def test_speed_has_three_digits(speed: float | None, shown: str) -> None:
+    assert cli_format.format_speed(speed) == shown
+
+
+def test_reason_of_a_finding_is_below_it_in_a_narrow_terminal() -> None:
+    why = "A tensor past the end of the file is bad."
+    found = Finding("tensor-past-end", "error", "structure", "The tensor data needs 9 bytes.", why=why)
+    report = CheckReport("m.gguf", 1, 0, (found,), complete=True)
+    lines = gguf_views.render_check(report, 80).splitlines()
+    assert lines[1:3] == ["error     tensor-past-end  The tensor data needs 9 bytes.", f"    {why}"]
+    assert gguf_views.render_check(report, 120).splitlines()[1].endswith(f"needs 9 bytes.  {why}")
+
+
+def test_metadata_is_rounded_and_arrays_are_summarised() -> None:
+    values = {
+        "small": 9.999999747378752e-06, "whole": 1000000.0, "count": 262144, "flag": True, "text": "llama",
+        "few": [1, 2.5, "a"], "many": ["<unk>", *range(999)], "skipped": {"type_name": "string", "length": 151936},
+        "long": {"length": 1_000_000}, "nested": [[1, 2], [3]],
+    }  # fmt: skip
+    rows = dict(line.split(maxsplit=1) for line in gguf_views.render_metadata(values, None).splitlines()[1:])
+    assert rows == {
+        "small": "1e-05", "whole": "1,000,000", "count": "262,144", "flag": "true", "text": "llama",
+        "few": '[1, 2.5, "a"]', "many": '1,000 values: "<unk>", 0, 1, 2, 3, 4, …',
+        "skipped": "151,936 values of type string", "long": "text of 1,000,000 bytes", "nested": "[[1, 2], [3]]",
+    }  # fmt: skip
+
+
 def test_each_kind_of_model_names_its_command() -> None:
     assert cli_format.suggest_usage("hf/o/n:Q8_0", ("n", "n:Q8_0"), "chat") == "Prompt it: llm -m n 'hello'"
+    assert "continues a text: llm -m n 'Once" in cli_format.suggest_usage("hf/o/n:Q8_0", ("n",), "base")
     assert cli_format.suggest_usage("hf/o/n:Q8_0", (), "embedding") == "Embed text: llm embed -m hf/o/n:Q8_0 -c 'hello'"
 
 
@@ -329,6 +398,17 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
     text = capsys.readouterr()
     assert text.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
     assert text.out == ""
+
+
+def test_notes_and_errors_wrap_at_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    path = "/a/path/that/is/longer/than/the/terminal"
+    output.print_error(HfModelsError("a message of more than thirty cells", cause=f"see {path}", hint="  two\n  lines"))
+    output.note(click.style("a note that is dim and has several words", dim=True))
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: a message of more than", "thirty cells", "see", path, "  two", "  lines",
+        "a note that is dim and has", "several words",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -541,51 +621,6 @@ def test_error_is_reported_once_with_its_reason() -> None:
         show(Event("waiting", "m.gguf", 10, 1000, f"no network{ESCAPE}[2J, again in 2 s"))
     show(Event("retrying", "m.gguf", 10, 1000, "connection reset"))
     assert text[1:] == ["m.gguf: waiting: no network, again in 2 s", "m.gguf: retrying: connection reset"]
-
-
-@dataclass(frozen=True)
-class MovingFile:
-    """A planned file, with the fields that progress needs."""
-
-    path: str
-    size: int
-    partial: int = 0
-
-
-def test_several_files_have_a_bar_each_and_a_total() -> None:
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=100, color_system=None)
-    files = [MovingFile("a.gguf", 1_000_000), MovingFile("b.gguf", 3_000_000, 1_000_000)]
-    with ProgressBars(files, console) as show:
-        show(Event("started", "a.gguf", 0, 1_000_000))
-        show(Event("progress", "a.gguf", 500_000, 1_000_000))
-        show(Event("started", "b.gguf", 1_000_000, 3_000_000))
-        show(Event("retrying", "b.gguf", 1_000_000, 3_000_000, "connection reset"))
-        show(Event("verifying", "here-already.gguf", 7_000_000, 9_000_000))
-    last = screen.getvalue().split("total")[-1]
-    assert "1.5 MB of 4 MB" in last
-    assert re.search(r"a\.gguf .*500 kB of 1 MB", last)
-    assert re.search(r"b\.gguf .*1 MB of 3 MB +retrying", last)
-    assert "b.gguf: retrying: connection reset" in screen.getvalue()
-
-
-def test_bars_of_finished_files_make_room() -> None:
-    screen = io.StringIO()
-    files = [MovingFile("a.gguf", 10), MovingFile("b.gguf", 10)]
-    with ProgressBars(files, Console(file=screen, force_terminal=True, width=80)) as show:
-        show(Event("done", "a.gguf", 10, 10))
-        show(Event("started", "b.gguf", 0, 10))
-    last = screen.getvalue().split("total")[-1]
-    assert "b.gguf" in last
-    assert "a.gguf" not in last
-
-
-def test_one_file_has_one_bar() -> None:
-    screen = io.StringIO()
-    with ProgressBars([MovingFile("a.gguf", 10)], Console(file=screen, force_terminal=True, width=80)) as show:
-        show(Event("done", "a.gguf", 10, 10))
-    assert "total" not in screen.getvalue()
-    assert "10 B of 10 B" in screen.getvalue()
 
 
 def test_quiet_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def test_import_json_has_the_model_and_its_digest_check(tmp_path: Path) -> None:
 def test_projector_alone_is_not_a_model(tmp_path: Path) -> None:
     done = run("import", tiny_mmproj(tmp_path / "mmproj-F16.gguf"), code=2)
     assert "is a vision projector" in done.stderr
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_copied_import_outlives_its_file(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_file_that_is_not_a_gguf_is_refused_and_not_registered(tmp_path: Path, c
     assert output.startswith("Error: ")
     assert "--allow-invalid" not in output
     assert f"llm hf check {path}" in output
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_invalid_projector_can_be_left_out(tmp_path: Path) -> None:
@@ -81,6 +81,27 @@ def test_invalid_projector_can_be_left_out(tmp_path: Path) -> None:
     run("import", path, "--no-mmproj")
 
 
+def test_import_of_a_folder_registers_every_model_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    for name in ("owner/cat", "dog", ".cache", "none"):
+        (folder / name).mkdir(parents=True)
+    cat = tiny_chat(folder / "owner/cat/cat.Q8_0.gguf")
+    tiny_chat(folder / ".cache/hidden.Q8_0.gguf")
+    tiny_split(folder / "dog", 3, stem="dog")
+    tiny_mmproj(folder / "dog/mmproj-F16.gguf")
+    (folder / "owner/broken.gguf").write_bytes(b"GGUF")
+    assert "is for one model" in run("import", folder, "-a", "pet", code=2).stderr
+    done = run("import", folder, "-q", code=1)
+    assert done.stdout.split() == ["hf/local/dog:F16", "hf/local/cat:Q8_0"]
+    assert done.stderr.count("Error: ") == 1
+    assert "broken.gguf" in done.stderr
+    found = run_json("import", *(folder / "dog").iterdir(), cat, "-q")
+    assert [one["model"]["model_id"] for one in found] == ["hf/local/dog:F16", "hf/local/cat:Q8_0"]
+    assert len(run_json("import", folder / "owner/cat", "-q")) == 1
+    assert "There is no GGUF model in" in run("import", folder / "none", code=1).stderr
+    assert "is a device, not a file" in run("import", "/dev/null", code=2).stderr
+
+
 def test_missing_file_gives_a_clear_error(tmp_path: Path) -> None:
     assert "There is no file" in run("import", tmp_path / "none.gguf", code=1).stderr
 
@@ -88,9 +109,9 @@ def test_missing_file_gives_a_clear_error(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 def test_list_has_a_row_for_each_model() -> None:
     done = run("list")
-    assert re.search(r"hf/local/tiny:Q8_0 .*walrus .*Q8_0 .*never .*unverified .*chat", done.stdout)
+    assert re.search(r"tiny +hf/local/tiny:Q8_0 .*unverified +chat +never +Q8_0 +walrus, tiny:Q8_0", done.stdout)
     assert "is unverified: " in done.stderr
-    (model,) = run_json("list")
+    (model,) = run_json("list")["models"]
     assert model["state"] == "unverified"
     assert "walrus" in model["aliases"]
 
@@ -185,7 +206,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
     assert "Remove hf/local/tiny:Q8_0?" in done.stderr
     assert "Nothing was removed." in done.stderr
     assert done.stdout == ""
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert gguf.is_file()
 
 
@@ -193,7 +214,7 @@ def test_rm_asks_and_no_keeps_everything(gguf: Path) -> None:
 @pytest.mark.parametrize("answer", [b"", b"\xff\n"])
 def test_rm_removes_nothing_if_nobody_can_answer(answer: bytes) -> None:
     assert "Pass -y to remove without asking." in run("rm", "walrus", code=2, stdin=answer).stderr
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
 
 
 def test_ctrl_c_at_the_rm_question_keeps_everything(
@@ -207,7 +228,7 @@ def test_ctrl_c_at_the_rm_question_keeps_everything(
         hf(["rm", "walrus"])
     assert ended.value.code == 130
     assert capsys.readouterr().err.endswith("\nNothing was removed.\n")
-    assert len(run_json("list")) == 1
+    assert len(run_json("list")["models"]) == 1
     assert gguf.is_file()
 
 
@@ -216,7 +237,7 @@ def test_rm_never_removes_a_file_imported_in_place(gguf: Path) -> None:
     assert f"kept: {gguf}" in done.stderr
     assert "Freed 0 B." in done.stderr
     assert gguf.is_file()
-    assert run_json("list") == []
+    assert run_json("list")["models"] == []
 
 
 def test_rm_of_a_copy_reports_the_freed_space(tmp_path: Path) -> None:
@@ -244,7 +265,7 @@ def test_local_names_are_completed() -> None:
 
 def test_inspect_shows_the_header(gguf: Path) -> None:
     text = run("inspect", gguf).stdout
-    for output in ("llama", "4096 tokens", "yes, with tools", "GGUF 3, little-endian"):
+    for output in ("llama", "4,096 tokens", "yes, with tools", "GGUF 3, little-endian"):
         assert output in text
     assert "general.architecture" not in text
     assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
@@ -264,7 +285,7 @@ def test_check_exits_with_1_on_errors(gguf: Path, tmp_path: Path) -> None:
     assert report["findings"][0]["code"] in done.stdout
 
 
-@pytest.mark.parametrize("command", ["import", "inspect", "check", "test"])
+@pytest.mark.parametrize("command", ["inspect", "check", "test"])
 def test_paths_that_are_not_files_are_described(
     command: str, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

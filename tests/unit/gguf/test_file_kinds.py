@@ -117,3 +117,9 @@ def test_kinds_are_the_same_if_sizes_are_unknown() -> None:
         assert list(find_companions([SizedPath(name, size) for name in names]).values()) == [
             "draft", "imatrix", "projector", "draft",
         ]  # fmt: skip
+
+
+def test_small_file_without_another_word_is_a_variant() -> None:
+    files = make_listing({"walrus-9b-F32.gguf": 36.0, "walrus-9b-Q4_K_M.gguf": 0.2})
+    assert find_companions(files) == {}
+    assert [variant.quant for variant in group_variants(files)] == ["F32", "Q4_K_M"]

@@ -36,7 +36,7 @@ def test_fitting_model_reports_its_memory_and_context() -> None:
     assert fit.fits
     assert not fit.reduced
     assert fit.context == 2048
-    assert fit.reason == f"needs {fit.needed / MB:.0f} MB of 8 GB at 2048 tokens"
+    assert fit.reason == f"needs {fit.needed / MB:.0f} MB of 8 GB at 2,048 tokens"
 
 
 def test_largest_fitting_context_is_reported() -> None:
@@ -46,7 +46,7 @@ def test_largest_fitting_context_is_reported() -> None:
     assert fit.reduced
     assert MIN_CONTEXT <= fit.context < 131_072
     assert fit.context % CONTEXT_STEP == 0
-    assert "reduced from 131072 to fit" in fit.reason
+    assert "reduced from 131,072 to fit" in fit.reason
     assert not assess_fit(5 * GB, llama, context=fit.context, available=7 * GB).reduced
     assert assess_fit(5 * GB, llama, context=fit.context + CONTEXT_STEP, available=7 * GB).reduced
 

@@ -46,7 +46,20 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("huggingface.co/owner/name/blob/main/a/b.gguf", ModelRef(REPO, file=RepoFile("a/b.gguf"))),
         ("https://huggingface.co/owner/name", ModelRef(REPO)),
         ("https://huggingface.co/owner/name/", ModelRef(REPO)),
-        ("https://huggingface.co/owner/name?show_file_info=x.gguf#top", ModelRef(REPO)),
+        ("https://huggingface.co/owner/name?show_file_info=x.gguf#top", ModelRef(REPO, file=RepoFile("x.gguf"))),
+        (
+            "hf.co/owner/name?local-app=ollama&show_file_info=Q8_0%2Fa%20b.gguf",
+            ModelRef(REPO, file=RepoFile("Q8_0/a b.gguf")),
+        ),
+        (
+            "https://huggingface.co/owner/name/tree/refs/pr/3/Q8_0?show_file_info=Q8_0%2Fx.gguf",
+            ModelRef(REPO, "refs/pr/3", file=RepoFile("Q8_0/x.gguf")),
+        ),
+        (
+            "https://huggingface.co/owner/name/blob/v1.0/x.gguf?show_file_info=x.gguf",
+            ModelRef(REPO, "v1.0", file=RepoFile("x.gguf")),
+        ),
+        ("https://huggingface.co/owner/name?library=transformers", ModelRef(REPO)),
         ("https://hf.co/owner/name:Q4_K_M", ModelRef(REPO, quant="Q4_K_M")),
         ("https://hf.co/owner/name:dir/m.gguf", ModelRef(REPO, file=RepoFile("dir/m.gguf"))),
         ("http://mirror.example:8080/owner/name", ModelRef(REPO)),
@@ -117,6 +130,13 @@ def test_every_common_form_of_a_ref_is_parsed(text: str, ref: ModelRef) -> None:
         "https://huggingface.co/owner%2Fname/x",
         "https://huggingface.co/owner/name/resolve/main/a%00b",
         "https://[broken/owner/name",
+        "https://huggingface.co/owner/name?unknown=1",
+        "https://huggingface.co/owner/name?unknown",
+        "https://huggingface.co/owner/name?show_file_info=",
+        "https://huggingface.co/owner/name?show_file_info=../x",
+        "https://huggingface.co/owner/name?show_file_info=x.gguf&show_file_info=y.gguf",
+        "https://huggingface.co/owner/name:Q8_0?show_file_info=x.gguf",
+        "https://huggingface.co/owner/name/resolve/main/y.gguf?show_file_info=x.gguf",
         "owner/" + "n" * 96,
         "o/" + "x" * 1000,
     ],
@@ -127,6 +147,12 @@ def test_invalid_ref_is_refused_with_the_accepted_forms(text: str) -> None:
     assert "owner/name:Q4_K_M" in str(caught.value.hint)
     assert "\x00" not in str(caught.value)
     assert "\u202e" not in str(caught.value)
+
+
+def test_unknown_part_of_an_address_is_named() -> None:
+    with pytest.raises(BadRefError) as caught:
+        ModelRef.parse("https://huggingface.co/owner/name?utm_source=x")
+    assert caught.value.cause == "The part 'utm_source' after the ? is unknown. Remove it."
 
 
 @pytest.mark.parametrize(

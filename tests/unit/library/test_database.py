@@ -137,8 +137,24 @@ def test_registered_models_have_the_fields_that_llm_needs(db: Database, path: Pa
     db.register(make_model(aliases=("a",)))
     db.register(make_model("owner/plain", facts=ModelFacts(kind="embedding")))
     assert read_registered_models(path) == [
-        RegisteredModel("hf/owner/name:Q4_K_M", ("a",), "chat", tools=True, reasoning=False, modalities=("image",)),
-        RegisteredModel("hf/owner/plain:Q4_K_M", (), "embedding", tools=False, reasoning=False, modalities=()),
+        RegisteredModel(
+            "hf/owner/name:Q4_K_M",
+            ("a",),
+            "chat",
+            tools=True,
+            reasoning=False,
+            modalities=("image",),
+            repo_names=("owner/name", "hf/owner/name"),
+        ),
+        RegisteredModel(
+            "hf/owner/plain:Q4_K_M",
+            (),
+            "embedding",
+            tools=False,
+            reasoning=False,
+            modalities=(),
+            repo_names=("owner/plain", "hf/owner/plain"),
+        ),
     ]
     assert len(MIGRATIONS) == library_registered_models.LIBRARY_FORMAT
 

@@ -31,7 +31,7 @@ def test_name_of_another_plugin_is_refused_by_every_command(gguf: Path) -> None:
         done = run(*words, code=2)
         assert f"Another model in llm already has the name {THEIRS!r}" in done.stderr, words
         assert OWNER in done.stderr
-    assert [model["model_id"] for model in run_json("list")] == ["hf/local/walrus:Q8_0"]
+    assert [model["model_id"] for model in run_json("list")["models"]] == ["hf/local/walrus:Q8_0"]
     assert not {THEIRS, "seal"} & run_json("alias").keys()
 
 

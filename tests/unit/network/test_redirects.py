@@ -37,7 +37,8 @@ INTERNAL = [
     "127.0.0.1", "127.9.9.9", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0.0.0.0", "0", "localhost",
     "LOCALHOST.", "a.localhost", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[fe80::1]",
     "[fe80::1%25eth0]", "169.254.169.254", "169.254.1.1", "100.100.100.200", "[fd00:ec2::254]", "rebound.example",
-    "six.example", "metadata.example", "rebound.example.",
+    "six.example", "metadata.example", "rebound.example.", "[64:ff9b::a9fe:a9fe]", "[64:ff9b::7f00:1]",
+    "[2002:7f00:1::]", "[::127.0.0.1]",
 ]  # fmt: skip
 
 
@@ -51,7 +52,8 @@ def test_redirect_from_the_internet_to_an_internal_address_is_refused(host: str,
 
 
 @pytest.mark.parametrize(
-    "host", ["storage.example", "unknown.example", "8.8.8.8", "10.0.0.1", "[2001:db8::1]", "hub.corp"]
+    "host",
+    ["storage.example", "unknown.example", "8.8.8.8", "10.0.0.1", "[2001:db8::1]", "[64:ff9b::808:808]", "hub.corp"],
 )
 def test_other_redirects_are_followed(host: str) -> None:
     assert resolve_redirect(HUB, f"https://{host}/x?a=b") == f"https://{host}/x?a=b"

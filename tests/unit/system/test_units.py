@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.units import (
     MAX_NUMBER,
+    Unit,
     format_count,
     format_duration,
     format_size,
+    format_typed,
     parse_count,
     parse_duration,
     parse_rate,
@@ -172,3 +174,25 @@ def test_duration_is_formatted_in_at_most_two_parts(seconds: float, text: str) -
 @given(st.integers(0, 9 * 10**14))
 def test_formatted_size_parses_back_to_almost_itself(size: int) -> None:
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0, "bytes", "0"),
+        (999, "bytes", "999B"),
+        (10**9, "bytes", "1GB"),
+        (1_500_000, "bytes per second", "1500kB"),
+        (2**30, "bytes", "1073741824B"),
+        (0.25, "seconds", "0.25"),
+        (1.5, "seconds", "1.5"),
+        (90.0, "seconds", "90s"),
+        (300, "seconds", "5m"),
+        (2_592_000.0, "seconds", "30d"),
+        (-1, "seconds", "-1"),
+    ],
+)
+def test_value_is_shown_as_it_can_be_typed(value: float, unit: Unit, text: str) -> None:
+    assert format_typed(value, unit) == text
+    if value >= 0:
+        assert (parse_duration(text) if unit == "seconds" else parse_size(text)) == value
