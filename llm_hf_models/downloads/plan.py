@@ -60,7 +60,7 @@ def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after:
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
-        NotWritableError: A file's name is too long for the file system.
+        NotWritableError: The file system does not accept a file's name.
         DiskFullError: There is not enough disk space.
     """
     requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)
