@@ -136,7 +136,7 @@ def _suggest_next_step(error: HfModelsError) -> str | None:
     if isinstance(error, ConsentError | OutOfTimeError):
         return error.hint
     if isinstance(error, PolicyError):
-        return f"Next: choose another model. Only the operator of this server can change the policy ({error.hint})."
+        return f"Next: request what the policy allows. Only the operator of this server can change it ({error.hint})."
     return f"Next: {replace_commands(error.hint)}" if error.hint else None
 
 

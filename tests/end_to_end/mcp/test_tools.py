@@ -385,7 +385,9 @@ async def test_limits_of_the_operator_refuse_before_a_transfer(flags: tuple[str,
 @run_async
 async def test_answer_length_is_limited(home: Home) -> None:
     async with connect_stdio("--max-prompt-tokens", "3") as client:
-        assert "agent_max_prompt_tokens" in await call_refused(client, "hf_run_prompt", name="tiny", prompt="Hello")
+        refused = await call_refused(client, "hf_run_prompt", name="tiny", prompt="Hello")
+        assert "agent_max_prompt_tokens" in refused
+        assert "Next: request what the policy allows." in refused
         output = await call_tool(client, "hf_run_prompt", name="tiny", prompt="Hello", max_tokens=3)
     assert output["finish_reason"] == "length"
     assert output["output_tokens"] == 3
