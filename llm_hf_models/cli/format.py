@@ -39,6 +39,14 @@ def format_tokens(count: int | None) -> str:
     return f"{count:,} tokens" if count else ""
 
 
+def format_speed(tokens_per_second: float | None) -> str:
+    """Return the speed of an engine, with one decimal below a hundred."""
+    if not tokens_per_second:
+        return ""
+    digits = 0 if tokens_per_second >= 99.95 else 1  # noqa: PLR2004 - rounds to a hundred
+    return f"{tokens_per_second:,.{digits}f} tokens/s"
+
+
 def format_yes_no(value: bool | None) -> str:
     """Return `yes` or `no`, or an empty string for None."""
     return "" if value is None else "yes" if value else "no"

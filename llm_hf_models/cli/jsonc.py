@@ -123,6 +123,45 @@ class Document:
             return [Edit(place, place, body)]
         return [Edit(comma, comma, ","), Edit(place, place, body)]
 
+    def remove(self, container: Node, at: int) -> list[Edit]:
+        """Return the edits that remove a child and its comma. Comments stay.
+
+        Lines that hold only the child are removed as a whole.
+
+        Args:
+            container: the array or object.
+            at: the index of the child.
+        """
+        start, end = container.child_starts[at], container.children[at].end
+        is_last = at == len(container.children) - 1
+        has_own_comma = not is_last or container.has_trailing_comma
+        edits = []
+        if has_own_comma or at:
+            comma = self._find_comma(end if has_own_comma else container.children[at - 1].end)
+            if has_own_comma and not self.text[end:comma].strip(" \t"):
+                end = comma + 1
+            else:
+                edits = [Edit(comma, comma + 1, "")]
+        inner_start, inner_end = container.start + 1, container.end - 1
+        if not (self.text[inner_start:start] + self.text[end:inner_end]).strip(_SPACE):
+            return [Edit(inner_start, inner_end, "")]
+        return [*edits, self._remove_with_blanks(start, end, follows=is_last)]
+
+    def _remove_with_blanks(self, start: int, end: int, *, follows: bool) -> Edit:
+        """Return the edit that removes a text with its lines or the blanks after it; if it `follows`, before it."""
+        blanks = len(self.text[end:]) - len(self.text[end:].lstrip(" \t"))
+        newline = _NEWLINE.match(self.text, end + blanks)
+        if self._starts_line(start):
+            return Edit(self._line_start(start), newline.end(), "") if newline else Edit(start, end, "")
+        if follows:
+            return Edit(len(self.text[:start].rstrip(" \t")), end, "")
+        return Edit(start, end if newline else end + blanks, "")
+
+    def _find_comma(self, position: int) -> int:
+        """Return the position of the comma that follows a child, after its comments."""
+        trivia = _TRIVIA.match(self.text, position)
+        return trivia.end() if trivia else position
+
     @property
     def _newline(self) -> str:
         found = _NEWLINE.search(self.text)

@@ -84,20 +84,39 @@ def merge_entry(text: str, section: str, entry: Entry, *, reset: bool = False) -
         gap = "" if not text.strip("\ufeff") or text.endswith("\n") else "\n"
         whole = json.dumps({section: {SERVER_NAME: value}}, indent=2, ensure_ascii=False)
         return Merged(f"{text}{gap}{whole}\n", (), entry.flags)
-    if root.kind != "object":
-        raise EntryError("The file doesn't contain a JSON object.")
-    servers = root.find(section)
+    servers = _require_object(root).find(section)
     if servers is None:
         return _make_merged(text, document.append(root, [(section, {SERVER_NAME: value})]), entry)
-    if servers.kind != "object":
-        raise EntryError(f"{section!r} in the file is not an object.")
-    existing = servers.find(SERVER_NAME)
+    existing = _require_object(servers, section).find(SERVER_NAME)
     if existing is None:
         return _make_merged(text, document.append(servers, [(SERVER_NAME, value)]), entry)
     if reset:
         is_same = document.decode(existing) == value
         return _make_merged(text, [] if is_same else [document.replace(existing, value)], entry)
     return _EntryMerge(document, existing, entry).merge()
+
+
+def remove_entry(text: str, section: str) -> str:
+    """Return the text without the server's entry in a section. Everything else keeps its bytes.
+
+    Raises:
+        JsoncError: the text is not JSON with comments.
+        EntryError: the text has another form.
+    """
+    while (document := Document(text)).root is not None:
+        servers = _require_object(document.root).find(section)
+        if servers is None or _require_object(servers, section).find(SERVER_NAME) is None:
+            break
+        text = apply_edits(text, document.remove(servers, servers.keys.index(SERVER_NAME)))
+    return text
+
+
+def _require_object(node: Node, section: str | None = None) -> Node:
+    if node.kind != "object":
+        raise EntryError(
+            f"{section!r} in the file is not an object." if section else "The file doesn't contain a JSON object."
+        )
+    return node
 
 
 def _make_merged(text: str, edits: Sequence[Edit], entry: Entry) -> Merged:

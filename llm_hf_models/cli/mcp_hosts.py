@@ -1,4 +1,4 @@
-"""Build and install the configuration with which an MCP host starts `llm-hf-mcp`.
+"""Build, install and remove the configuration with which an MCP host starts `llm-hf-mcp`.
 
 This module knows the format and place of each host's file. The server checks its own options (`--check`).
 """
@@ -10,18 +10,28 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llm_hf_models.cli import config_file
 from llm_hf_models.cli.jsonc import JsoncError
-from llm_hf_models.cli.mcp_entry import RESET_HINT, SERVER_COMMAND, SERVER_NAME, Entry, EntryError, merge_entry
+from llm_hf_models.cli.mcp_entry import (
+    RESET_HINT,
+    SERVER_COMMAND,
+    SERVER_NAME,
+    Entry,
+    EntryError,
+    merge_entry,
+    remove_entry,
+)
 from llm_hf_models.cli.mcp_environment import CarriedVariables, collect_variables
-from llm_hf_models.errors import BadInputError, NotFoundError
+from llm_hf_models.errors import BadInputError, HfModelsError, NotFoundError, StorageError
 
 HOST_KEYS = ("json", "claude-desktop", "claude-code", "cursor", "vscode")
 CHECK_SECONDS = 60
+_REMOVAL_HINT = f"Remove the entry `{SERVER_NAME}` from the file by hand."
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class ConfigChange:
         host: the host.
         path: the file, without symbolic links.
         before: its content; None if the file doesn't exist yet.
-        after: its new content.
+        after: its new content; None if a missing file stays missing.
         kept: names of options, variables and members of the existing entry that a new entry would not have.
         differing: kept variables that select other files or servers than this process uses.
     """
@@ -61,7 +71,7 @@ class ConfigChange:
     host: Host
     path: Path
     before: bytes | None
-    after: bytes
+    after: bytes | None
     kept: tuple[str, ...] = ()
     differing: tuple[str, ...] = ()
 
@@ -171,11 +181,7 @@ def plan_change(host: Host, flags: Sequence[str] = (), *, reset: bool = False) -
         BadInputError: the host has no known file, or the content of the file is not valid.
         StorageError: the file can't be read.
     """
-    if host.path is None:
-        raise BadInputError(
-            "No host was named, so there is no file to write", hint=f"Name a host: {', '.join(HOST_KEYS[1:])}"
-        )
-    path = config_file.find_target(host.path)
+    path = config_file.find_target(_require_path(host))
     before = config_file.read_bytes(path)
     try:
         merged = merge_entry((before or b"").decode(), host.section, build_entry(host, flags), reset=reset)
@@ -186,6 +192,48 @@ def plan_change(host: Host, flags: Sequence[str] = (), *, reset: bool = False) -
     if merged.flags is not None and merged.flags != tuple(flags):
         _check_kept_options(path, merged.flags)
     return ConfigChange(host, path, before, merged.text.encode(), merged.kept, merged.differing)
+
+
+def plan_removal(host: Host) -> ConfigChange:
+    """Plan the change that removes the server from a host's file. The rest of the file keeps its bytes.
+
+    Raises:
+        BadInputError: the host has no known file, or the content of the file is not valid.
+        StorageError: the file can't be read.
+    """
+    named = _require_path(host)
+    try:
+        path = config_file.find_target(named)
+        before = config_file.read_bytes(path)
+        after = None if before is None else remove_entry(before.decode(), host.section).encode()
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"{named} was not changed", cause=f"The file is not UTF-8 (byte {error.start}).", hint=_REMOVAL_HINT
+        ) from None
+    except (JsoncError, EntryError) as error:
+        raise BadInputError(f"{named} was not changed", cause=str(error), hint=_REMOVAL_HINT) from None
+    except StorageError as error:
+        error.hint = _REMOVAL_HINT
+        raise
+    return ConfigChange(host, path, before, after)
+
+
+def find_hosts_with_entry() -> list[str]:
+    """Return the keys of the hosts whose file has the server's entry. Files that can't be read are skipped."""
+    keys = []
+    for key in HOST_KEYS[1:]:
+        with suppress(HfModelsError):
+            if plan_removal(find_host(key)).is_needed:
+                keys.append(key)
+    return keys
+
+
+def _require_path(host: Host) -> Path:
+    if host.path is None:
+        raise BadInputError(
+            "No host was named, so there is no file to write", hint=f"Name a host: {', '.join(HOST_KEYS[1:])}"
+        )
+    return host.path
 
 
 def _make_content_error(path: Path, cause: str) -> BadInputError:
@@ -211,4 +259,6 @@ def write_change(change: ConfigChange) -> Path | None:
         NotWritableError: the file could not be written and has not changed.
         BadInputError: another program has changed the file since the plan was made.
     """
-    return config_file.replace_file(change.path, change.before, change.after, is_private=not change.host.is_project)
+    return config_file.replace_file(
+        change.path, change.before, change.after or b"", is_private=not change.host.is_project
+    )

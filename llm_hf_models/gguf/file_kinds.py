@@ -21,7 +21,7 @@ DESCRIPTIONS: Mapping[FileKind, str] = {
     "draft": "a draft model for speculative decoding",
     "adapter": "an adapter (LoRA)",
     "imatrix": "an importance matrix",
-    "other": "a part of another model, or made for other machines",
+    "other": "a part of a model, or made for other machines",
 }
 
 MAX_COMPANION_SHARE = 0.5  # of the weights of the model

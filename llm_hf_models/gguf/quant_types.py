@@ -108,11 +108,6 @@ def is_float(name: str) -> bool:
     return name in _FLOATS
 
 
-def is_known(name: str) -> bool:
-    """Return whether llama.cpp has this type, under this name or a longer one."""
-    return expand_short_name(name) in _RANK
-
-
 def expand_short_name(name: str) -> str:
     """Return the type that a short name means: `Q4_K_M` for `Q4_K`."""
     return _SHORT_FOR.get(name, name)

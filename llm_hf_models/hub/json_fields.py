@@ -15,7 +15,6 @@ from llm_hf_models.system.text import clean_text
 T = TypeVar("T")
 MAX_NUMBER = 10**18  # of bytes or parameters; a larger number is an error of the Hub
 MAX_NUMBER_CHARS = 19
-_FALSE_WORDS = frozenset({"", "false", "no", "0", "none", "null"})
 
 
 def fall_back_to(make_default: type | None) -> WrapValidator:
@@ -54,9 +53,7 @@ def _drop_unless_text(value: object) -> object:
 
 def parse_flag(value: object) -> bool:
     """Return a flag. A value that is neither true nor false counts as true, which is the more careful reading."""
-    return (
-        value.strip().lower() not in ("", "false", "no", "0", "none", "null") if isinstance(value, str) else bool(value)
-    )
+    return value.strip().lower() not in _FALSE_WORDS if isinstance(value, str) else bool(value)
 
 
 OR_NONE, OR_EMPTY = fall_back_to(None), fall_back_to(list)

@@ -27,21 +27,26 @@ _MERGED_ROLES = ("user", "assistant")
 
 
 def fit_turn(turn: Turn, refusal: str) -> Turn:
-    """Return the turn in a form that stricter templates accept. If there is none, it stays the same.
+    """Return the turn with the messages that `fit_messages` returns."""
+    return replace(turn, messages=fit_messages(turn.messages, refusal))
+
+
+def fit_messages(messages: Sequence[Message], refusal: str) -> list[Message]:
+    """Return the messages in a form that stricter templates accept. If there is none, they stay the same.
 
     Media between the results of tools and the answer move into the last result, empty answers are left out, neighboring
     messages of one role are merged, and the ids of tool calls get nine letters or digits. If the template refuses this
     form because of the system prompt, that becomes the start of the first message.
 
     Args:
-        turn: The turn that the template refused.
+        messages: The messages that the template refused, in OpenAI's format.
         refusal: The template's message.
     """
-    messages = [_fit_ids(message) for message in turn.messages if not _is_empty_answer(message)]
-    fitted = _merge_neighbors(_move_media_into_results(messages))
-    if fitted == list(turn.messages) and _SYSTEM_REFUSAL.search(refusal):
+    fitting = [_fit_ids(message) for message in messages if not _is_empty_answer(message)]
+    fitted = _merge_neighbors(_move_media_into_results(fitting))
+    if fitted == list(messages) and _SYSTEM_REFUSAL.search(refusal):
         fitted = _move_system_into_prompt(fitted)
-    return replace(turn, messages=fitted)
+    return fitted
 
 
 def _move_system_into_prompt(messages: list[Message]) -> list[Message]:
@@ -58,7 +63,12 @@ def _move_media_into_results(messages: Iterable[Message]) -> list[Message]:
     """Append a user message that consists of media to the result of a tool before it."""
     found: list[Message] = []
     for message in messages:
-        if found and found[-1]["role"] == "tool" and message["role"] == "user" and _has_only_media(message["content"]):
+        if (
+            found
+            and found[-1]["role"] == "tool"
+            and message["role"] == "user"
+            and _has_only_media(message.get("content"))
+        ):
             found[-1] = _merge(found[-1], message)
         else:
             found.append(message)
@@ -83,7 +93,7 @@ def _merge(one: Message, other: Message) -> Message:
     merged = {**one, "content": _join_content(one.get("content"), other.get("content"))}
     if reasoning := [message["reasoning_content"] for message in (one, other) if message.get("reasoning_content")]:
         merged["reasoning_content"] = "\n\n".join(reasoning)
-    if calls := [*one.get("tool_calls", ()), *other.get("tool_calls", ())]:
+    if calls := [*(one.get("tool_calls") or ()), *(other.get("tool_calls") or ())]:
         merged["tool_calls"] = calls
     return merged
 
@@ -101,9 +111,13 @@ def _list_parts(content: Any) -> Sequence[Any]:  # noqa: ANN401
 def _fit_ids(message: Message) -> Message:
     if "tool_call_id" in message:
         return {**message, "tool_call_id": _shorten_id(message["tool_call_id"])}
-    if "tool_calls" in message:
-        return {**message, "tool_calls": [{**call, "id": _shorten_id(call["id"])} for call in message["tool_calls"]]}
+    if message.get("tool_calls"):
+        return {**message, "tool_calls": [_fit_call(call) for call in message["tool_calls"]]}
     return message
+
+
+def _fit_call(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**call, "id": _shorten_id(call["id"])} if "id" in call else call
 
 
 def _shorten_id(call_id: object) -> str:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from llm_hf_models.errors import BadInputError, EngineRequestError
 from llm_hf_models.inference import client
-from llm_hf_models.inference.client import Reconnect
+from llm_hf_models.inference.endpoint_requests import Reconnect
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.system.text import clean_text
 

@@ -22,10 +22,8 @@ from llm_hf_models.errors import (
     DiskFullError,
     FileChangedError,
     MissingFileError,
-    NameTakenError,
     NetworkError,
     QuantNotFoundError,
-    UnknownModelError,
 )
 from llm_hf_models.gguf import variants as gguf_variants
 from llm_hf_models.gguf.facts import ModelFacts, apply_task
@@ -36,15 +34,14 @@ from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.inference.options import extract_sampling, validate_for_model
-from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.default_options import set_options
-from llm_hf_models.models.identity import find_model_of_variant
+from llm_hf_models.models.import_entry import add_known_projector, list_short_names, register_model
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
-from llm_hf_models.models.names import explain_taken_aliases, make_short_names
+from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
@@ -137,10 +134,9 @@ def import_file(
             may_have_known_projector = with_mmproj and given.projector is None
             with context.open_database() as db, db.transaction():
                 if may_have_known_projector:
-                    model = _add_known_projector(db, model, seconds)
-                registered = _register_model(db, model, names)
-                short_names = _list_short_names(registered)
-                refused = explain_taken_aliases(db.list_models(), short_names, registered.model_id)
+                    model = add_known_projector(db, model, seconds)
+                registered = register_model(db, model, names)
+                refused = explain_taken_aliases(db.list_models(), list_short_names(registered), registered.model_id)
             if options:
                 registered = set_options(context, registered.model_id, options)
     except OSError as error:
@@ -383,94 +379,3 @@ def _make_digest_check(details: RepoDetails | None) -> tuple[Check, ...]:
     if details is None:
         return ()
     return (Check("digest", "matches", time.time(), {"repo": details.id, "commit": details.commit}),)
-
-
-# Registering
-
-
-def _register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) -> LocalModel:
-    """Register the model under an id that no other model has. Keep existing copies of the same files."""
-    model = _choose_entry(db, imported)
-    registered = db.register(replace(model, aliases=_list_short_names(model)))
-    for alias in aliases:
-        db.add_alias(alias, registered.model_id)  # raises an error that names the other model if it is taken
-    if registered.files != imported.files:
-        for file in imported.files:
-            if imported.place == "folder":  # a second copy of files that the library already has
-                Path(file.location).unlink()
-    return db.get_model(registered.model_id)
-
-
-def _list_short_names(model: LocalModel) -> tuple[str, ...]:
-    repo = model.model_id.removeprefix("hf/").partition(":")[0].partition("@")[0]
-    return make_short_names(repo, model.quant) if model.revision is None else ()
-
-
-def _add_known_projector(db: Database, imported: LocalModel, seconds: float) -> LocalModel:
-    """Add the projector of an earlier import of the same model, so that a second import keeps it if it fits."""
-    existing = _find_model(db, imported.model_id)
-    if existing is None or existing.place != imported.place or _get_digests(existing) != _get_digests(imported):
-        return imported
-    known = [
-        file
-        for file in existing.files
-        if file.role == "mmproj"
-        and Path(file.location).is_file()
-        and projector_choice.fits_model(Path(file.location), imported.facts, seconds)
-    ]
-    if not known:
-        return imported
-    facts = replace(imported.facts, modalities=existing.facts.modalities)
-    return replace(imported, files=(*imported.files, *known), facts=facts)
-
-
-def _choose_entry(db: Database, imported: LocalModel) -> LocalModel:
-    """Return the model to register: the imported one, maybe with another id, or the existing one with the same files.
-
-    Raises:
-        NameTakenError: Another model has the id, which the repo determines.
-    """
-    if imported.repo and (same := find_model_of_variant(
-        db.list_models(), imported.repo, imported.quant, imported.revision)):  # fmt: skip
-        imported = replace(imported, model_id=same.model_id, repo=imported.repo if imported.commit else same.repo)
-    base, _, quant = imported.model_id.rpartition(":")
-    number = 1
-    while (existing := _find_model(db, imported.model_id)) is not None:
-        is_replaceable = existing.state == "missing" or _get_locations(existing) == _get_locations(imported)
-        if is_replaceable or (_get_digests(existing) == _get_digests(imported) and existing.place == "in place"):
-            return imported
-        if _get_digests(existing) == _get_digests(imported):
-            return _add_origin(existing, imported)
-        if imported.repo is not None:
-            location = existing.files[0].location if existing.files else existing.endpoint
-            raise NameTakenError(
-                f"{imported.model_id} is already the id of another file: {location}",
-                hint=f"llm hf rm {imported.model_id}",
-            )
-        number += 1
-        imported = replace(imported, model_id=f"{base}-{number}:{quant}")
-    return imported
-
-
-def _add_origin(existing: LocalModel, imported: LocalModel) -> LocalModel:
-    """Return the existing model, with the verified origin if it had none."""
-    if existing.commit is not None or imported.commit is None:
-        return existing
-    # Don't keep the existing facts: they may be those of a chat template that the user has set.
-    checks = (*imported.checks, *existing.checks)
-    return replace(existing, commit=imported.commit, hub=imported.hub, facts=imported.facts, checks=checks)
-
-
-def _find_model(db: Database, model_id: str) -> LocalModel | None:
-    try:
-        return db.get_model(model_id)
-    except UnknownModelError:
-        return None
-
-
-def _get_locations(model: LocalModel) -> set[str]:
-    return {file.location for file in model.files}
-
-
-def _get_digests(model: LocalModel) -> set[str | None]:
-    return {file.sha256 for file in model.files if file.role == "weights"}

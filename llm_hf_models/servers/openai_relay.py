@@ -13,12 +13,11 @@ import logging
 import re
 import secrets
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 import anyio
@@ -33,8 +32,14 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, EngineRequestError, HfModelsError, ModelTooLargeError, UnknownModelError
+from llm_hf_models.errors import (
+    BadInputError,
+    EngineRequestError,
+    HfModelsError,
+    TemplateRefusedError,
+)
 from llm_hf_models.inference import client
+from llm_hf_models.inference.chat_template import fit_messages
 from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
 from llm_hf_models.library.database import Database
@@ -43,6 +48,7 @@ from llm_hf_models.redaction import redact_bytes
 from llm_hf_models.servers.asgi_server import HttpServer, build_app, read_body
 from llm_hf_models.servers.embedding_requests import fit_embedding_request
 from llm_hf_models.servers.http_errors import HttpResponseError
+from llm_hf_models.servers.relay_errors import blame_client, build_error_body, convert_error, render_error
 from llm_hf_models.servers.relay_requests import EMBEDDINGS, ROUTES, RelayedRequest, parse_body, prepare_request
 from llm_hf_models.servers.relay_streams import COMMENT_SECONDS, ResponseChecker, add_comments, check_events
 from llm_hf_models.servers.stream_assembly import assemble_response, split_events
@@ -50,10 +56,6 @@ from llm_hf_models.servers.stream_redaction import redact_events
 from llm_hf_models.system.text import clean_text
 
 MAX_BODY_BYTES = 256 * 2**20  # a body may contain attachments as base64
-MAX_ERROR_CHARS = 500
-# An engine rejected the relay's key; the client gets a gateway error instead.
-_ENGINE_AUTH_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
-_ERROR_STATUSES = range(400, 600)
 _Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class RelayServer(HttpServer):
         """Listen on an address."""
         self.names, self.key = relay.names, key
         app = _build_relay_app(relay, key)
-        super().__init__(app, host, port, _render_error, max_body_bytes=MAX_BODY_BYTES, log=log)
+        super().__init__(app, host, port, render_error, max_body_bytes=MAX_BODY_BYTES, log=log)
 
 
 def make_server(
@@ -131,8 +133,8 @@ def _build_relay_app(relay: _Relay, key: str) -> ASGIApp:
     ]
     return build_app(
         [Route("/health", lambda _: JSONResponse({"status": "ok"})), Mount("/v1", routes=routes), *routes],
-        convert_error=_convert_error,
-        render_error=_render_error,
+        convert_error=convert_error,
+        render_error=render_error,
         middleware=[
             Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "POST"], allow_headers=["*"]),
             Middleware(AuthenticationMiddleware, backend=_KeyBackend(key), on_error=_reject_key),
@@ -154,7 +156,7 @@ class _KeyBackend(AuthenticationBackend):
 
 
 def _reject_key(_: HTTPConnection, error: AuthenticationError) -> Response:
-    return _render_error(HttpResponseError(401, "invalid_api_key", str(error), {"WWW-Authenticate": "Bearer"}))
+    return render_error(HttpResponseError(401, "invalid_api_key", str(error), {"WWW-Authenticate": "Bearer"}))
 
 
 @dataclass(frozen=True)
@@ -201,11 +203,13 @@ class _Relay:
         """
         if name in (None, ""):
             served = self._list_served(db)
-            if len(served) == 1:
-                return served[0]
-        elif isinstance(name, str) and name in self.names:
+            if len(served) != 1:
+                message = f"'model' is missing, and {len(served)} models are served"
+                raise HttpResponseError(404, "model_not_found", message)
+            return served[0]
+        if isinstance(name, str) and name in self.names:
             return db.get_model(self.names[name])
-        elif isinstance(name, str) and self._serves_all:
+        if isinstance(name, str) and self._serves_all:
             model = db.find_model(name)
             if _can_serve(model):
                 return model
@@ -261,9 +265,9 @@ class _Relay:
         stack.push_async_callback(run_in_threadpool, self._record_use, model_id, endpoint)
         send = partial(client.send_request, stack, endpoint, relayed.path, reconnect=lambda: prepare()[1])
         try:
-            response = await send(relayed.body)
+            response = await _send_fitted(send, relayed.body)
         except EngineRequestError as error:
-            _blame_client(error, endpoint)
+            blame_client(error, endpoint)
             if route != EMBEDDINGS or endpoint.fingerprint is None:
                 raise
             shorter = await run_in_threadpool(
@@ -350,7 +354,7 @@ async def _iter_events(opening: asyncio.Future[_Opened]) -> AsyncGenerator[bytes
         async for event in redact_events(events):
             yield event
     except HfModelsError as error:
-        yield b"data: " + json.dumps(_build_error_body(_convert_error(error))).encode() + b"\n\n"
+        yield b"data: " + json.dumps(build_error_body(convert_error(error))).encode() + b"\n\n"
 
 
 async def _read_whole(opened: _Opened) -> bytes:
@@ -369,43 +373,17 @@ async def _read_whole(opened: _Opened) -> bytes:
     return redact_bytes(json.dumps(whole).encode())
 
 
-def _blame_client(error: EngineRequestError, endpoint: Endpoint) -> None:
-    """Give an error of a local engine the status 400 if the request caused it.
+async def _send_fitted(send: Callable[[Mapping[str, Any]], Awaitable[_Result]], body: Mapping[str, Any]) -> _Result:
+    """Send a request. If the chat template refuses its messages, send them in a form that strict templates accept.
 
-    llama.cpp reports most errors in a request as its own: a template that rejects the messages, a field of the wrong
-    type. It finds them before it starts to compute.
+    Raises:
+        EngineRequestError: The engine reported an error.
     """
-    is_own = "compute error" in str(error).casefold()
-    if endpoint.fingerprint is not None and error.status == HTTPStatus.INTERNAL_SERVER_ERROR and not is_own:
-        error.status = HTTPStatus.BAD_REQUEST
-
-
-def _convert_error(error: HfModelsError) -> HttpResponseError:
-    """Convert an HfModelsError into an error response. The engine's status is kept if it concerns the request."""
-    if isinstance(error, EngineRequestError):
-        reported = error.status or 0
-        status = (
-            reported
-            if reported in _ERROR_STATUSES and reported not in _ENGINE_AUTH_STATUSES
-            else HTTPStatus.BAD_GATEWAY
-        )
-        code = "invalid_request" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "engine_error"
-        return HttpResponseError(status, code, str(error))
-    statuses: Sequence[tuple[type[HfModelsError], int, str]] = (
-        (UnknownModelError, 404, "model_not_found"),
-        (BadInputError, 400, "invalid_request"),
-        (ModelTooLargeError, 503, "model_too_large"),
-    )
-    status, code = next(((s, c) for kind, s, c in statuses if isinstance(error, kind)), (502, "engine_error"))
-    return HttpResponseError(status, code, str(error))
-
-
-def _render_error(error: HttpResponseError) -> Response:
-    return JSONResponse(_build_error_body(error), error.status_code, error.headers)
-
-
-def _build_error_body(error: HttpResponseError) -> dict[str, Any]:
-    """Return an error in OpenAI's format."""
-    kind = "invalid_request_error" if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
-    message = clean_text(error.detail, MAX_ERROR_CHARS, keep_lines=True)
-    return {"error": {"message": message, "type": kind, "code": error.code, "param": None}}
+    while True:
+        try:
+            return await send(body)
+        except TemplateRefusedError as error:
+            fitted = fit_messages(body.get("messages", ()), error.cause or error.message)
+            if fitted == list(body.get("messages", ())):
+                raise
+            body = {**body, "messages": fitted}

@@ -48,7 +48,7 @@ def parse_body(data: bytearray) -> dict[str, Any]:
     """Parse the body of a request.
 
     Raises:
-        HttpResponseError: The body is not a JSON object.
+        HttpResponseError: The body is not a JSON object, or has a value that the engine can't read.
     """
     try:
         fields = json.loads(data, parse_int=_parse_int)
@@ -56,11 +56,21 @@ def parse_body(data: bytearray) -> dict[str, Any]:
         for _ in range(SPARE_DEPTH):  # so that later steps, which call more functions, can process it too
             nested = [nested]
         json.dumps(nested, ensure_ascii=False, allow_nan=False).encode()  # as the client of the engine does
-    except (ValueError, RecursionError):
-        fields = None
+    except (ValueError, RecursionError) as error:
+        raise HttpResponseError(400, "invalid_request", _explain_error(error)) from None
     if not isinstance(fields, dict):
         raise HttpResponseError(400, "invalid_request", "The body is not a JSON object")
     return fields
+
+
+def _explain_error(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "The body has too many nested values"
+    if isinstance(error, UnicodeEncodeError):
+        return "A text in the body has half of a surrogate pair"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return "The body is not valid JSON"
+    return "A number in the body is NaN, infinite or too long"
 
 
 def _parse_int(digits: str) -> int:

@@ -29,8 +29,13 @@ _TASK_WORDS = {
     "text-to-speech": "tts",
 }
 _TASK_FOR = {word: task for task, words in _TASK_WORDS.items() for word in words.split()}
-_LICENSE_FOR = {"apache": "apache-2.0", "apache2": "apache-2.0", "apache-2": "apache-2.0", "apache2.0": "apache-2.0"}
-_UNITS = {"thousand": "K", "million": "M", "billion": "B", "trillion": "T"}
+_UNITS = {"thousand": "K", "million": "M", "billion": "B", "bn": "B", "trillion": "T"}
+_PLAIN_NUMBER = re.compile(r"\d{1,20}(?:\.\d{1,20})?(?:e\d{1,2})?", re.ASCII)
+_PUNCTUATION = re.compile(r"[^a-z0-9]")
+_LICENSE_FOR = {
+    "apache": "apache-2.0",
+    **{_PUNCTUATION.sub("", form): name for name in LICENSES for form in (name.removesuffix(".0"), name)},
+}
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
@@ -46,9 +51,9 @@ def understand_count(value: str | float | None) -> int | None:
     text = re.sub(r"\s*(?:parameters|params)$", "", text.strip().lower().replace(",", ""))
     for word, unit in _UNITS.items():
         text = re.sub(rf"\s*{word}s?$", unit, text)
-    has_unit = text[-1:].isalpha()
-    if not has_unit and re.fullmatch(r"[0-9.]+", text) and 0 < float(text or 0) < LARGEST_PLAIN_COUNT:
-        text += "B"
+    if _PLAIN_NUMBER.fullmatch(text):
+        number = float(text)
+        text = f"{text}B" if 0 < number < LARGEST_PLAIN_COUNT else f"{number:.0f}"
     return parse_count(text)
 
 
@@ -58,8 +63,9 @@ def understand_license(text: str | None) -> str | None:
     Raises:
         BadInputError: The text is not an identifier. The hint names the nearest one.
     """
-    words = re.sub(r"\b(?:licen[cs]ed?|version|the|v(?=\d))\b|(?<=\s)v(?=\d)", " ", (text or "").lower())
-    return _understand("licence", _LICENSE_FOR, LICENSES, words)
+    plain = re.sub(r"[,;()\"']", " ", (text or "").lower())
+    plain = re.sub(r"\b(?:licen[cs]ed?|version|the|v(?=\d))\b|(?<=\s)v(?=\d)", " ", plain)
+    return _understand("licence", _LICENSE_FOR, LICENSES, " ".join(dict.fromkeys(plain.split())))
 
 
 def understand_task(text: str | None) -> str | None:
@@ -80,7 +86,7 @@ def _understand(kind: str, meanings: dict[str, str], known: tuple[str, ...], tex
     word = "-".join(re.split(r"[\s_-]+", text.strip(" -_")))
     if not word:
         return None
-    word = meanings.get(word, word)
+    word = meanings.get(word) or meanings.get(_PUNCTUATION.sub("", word), word)
     if not _IDENTIFIER.fullmatch(word):
         near = suggest_word(word, known) or f"Known: {', '.join(known)}. "
         raise BadInputError(f"{text.strip()[:40]!r} is not a {kind}", hint=near.strip())

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -209,13 +210,32 @@ def test_invalid_body_is_refused(url: str, body: bytes) -> None:
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
-@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e400", '"\\ud800"', "9" * 5000])
-def test_value_that_is_not_json_is_refused(url: str, value: str) -> None:
+NUMBER = "A number in the body is NaN, infinite or too long"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("NaN", NUMBER), ("-Infinity", NUMBER), ("1e400", NUMBER), ("9" * 5000, NUMBER),
+        ('"\\ud800"', "A text in the body has half of a surrogate pair"),
+        ("[" * 5000 + "]" * 5000, "The body has too many nested values"), ("1,", "The body is not valid JSON"),
+    ],
+)  # fmt: skip
+def test_value_that_is_not_json_is_refused(url: str, value: str, message: str) -> None:
     answer = httpx2.post(
         f"{url}/v1/completions", content=f'{{"model": "base", "prompt": "x", "y": {value}}}', headers=make_headers()
     )
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "The body is not a JSON object"
+    assert answer.json()["error"]["message"] == message
+
+
+@pytest.mark.parametrize("model", ["null", '""'])
+def test_request_without_a_model_says_so(url: str, model: str) -> None:
+    answer = httpx2.post(
+        f"{url}/v1/completions", content=f'{{"model": {model}, "prompt": "x"}}', headers=make_headers()
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert re.fullmatch(r"'model' is missing, and \d models are served", answer.json()["error"]["message"])
 
 
 def test_body_too_large_is_refused_before_it_is_sent(url: str) -> None:

@@ -71,6 +71,7 @@ def test_pull_explains_each_alias_that_another_model_has() -> None:
     refused = dict.fromkeys(("Walrus", "Walrus:Q4_K_M"), f"is already an alias of {Q4}")
     assert Library().plan(OTHER).refused_aliases == refused
     assert f"Walrus: it is already an alias of {Q4}" in run("pull", OTHER, "--dry-run").stdout
+    assert f"Walrus is already an alias of {Q4}.\n" in run("pull", OTHER, "--background").stderr
     done = run("pull", OTHER)
     for name, reason in refused.items():
         assert f"{name} {reason}.\n" in done.stderr

@@ -49,8 +49,10 @@ def test_everything_is_listed_then_removed(used: Path, home: Home) -> None:
     assert {file["path"] for file in planned["files"]} == listed
     assert list_files(home.llm / "hf")
     assert "Nothing was removed" in run("uninstall", code=2).stderr
+    run("mcp", "cursor", "--install", "-y")
     removed = run("uninstall", "-y")
-    assert "llm uninstall llm-hf-models" in removed.stderr
+    assert "    llm hf mcp cursor --uninstall\nThen remove the package: llm uninstall llm-hf-models" in removed.stderr
+    assert "hosts" not in run("mcp", "cursor", "--uninstall", "-y").stderr
     wait_for_exit(engine["pid"])
     assert not (home.llm / "hf").exists()
     assert list_files(home.runtime) == []

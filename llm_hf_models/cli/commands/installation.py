@@ -164,7 +164,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json:
     elif dry_run or not quiet:
         output.emit(local_views.render_uninstallation(result, output.get_width()))
     if result.done:
-        output.note("Now remove the package: llm uninstall llm-hf-models. MCP hosts keep their entry `hf-models`.")
+        output.note(host_views.render_next_step_of_uninstallation(mcp_hosts.find_hosts_with_entry()))
 
 
 @click.command(
@@ -173,18 +173,29 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json:
         "llm hf mcp claude-desktop --install",
         "llm hf mcp vscode --install --dry-run",
         "llm hf mcp cursor --install -- --read-only",
+        "llm hf mcp cursor --uninstall",
         "claude mcp add hf-models -- llm-hf-mcp",
     ),
 )
 @click.argument("host", type=click.Choice(mcp_hosts.HOST_KEYS), default="json")
 @click.argument("flags", nargs=-1, metavar="[-- SERVER OPTIONS]")
 @click.option("--install", is_flag=True, help="Write to the host's file after showing a diff; a backup is kept.")
+@click.option("uninstalls", "--uninstall", is_flag=True, help="Remove the entry from the host's file, in the same way.")
 @click.option("--reset", is_flag=True, help="With --install: replace the whole entry instead of keeping edits in it.")
-@click.option("--dry-run", is_flag=True, help="With --install: show the diff without writing anything.")
-@click.option("-y", "--yes", is_flag=True, help="With --install: don't ask for confirmation.")
+@click.option("--dry-run", is_flag=True, help="With --install or --uninstall: show the diff without writing anything.")
+@click.option("-y", "--yes", is_flag=True, help="With --install or --uninstall: don't ask for confirmation.")
 @quiet_option("Hide notes.")
 @json_option
-def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: bool, yes: bool, as_json: bool) -> None:
+def mcp(
+    host: str,
+    flags: tuple[str, ...],
+    install: bool,
+    uninstalls: bool,
+    reset: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
     """Configure an MCP host to use this machine's models.
 
     Prints the configuration that starts llm-hf-mcp, the MCP server. It includes the environment variables that
@@ -192,16 +203,24 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: 
     changes that were made to the entry by hand. The `agent_...` settings limit agents; see `llm hf settings`.
     Options for the server follow `--`.
     """
-    for name, is_given in (("--reset", reset), ("--dry-run", dry_run), ("--yes", yes)):
-        if is_given and not install:
-            raise click.UsageError(f"{name} needs --install.")
+    if reset and not install:
+        raise click.UsageError("--reset needs --install.")
+    for name, is_given in (("--dry-run", dry_run), ("--yes", yes)):
+        if is_given and not install and not uninstalls:
+            raise click.UsageError(f"{name} needs --install or --uninstall.")
+    if uninstalls:
+        if install or flags:
+            raise click.UsageError("--uninstall accepts neither --install nor options for the server.")
+        change = mcp_hosts.plan_removal(mcp_hosts.find_host(host))
+        _apply(change, host_views.REMOVAL, asks=not yes, dry_run=dry_run, as_json=as_json)
+        return
     mcp_hosts.check_options(flags)
     chosen, notes = mcp_hosts.find_host(host), mcp_hosts.collect_carried_variables().notes
     for note in notes:
         output.note(note)
     if install:
         change = mcp_hosts.plan_change(chosen, flags, reset=reset)
-        _install(change, asks=not yes, dry_run=dry_run, as_json=as_json)
+        _apply(change, host_views.INSTALLATION, asks=not yes, dry_run=dry_run, as_json=as_json)
         return
     output.print_json(mcp_hosts.build_snippet(chosen, flags))
     if chosen.path is not None:
@@ -209,13 +228,16 @@ def mcp(host: str, flags: tuple[str, ...], install: bool, reset: bool, dry_run: 
         output.note(f"For {chosen.title}, add this to {chosen.path}, or run: {command}")
 
 
-def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_json: bool) -> None:
+def _apply(
+    change: mcp_hosts.ConfigChange, texts: host_views.Texts, *, asks: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Show the change of a host's file, ask, and write it."""
     diff, kept, backup = host_views.render_diff(change), host_views.render_kept(change), None
     writes = change.is_needed and not dry_run
     if kept:
         output.note(kept)
     if not change.is_needed:
-        output.note(f"{change.path} already contains this configuration.")
+        output.note(f"{change.path} {texts.unneeded}.")
     elif not as_json or (asks and writes):
         output.alert(diff) if asks and writes else output.note(diff)
     if change.is_needed and dry_run:
@@ -229,7 +251,7 @@ def _install(change: mcp_hosts.ConfigChange, *, asks: bool, dry_run: bool, as_js
             )
         backup = mcp_hosts.write_change(change)
         saved = f" The previous file is kept as {backup}." if backup else ""
-        output.note(f"Written.{saved} Restart {change.host.title} to use it.")
+        output.note(f"Written.{saved} Restart {change.host.title} to {texts.purpose}.")
     if as_json:
         entry = InstalledEntry(change.path, change.is_needed, writes, backup, change.kept, change.differing, diff)
         output.print_json(entry)

@@ -202,7 +202,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
             output.emit(local_views.render_verification(done, output.get_width()))
 
     done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
-    if everything and done and not as_json and not quiet:
+    if (everything or len(names) > 1) and done and not as_json and not quiet:
         output.emit(local_views.render_verified_count(done))
     if not done and not as_json:
         output.note(NO_FILES)

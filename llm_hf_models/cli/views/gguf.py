@@ -86,8 +86,8 @@ def render_check(report: CheckReport, max_width: int | None) -> str:
         Column("SEVERITY"),
         Column("CODE"),
         Column("LOCATION", 3, min_width=12),
-        Column("FINDING", min_width=20, wrap=True),
-        Column("WHY IT MATTERS", 2, min_width=24, wrap=True),
+        Column("FINDING", min_width=30, wrap=True),
+        Column("WHY IT MATTERS", 2, min_width=40, wrap=True, below=True),
     ]
     rows = [[one.severity, one.code, one.where or "", one.message, one.why or ""] for one in report.findings]
     scope = "" if report.complete else " Only the header was checked, because the file is on the Hub."
@@ -108,7 +108,6 @@ def render_check(report: CheckReport, max_width: int | None) -> str:
 def render_load_test(report: LoadTestReport, max_width: int | None) -> str:
     """Return the verdict of a load test, its measurements and the active sandbox layers."""
     result = report.result
-    speed = f"{result.tokens_per_second:.1f} tokens/s" if result.tokens_per_second else None
     return format_fields(
         [
             ("Model", report.source),
@@ -116,7 +115,7 @@ def render_load_test(report: LoadTestReport, max_width: int | None) -> str:
             ("Files", report.doubt),
             ("Loaded in", f"{result.load_seconds:.2f} s" if result.load_seconds is not None else None),
             ("Peak memory", cli_format.format_bytes(result.peak_memory)),
-            ("Speed", speed),
+            ("Speed", cli_format.format_speed(result.tokens_per_second)),
             ("Output", result.output),
             ("Confined by", ", ".join(result.layers) or ("nothing" if report.ran else None)),
             ("Inactive layers", "; ".join(f"{layer}: {reason}" for layer, reason in result.missing)),

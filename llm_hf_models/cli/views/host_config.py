@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from llm_hf_models.cli.jsonc import Document, Edit, Node, apply_edits
 from llm_hf_models.cli.mcp_entry import SERVER_NAME
@@ -12,6 +13,17 @@ from llm_hf_models.cli.mcp_environment import CARRIED
 from llm_hf_models.cli.mcp_hosts import ConfigChange
 from llm_hf_models.system.text import clean_text
 
+
+@dataclass(frozen=True)
+class Texts:
+    """The words for one kind of change: why it is not needed, and why the host must be restarted."""
+
+    unneeded: str
+    purpose: str
+
+
+INSTALLATION = Texts("already contains this configuration", "use it")
+REMOVAL = Texts(f"has no entry `{SERVER_NAME}`", "end the server")
 MASK = '"…"'
 MAX_LINE_CHARS = 2000
 _SHOWN_KEYS = ("type", "command", "args")  # of the server's entry
@@ -31,6 +43,15 @@ def render_kept(change: ConfigChange) -> str:
     if change.differing:
         note += f" The server may use other files than this shell because of {', '.join(change.differing)}."
     return f"{note} To replace the whole entry, add --reset."
+
+
+def render_next_step_of_uninstallation(hosts: Sequence[str]) -> str:
+    """Return what remains to be done: the entries of these MCP hosts, then the package itself."""
+    package = "remove the package: llm uninstall llm-hf-models"
+    if not hosts:
+        return f"Now {package}"
+    entries = "\n".join(f"    llm hf mcp {host} --uninstall" for host in hosts)
+    return f"MCP hosts still start the server. Remove their entries:\n{entries}\nThen {package}"
 
 
 def _format_file(content: bytes, section: str) -> list[str]:

@@ -278,6 +278,12 @@ def _format_reason(quant: str | None, reason: str) -> str:
     return reason if reason.startswith(f"{quant}:") else f"{quant}: {reason}"
 
 
+def list_missing_aliases(planned: PullPlan, aliases: Sequence[str] = ()) -> list[str]:
+    """Return a line for each short name that does not select the model, and the command that gives it another name."""
+    kind = planned.facts.kind if planned.facts else "chat"
+    return cli_format.explain_missing_aliases(str(planned.model_id), planned.refused_aliases, aliases, kind)
+
+
 def render_pull_result(result: PullResult) -> str:
     """Return a pull's downloaded bytes and speed, and the command to use the model."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
@@ -294,8 +300,7 @@ def render_pull_result(result: PullResult) -> str:
         lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
     if result.model_id:
         kind = result.plan.facts.kind if result.plan.facts else "chat"
-        refused = result.plan.refused_aliases
-        lines += cli_format.explain_missing_aliases(result.model_id, refused, result.aliases, kind)
+        lines += list_missing_aliases(result.plan, result.aliases)
         lines.append(cli_format.suggest_usage(result.model_id, result.plan.options.aliases or result.aliases, kind))
     return "\n".join(lines)
 

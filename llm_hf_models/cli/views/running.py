@@ -116,7 +116,7 @@ def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
         Column("IDLE", 2, right=True),
         Column("SPEED", 4, right=True),
         Column("PID", 6, right=True),
-        Column("CONFINED BY", 7, min_width=16, extra=True),
+        Column("CONFINED BY", 7, extra=True),
         Column("ADDRESS", 8, extra=True),
     ]
     rows = [
@@ -126,7 +126,7 @@ def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
             cli_format.format_number(engine.context),
             cli_format.format_age(engine.started),
             cli_format.format_age(engine.last_used),
-            f"{engine.tokens_per_second:.1f} tokens/s" if engine.tokens_per_second else "",
+            cli_format.format_speed(engine.tokens_per_second),
             str(engine.pid),
             ", ".join(engine.layers) or "nothing",
             engine.address,

@@ -240,7 +240,9 @@ def test_pull_of_a_base_model_suggests_to_continue_a_text(hub: HubServer, tmp_pa
 def test_verify_all_ends_with_the_number_of_models_that_match(home: Home) -> None:
     for quant in ("Q8_0", "Q4_K_M"):
         run("pull", f"{REPO}:{quant}", "-q")
-    assert run("verify", "--all").stdout.endswith("\n2 of 2 match.\n")
+    for words in (("--all",), (f"{REPO}:Q8_0", f"{REPO}:Q4_K_M")):
+        assert run("verify", *words).stdout.endswith("\n2 of 2 match.\n")
+    assert "of 1 match" not in run("verify", f"{REPO}:Q8_0").stdout
     (path,) = (path for path in list_cached(home) if path.name == Q4)
     path.write_bytes(b"changed")
     assert run("verify", "--all", code=1).stdout.endswith("\n1 of 2 match.\n")

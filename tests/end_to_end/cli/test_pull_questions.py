@@ -40,11 +40,13 @@ def no_memory(monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> HubServer:
 
 
 def test_model_that_does_not_fit_needs_yes_without_a_terminal(no_memory: HubServer) -> None:
-    for words in ((), ("-q",), ("--background",), ("--json",)):
+    for words in ((), ("-q",), ("--background",)):
         done = run("pull", REPO, *words, stdin="y\n", code=2)
         assert DOES_NOT_FIT in done.stderr
         assert f"Error: {REPO} was not downloaded\n" in done.stderr
         assert done.stderr.endswith(f"add -y: llm hf pull {REPO} -y\n")
+    error = run_json("pull", REPO, code=2)["error"]
+    assert error["message"].startswith(f"{REPO} was not downloaded")
     assert run_json("pull", REPO, "--dry-run")["fit"]["fits"] is False
     assert no_memory.sent(FILE, side="storage") < MODEL_BYTES
     assert Library().downloads(include_finished=True) == ()

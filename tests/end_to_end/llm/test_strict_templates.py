@@ -109,6 +109,25 @@ def test_tool_calls_of_other_models_are_continued(call_id: str) -> None:
     assert llm.get_model("strict").prompt(messages=history).text() == ggufs.TOOL_ANSWER
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_relay_fits_the_messages_of_a_request(stream: bool) -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "weather", "arguments": {}}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "weather?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "sunny"},
+    ]
+    with run_relay("strict") as (_, url):
+        body = {"model": "strict", "messages": messages, "stream": stream}
+        response = httpx2.post(
+            f"{url}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
+        )
+    assert response.status_code == 200, response.text
+    assert ggufs.TOOL_ANSWER.split()[-1] in response.text
+
+
 def test_picture_of_a_tool_is_seen_though_roles_must_alternate(tmp_path: Path) -> None:
     picture = png(tmp_path / "red.png", RED)
     functions = (

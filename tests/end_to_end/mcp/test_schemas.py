@@ -202,5 +202,5 @@ async def test_counts_licences_and_tasks_are_understood_as_agents_write_them() -
             assert (await call_tool(client, "hf_search_models", query="tiny", **arguments))["results"] == []
         assert "'text-generation'" in await call_refused(client, "hf_search_models", task="text-generatoin")
         assert "Known: text-generation" in await call_refused(client, "hf_search_models", task="xyzzy")
-        assert "'apache-2.0'" in await call_refused(client, "hf_search_models", license="apache_2.0!")
+        assert "'apache-2.0'" in await call_refused(client, "hf_search_models", license="apachy 2.0!")
         assert "Did you mean 'query'" in await call_refused(client, "hf_search_models", querry="tiny")

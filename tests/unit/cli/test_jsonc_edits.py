@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llm_hf_models.cli.jsonc import MAX_DEPTH, Document, JsoncError
-from llm_hf_models.cli.mcp_entry import Entry, merge_entry, merge_flags
+from llm_hf_models.cli.mcp_entry import Entry, merge_entry, merge_flags, remove_entry
 
 NEW = Entry(("/opt/new/llm-hf-mcp",), ("--read-only",), {"HF_HOME": "/data/hf", "LLM_USER_PATH": "/data/llm"}, "stdio")
 SECTION = "mcpServers"
@@ -31,7 +31,7 @@ def parse_exactly(text: str) -> Any:
     return json.loads(" ".join(kept), object_pairs_hook=list, parse_float=keep_digits, parse_int=keep_digits)
 
 
-def remove_entry(pairs: Any) -> Any:
+def drop_entry(pairs: Any) -> Any:
     """Remove the server's entry, and a section that holds nothing else."""
     sections = [index for index, (key, _) in enumerate(pairs) if key == SECTION]
     if not sections:
@@ -141,7 +141,7 @@ def test_new_entry_changes_no_byte_of_the_rest(parts: tuple[str, str, str]) -> N
     between = before[start:end]  # the comments between the comma and the entry
     assert after[start : len(after) - len(before) + end].startswith(("," + between) if between else "")
     assert not re.sub(r"//[^\r\n]*|/\*.*?\*/|[ \t\r\n]", "", between, flags=re.DOTALL)
-    assert remove_entry(parse_exactly(after)) == remove_entry(parse_exactly(before))
+    assert drop_entry(parse_exactly(after)) == drop_entry(parse_exactly(before))
     added = dict(dict(parse_exactly(after))[SECTION])["hf-models"]
     assert {**dict(added), "env": dict(dict(added)["env"])} == NEW.to_json()
     assert merge_entry(after, SECTION, NEW).text == after
@@ -175,6 +175,43 @@ def test_reset_replaces_the_entry_and_keeps_the_rest(parts: tuple[str, str, str]
     assert after.endswith(rest)
     assert json.loads(after[len(before) : len(after) - len(rest)]) == NEW.to_json()
     assert merge_entry(after, SECTION, NEW, reset=True).text == after
+
+
+@given(documents(has_entry=True))
+@example(('{"mcpServers": {"a": 1, /* b */ "hf-models": ', "{}", " /* c */ , // d\n}}"))
+@example(('{"mcpServers": {"a": 1 // b\n, // c\n"hf-models": ', "{}", "}}"))
+def test_removal_keeps_every_byte_of_the_rest(parts: tuple[str, str, str]) -> None:
+    before, entry, rest = parts
+    after = remove_entry(before + entry + rest, SECTION)
+    assert drop_entry(parse_exactly(after)) == drop_entry(parse_exactly(before + entry + rest))
+    assert remove_entry(after, SECTION) == after
+    head = before[: before.rindex('"hf-models"')]
+    assert squeeze(after) == squeeze(head) + squeeze(rest)
+
+
+def squeeze(text: str) -> str:
+    """Return a text without blanks and commas."""
+    return re.sub(r"[ \t\r\n,]", "", text)
+
+
+LAYOUTS = [
+    ('{"mcpServers": {"a": {}, "hf-models": {}}}', '{"mcpServers": {"a": {}}}'),
+    ('{"mcpServers": {"hf-models": {}, "a": {}}}', '{"mcpServers": {"a": {}}}'),
+    ('{"mcpServers": {"hf-models": {}}}', '{"mcpServers": {}}'),
+    ('{\n  "mcpServers": {\n    "hf-models": {\n    },\n  },\n}\n', '{\n  "mcpServers": {},\n}\n'),
+    ('{"mcpServers": {\n  "a": 1,\n  "hf-models": {}\n}}', '{"mcpServers": {\n  "a": 1\n}}'),
+    ('{"mcpServers": {\r\n  "hf-models": {\r\n  },\r\n  "a": 1,\r\n}}', '{"mcpServers": {\r\n  "a": 1,\r\n}}'),
+    ('{"mcpServers": {\n  "a": 1, // a\n  // ours\n  "hf-models": {} // b\n}}',
+     '{"mcpServers": {\n  "a": 1 // a\n  // ours\n   // b\n}}'),
+    ('{"mcpServers": {"hf-models": 1, "a": 2, "hf-models": 3}}', '{"mcpServers": {"a": 2}}'),
+    ('{"servers": {"hf-models": 1}, "hf-models": 2}', '{"servers": {"hf-models": 1}, "hf-models": 2}'),
+    ("// only a comment", "// only a comment"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after"), LAYOUTS)
+def test_removal_follows_the_layout_of_the_file(before: str, after: str) -> None:
+    assert remove_entry(before, SECTION) == after
 
 
 @given(st.text(alphabet='{}[],:"\\/*1e-.+ \n\r\tatrufnl\ufeff\u0000', max_size=40))

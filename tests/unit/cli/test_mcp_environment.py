@@ -27,7 +27,7 @@ NOT_CARRIED = {
     **dict.fromkeys(("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "LLM_HF_PASSPHRASE", "LLM_HF_MCP_TOKEN"), "secret"),
     **dict.fromkeys(("LLAMA_API_KEY", "HF_HUB_DISABLE_PROGRESS_BARS"), "set for a child process"),
     **dict.fromkeys(("TERM", "NO_COLOR", "COLUMNS"), "the terminal of a command"),
-    **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY"), "the desktop session"),
+    **dict.fromkeys(("DISPLAY", "WAYLAND_DISPLAY", "SSH_CONNECTION"), "the desktop session"),
     **dict.fromkeys(("LLM_HF_DOWNLOAD", "LLM_HF_REF", "LLM_HF_MODEL"), "set for a child process"),
     **dict.fromkeys(launcher._ENVIRONMENT, "passed to an engine, which finds GPUs and libraries by it"),
     **dict.fromkeys(("DETACHED_PROCESS", "CREATE_NEW_PROCESS_GROUP"), "the name of a flag, not of a variable"),

@@ -244,7 +244,62 @@ def test_result_as_json(cursor: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-y", "--reset", "--dry-run"])
 def test_options_of_install_need_it(option: str) -> None:
-    assert "needs --install." in run("mcp", "cursor", option, code=2).stderr
+    assert "needs --install" in run("mcp", "cursor", option, code=2).stderr
+
+
+# Removal
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_removal_leaves_the_file_as_it_was(host: str, project: Path) -> None:
+    path, section = mcp_hosts.find_host(host).path, mcp_hosts.find_host(host).section
+    assert path is not None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    before = (
+        f'// mine\r\n{{"{section}": {{\r\n\t"other": {{"command": "x", "env": {{"KEY": "secret"}}}} // note\r\n}}}}'
+    )
+    path.write_bytes(before.encode())
+    run("mcp", host, "--install", "-y")
+    installed = path.read_bytes()
+    dry = run("mcp", host, "--uninstall", "--dry-run")
+    assert '-\t"hf-models": {' in dry.stderr
+    assert "secret" not in dry.output
+    assert path.read_bytes() == installed
+    done = run_json("mcp", host, "--uninstall", "-y")
+    assert path.read_bytes().decode() == before
+    assert (done["written"], Path(done["backup"]).read_bytes()) == (True, installed)
+    again = run("mcp", host, "--uninstall", "-y")
+    assert f"{path.resolve()} has no entry `hf-models`." in again.stderr
+    assert project.exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("", 2)])
+def test_nothing_is_removed_without_consent(answer: str, code: int, cursor: Path) -> None:
+    run("mcp", "cursor", "--install", "-y")
+    before = cursor.read_bytes()
+    assert "Nothing was written" in run("mcp", "cursor", "--uninstall", stdin=answer, code=code).output
+    assert cursor.read_bytes() == before
+
+
+def test_missing_file_has_no_entry_to_remove(home: Home) -> None:
+    assert "has no entry `hf-models`." in run("mcp", "cursor", "--uninstall").stderr
+    assert not (home.root / ".cursor").exists()
+
+
+@pytest.mark.parametrize("words", [("json", "--uninstall"), ("cursor", "--uninstall", "--install"),
+                                   ("cursor", "--uninstall", "--", "--read-only"),
+                                   ("cursor", "--uninstall", "--reset")])  # fmt: skip
+def test_invalid_removal_is_refused(words: tuple[str, ...]) -> None:
+    run("mcp", *words, code=2)
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1,, }', b"[1]", b'{"mcpServers": []}', b"\x00\xff"])
+def test_removal_changes_no_file_that_is_not_understood(content: bytes, cursor: Path) -> None:
+    cursor.write_bytes(content)
+    output = run("mcp", "cursor", "--uninstall", "-y", code=2).stderr
+    assert "was not changed" in output
+    assert "Remove the entry `hf-models` from the file by hand." in output
+    assert cursor.read_bytes() == content
 
 
 @pytest.mark.parametrize(

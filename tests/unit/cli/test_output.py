@@ -33,10 +33,11 @@ from llm_hf_models.downloads.types import DownloadEvent, DownloadView
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, InterruptedByUserError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
+from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.tokens import Token
 from llm_hf_models.hub.types import Location
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.models.repo_types import ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.models.repo_types import CheckReport, ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.models.types import Freshness, LocalModelView
 from llm_hf_models.system import json_values
 from llm_hf_models.system.text import is_hidden
@@ -327,6 +328,22 @@ def test_times_have_a_zone(zone: str, shown: str, monkeypatch: pytest.MonkeyPatc
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("speed", "shown"), [(None, ""), (0.84, "0.8 tokens/s"), (99.96, "100 tokens/s"), (12345.6, "12,346 tokens/s")]
+)
+def test_speed_has_three_digits(speed: float | None, shown: str) -> None:
+    assert cli_format.format_speed(speed) == shown
+
+
+def test_reason_of_a_finding_is_below_it_in_a_narrow_terminal() -> None:
+    why = "A tensor past the end of the file is bad."
+    found = Finding("tensor-past-end", "error", "structure", "The tensor data needs 9 bytes.", why=why)
+    report = CheckReport("m.gguf", 1, 0, (found,), complete=True)
+    lines = gguf_views.render_check(report, 80).splitlines()
+    assert lines[1:3] == ["error     tensor-past-end  The tensor data needs 9 bytes.", f"    {why}"]
+    assert gguf_views.render_check(report, 120).splitlines()[1].endswith(f"needs 9 bytes.  {why}")
 
 
 def test_metadata_is_rounded_and_arrays_are_summarised() -> None:

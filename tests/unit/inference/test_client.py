@@ -16,9 +16,6 @@ from tests.support.openai_server import END, format_delta, format_event, join_te
 HELLO = ({"role": "user", "content": "hi"},)
 
 
-# Real HTTP on loopback; a test chooses the response.
-
-
 ENDS_ODDLY = {
     "html": (respond_with(b"<html>hello</html>", kind="text/html"), EngineLostError, "not in OpenAI"),
     "no end": (respond_with(format_delta(content="hal")), EngineLostError, "before the response was complete"),

@@ -13,9 +13,6 @@ from llm_hf_models.inference.response_parser import ResponseParser
 from llm_hf_models.inference.tool_calls import ToolCall
 from tests.support.openai_server import END, Item, format_delta, join_text
 
-# Real HTTP on loopback; a test chooses the response.
-
-
 STREAM = (
     b": ping\n\n"
     + format_delta(role="assistant", content=None)
