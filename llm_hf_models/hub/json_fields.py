@@ -15,6 +15,7 @@ from llm_hf_models.system.text import clean_text
 T = TypeVar("T")
 MAX_NUMBER = 10**18  # of bytes or parameters; a larger number is an error of the Hub
 MAX_NUMBER_CHARS = 19
+_FALSE_WORDS = frozenset({"", "false", "no", "0", "none", "null"})
 
 
 def fall_back_to(make_default: type | None) -> WrapValidator:
