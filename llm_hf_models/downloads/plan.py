@@ -28,7 +28,7 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
-from llm_hf_models.inference.options import validate_for_model
+from llm_hf_models.inference.protocol.options import validate_for_model
 from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models.names import explain_taken_aliases, make_short_names
