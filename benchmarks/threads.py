@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from llm_hf_models import paths, settings
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import engine, launcher, openai_protocol, running_engines
+from llm_hf_models.inference import engine, launcher, running_engines
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
 from llm_hf_models.library.database import Database
 from llm_hf_models.system import machine
 from tests.support import real_weights

@@ -640,7 +640,7 @@ class Library:
     @staticmethod
     def list_options() -> dict[str, str]:
         """Return the options that `set_options` accepts, with their descriptions."""
-        from llm_hf_models.inference import options
+        from llm_hf_models.inference.protocol import options
 
         return {key: field.description or "" for key, field in options.StoredOptions.model_fields.items()}
 

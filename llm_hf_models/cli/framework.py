@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output, usage_errors
-from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, UsageError
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, StorageError, UsageError
 from llm_hf_models.redaction import redact_stderr
 from llm_hf_models.system.text import clean_text
 
@@ -115,6 +116,13 @@ def _print_errors(ctx: click.Context) -> Iterator[None]:
         failure = error
     except KeyboardInterrupt:
         failure = InterruptedByUserError(output.INTERRUPTED)
+    except UnicodeEncodeError as error:
+        if error.encoding != sys.getfilesystemencoding() or error.encoding == "utf-8":
+            raise
+        failure = StorageError(
+            f"File names have the encoding {error.encoding} here, which lacks a character of a stored file's name",
+            hint="Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8.",
+        )
     except click.UsageError as error:
         if not wants_json:
             raise usage_errors.wrap_message(error) from None

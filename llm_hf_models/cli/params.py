@@ -169,7 +169,7 @@ class DownloadId(_CompletableName):
         return [CompletionItem(str(row.id), help=f"{row.ref}, {row.state}") for row in rows]
 
 
-class WatchedDownload(DownloadId):
+class WatchedDownloadId(DownloadId):
     """The id of a download, as text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # type: ignore[override]  # noqa: ANN401, ARG002

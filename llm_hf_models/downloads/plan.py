@@ -28,7 +28,7 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
-from llm_hf_models.inference.options import validate_for_model
+from llm_hf_models.inference.protocol.options import validate_for_model
 from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models.names import explain_taken_aliases, make_short_names
@@ -60,7 +60,7 @@ def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after:
         UnsafeFileError: A scanner reports a file as unsafe.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
-        NotWritableError: A file's name is too long for the file system.
+        NotWritableError: The file system does not accept a file's name.
         DiskFullError: There is not enough disk space.
     """
     requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)

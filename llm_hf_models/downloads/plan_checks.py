@@ -12,7 +12,7 @@ from llm_hf_models.downloads.records import find_open_row, load_plan_if_readable
 from llm_hf_models.errors import DiskFullError, PolicyError
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.download_records import ACTIVE_STATES, Download
-from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_long_names, translate_disk_error
+from llm_hf_models.system.disk import count_free_bytes, is_same_disk, refuse_names, translate_disk_error
 from llm_hf_models.system.units import format_size
 
 SMALL_REST = 0.1  # the part of a pull that is too small for a question
@@ -70,10 +70,10 @@ def refuse_place(context: Context, plan: PullPlan) -> None:
     """Refuse a pull into a folder that can't hold its files.
 
     Raises:
-        NotWritableError: A file's name is too long for the file system.
+        NotWritableError: The file system does not accept a file's name.
         DiskFullError: There is not enough disk space.
     """
-    refuse_long_names(Path(plan.folder) / file.path for file in plan.files)
+    refuse_names(Path(plan.folder) / file.path for file in plan.files)
     _refuse_full_disk(context, plan)
 
 

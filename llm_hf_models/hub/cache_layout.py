@@ -57,7 +57,7 @@ def has_size(path: Path, size: int) -> bool:
     """Return whether a file, or the file that it links to, has `size` bytes."""
     try:
         return path.stat().st_size == size and path.is_file()
-    except OSError:
+    except (OSError, UnicodeEncodeError):  # the latter: `refuse_names` in system/disk.py explains it
         return False
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from llm_hf_models import settings
 from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError
 from llm_hf_models.inference import engine
-from llm_hf_models.inference import options as inference_options
-from llm_hf_models.inference.chat_template import describe_template_commands
 from llm_hf_models.inference.engine import Endpoint, EngineSpec, Notify
 from llm_hf_models.inference.model_files import check_files_unchanged
-from llm_hf_models.inference.thinking import check_thinking_options
+from llm_hf_models.inference.protocol import options as inference_options
+from llm_hf_models.inference.protocol.chat_template import describe_template_commands
+from llm_hf_models.inference.protocol.thinking import check_thinking_options
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,

@@ -10,8 +10,8 @@ import llm
 from llm.parts import AttachmentPart, Message, Part, ReasoningPart, TextPart, ToolCallPart, ToolResultPart
 
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.inference.openai_protocol import Turn
-from llm_hf_models.inference.options import DEFAULT_LOOP_LIMIT, build_request_fields
+from llm_hf_models.inference.protocol.openai_protocol import Turn
+from llm_hf_models.inference.protocol.options import DEFAULT_LOOP_LIMIT, build_request_fields
 from llm_hf_models.llm_plugin.attachments import build_message_part
 
 Json = dict[str, Any]

@@ -48,7 +48,7 @@ def _translate_errors() -> Iterator[None]:
 
 @functools.cache
 def _create_options_class() -> type[llm.Options]:
-    from llm_hf_models.inference.options import ModelOptions
+    from llm_hf_models.inference.protocol.options import ModelOptions
 
     class Options(ModelOptions, llm.Options):
         """The options of a local model."""
@@ -173,7 +173,7 @@ def create_models(model: RegisteredModel) -> tuple[_BaseHfModel, _BaseHfModel]:
 def _stream_response(
     model_id: str, prompt: llm.Prompt, response: Response, *, stream: bool, key: str | None = None
 ) -> Iterator[StreamEvent]:
-    from llm_hf_models.inference import client
+    from llm_hf_models.inference.protocol import client
     from llm_hf_models.llm_plugin import run as prompt_run
 
     with _translate_errors(), prompt_run.open_database() as db:
@@ -193,7 +193,7 @@ async def _stream_response_async(
 ) -> AsyncGenerator[StreamEvent, None]:
     import asyncio
 
-    from llm_hf_models.inference import client
+    from llm_hf_models.inference.protocol import client
     from llm_hf_models.llm_plugin import run as prompt_run
 
     def prepare() -> PromptRun:
@@ -234,7 +234,8 @@ class HfEmbeddingModel(_KeyMixin, EmbeddingModel):
         Raises:
             ModelFailure: Any HfModelsError occurred.
         """
-        from llm_hf_models.inference import embeddings, model_endpoint
+        from llm_hf_models.inference import model_endpoint
+        from llm_hf_models.inference.protocol import embeddings
         from llm_hf_models.llm_plugin import run as prompt_run
 
         texts, start, connected = iter(items), 0, None

@@ -1,7 +1,7 @@
 """Run one prompt of llm on one model of the library.
 
 llm's model classes (llm_plugin/models.py) call this module. It chooses the endpoint with inference/model_endpoint.py,
-and inference/client.py sends the request.
+and inference/protocol/client.py sends the request.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from llm.parts import StreamEvent
 
 from llm_hf_models import paths
 from llm_hf_models.errors import EngineRequestError
-from llm_hf_models.inference import json_schema
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.openai_protocol import LOOP, Finish, Piece, Turn
-from llm_hf_models.inference.tool_calls import ToolCall, parse_arguments
+from llm_hf_models.inference.protocol import json_schema
+from llm_hf_models.inference.protocol.openai_protocol import LOOP, Finish, Piece, Turn
+from llm_hf_models.inference.protocol.tool_calls import ToolCall, parse_arguments
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.llm_plugin.attachments import list_accepted_types

@@ -11,8 +11,8 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.gguf.facts import apply_template
 from llm_hf_models.gguf.template_audit import audit_template
-from llm_hf_models.inference import options as inference_options
 from llm_hf_models.inference.model_endpoint import check_applicable, list_defaults
+from llm_hf_models.inference.protocol import options as inference_options
 from llm_hf_models.library.records import (
     KIND,
     TEMPLATE,

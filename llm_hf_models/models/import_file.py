@@ -33,7 +33,7 @@ from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.hub.types import RepoDetails
-from llm_hf_models.inference.options import extract_sampling, validate_for_model
+from llm_hf_models.inference.protocol.options import extract_sampling, validate_for_model
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice

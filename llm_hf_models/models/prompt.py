@@ -11,10 +11,10 @@ from typing import Any
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, InterruptedByUserError
-from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
-from llm_hf_models.inference.openai_protocol import Finish, Piece, Turn
-from llm_hf_models.inference.options import DEFAULT_LOOP_LIMIT, build_request_fields, validate_options
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol.openai_protocol import Finish, Piece, Turn
+from llm_hf_models.inference.protocol.options import DEFAULT_LOOP_LIMIT, build_request_fields, validate_options
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.types import PromptResult
 

@@ -14,9 +14,9 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, EngineError, HfModelsError
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.hub.refs import parse_alias
-from llm_hf_models.inference import client as inference_client
 from llm_hf_models.inference.model_endpoint import build_remote_endpoint, read_llm_keys
-from llm_hf_models.inference.openai_protocol import MODALITIES, ServedModel
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol.openai_protocol import MODALITIES, ServedModel
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,

@@ -26,7 +26,7 @@ from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
 from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
-from llm_hf_models.inference.options import extract_sampling
+from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
 from llm_hf_models.models.local_models import format_pull_ref, suggest_fix

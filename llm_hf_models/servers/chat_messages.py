@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.inference.tool_calls import parse_arguments
+from llm_hf_models.inference.protocol.tool_calls import parse_arguments
 from llm_hf_models.system.text import clean_text
 
 MAX_SHOWN_CHARS = 60

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_hf_models.errors import BadInputError, EngineRequestError
-from llm_hf_models.inference.embeddings import Item, LongItem, explain_pooling, find_long_items, shorten_items
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.protocol.embeddings import Item, LongItem, explain_pooling, find_long_items, shorten_items
 from llm_hf_models.library.records import LocalModel
 
 MAX_LISTED = 5

@@ -38,10 +38,10 @@ from llm_hf_models.errors import (
     HfModelsError,
     TemplateRefusedError,
 )
-from llm_hf_models.inference import client
-from llm_hf_models.inference.chat_template import fit_messages
 from llm_hf_models.inference.engine import Endpoint, Notify
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use
+from llm_hf_models.inference.protocol import client
+from llm_hf_models.inference.protocol.chat_template import fit_messages
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.redaction import redact_bytes

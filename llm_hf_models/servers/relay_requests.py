@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.inference import json_schema
 from llm_hf_models.inference.model_endpoint import resolve_options
-from llm_hf_models.inference.options import build_request_fields
+from llm_hf_models.inference.protocol import json_schema
+from llm_hf_models.inference.protocol.options import build_request_fields
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.servers.chat_messages import check_tools, normalize_messages
 from llm_hf_models.servers.embedding_requests import check_embedding_request

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from llm_hf_models.errors import EngineRequestError, HfModelsError
-from llm_hf_models.inference import json_schema
+from llm_hf_models.inference.protocol import json_schema
 from llm_hf_models.servers.stream_assembly import is_progress
 
 COMMENT_SECONDS = 5.0

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from llm_hf_models.errors import EngineLostError
-from llm_hf_models.inference.openai_protocol import build_protocol_error, build_request_error
-from llm_hf_models.inference.tool_calls import ToolCall, ToolCallAssembler
+from llm_hf_models.inference.protocol.openai_protocol import build_protocol_error, build_request_error
+from llm_hf_models.inference.protocol.tool_calls import ToolCall, ToolCallAssembler
 
 CONCATENATED_FIELDS = ("content", "reasoning_content", "reasoning", "text")
 _STREAM_ONLY_FIELDS = ("choices", "object", "prompt_progress")

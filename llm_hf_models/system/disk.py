@@ -94,12 +94,22 @@ def _find_existing_folder(folder: Path) -> Path:
     return folder
 
 
-def refuse_long_names(paths: Iterable[Path]) -> None:
-    """Check that the file system accepts the length of each path and of its parts. The files need not exist yet.
+def refuse_names(paths: Iterable[Path]) -> None:
+    """Check that this system accepts each path and its parts. The files need not exist yet.
 
     Raises:
-        NotWritableError: a path or a name in it is too long.
+        NotWritableError: a path or a name in it is too long, or has a character that file names can't have here.
     """
+    paths = list(paths)
+    for path in paths:
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError as error:
+            raise NotWritableError(
+                f"The name {clean_text(path.name, MAX_NAME_CHARS)} can't be written",
+                cause=f"File names have the encoding {error.encoding} here.",
+                hint="Set PYTHONUTF8=1, or a UTF-8 locale such as LC_ALL=C.UTF-8.",
+            ) from None
     if not hasattr(os, "pathconf"):  # Windows reports the error itself
         return
     for path in paths:

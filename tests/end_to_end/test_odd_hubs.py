@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Home
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_process
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_replies import MISSING, change_field, fetch_reply, send_reply
 from tests.support.hub_server import (
@@ -173,3 +173,17 @@ def test_every_command_works_with_odd_metadata(hub: HubServer, home: Home, value
         assert "tiny" in run(*words).stdout
     config_values = run_json("show", REPO)["hub"]["generation_config"]
     assert config_values == {"top_p": 0.5}
+
+
+# Names of files
+
+
+def test_name_that_this_system_can_not_write(hub: HubServer, tmp_path: Path) -> None:
+    ascii_names = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    hub.add_repo(REPO, {"tïny-Q4_K_M.gguf": tiny_chat(tmp_path / "tiny.gguf")})
+    refused = run_process("llm", "hf", "pull", REPO, code=1, environment=ascii_names)
+    assert "can't be written\nFile names have the encoding ascii here." in refused.stderr
+    assert "PYTHONUTF8=1" in refused.stderr
+    run("pull", REPO)
+    refused = run_process("llm", "hf", "uninstall", "--dry-run", code=1, environment=ascii_names)
+    assert "PYTHONUTF8=1" in refused.stderr

@@ -13,8 +13,9 @@ import pytest
 
 from llm_hf_models import paths, settings
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import engine, openai_protocol, running_engines
+from llm_hf_models.inference import engine, running_engines
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from tests.conftest import Home

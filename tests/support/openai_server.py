@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
-from llm_hf_models.inference import openai_protocol
-from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.inference.protocol import openai_protocol
+from llm_hf_models.inference.protocol.tool_calls import ToolCall
 
 Item: TypeAlias = openai_protocol.Piece | ToolCall | openai_protocol.Finish
 

@@ -13,7 +13,7 @@ import click
 from llm_hf_models.cli import output
 from llm_hf_models.cli.format import format_more
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import RATE, DownloadId, WatchedDownload, json_option, quiet_option, require_one_of
+from llm_hf_models.cli.params import RATE, DownloadId, WatchedDownloadId, json_option, quiet_option, require_one_of
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, RequestedAction
@@ -45,7 +45,7 @@ class ClearedDownloads:
 )
 @click.option(
     "--watch",
-    type=WatchedDownload(),
+    type=WatchedDownloadId(),
     is_flag=False,
     flag_value=ALL,
     metavar="[ID]",

@@ -19,9 +19,10 @@ import pytest
 from llm_hf_models import paths, settings
 from llm_hf_models.errors import EngineLostError, EngineRequestError
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import engine, openai_protocol, running_engines
-from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.inference import engine, running_engines
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
+from llm_hf_models.inference.protocol.tool_calls import ToolCall
 from llm_hf_models.library.database import Database
 from tests.support import ggufs
 from tests.support.engines import leave_during_prompt_processing

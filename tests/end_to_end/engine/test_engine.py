@@ -27,9 +27,10 @@ from llm_hf_models.errors import (
     NotWritableError,
 )
 from llm_hf_models.gguf import memory_fit
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import engine, engine_folder, launcher, openai_protocol, running_engines
+from llm_hf_models.inference import engine, engine_folder, launcher, running_engines
 from llm_hf_models.inference.engine_child import GRACE_SECONDS, IdleTimer
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
 from llm_hf_models.library.database import Database
 from llm_hf_models.system.machine import MachineMemory
 from llm_hf_models.system.ownership import acquire_ownership
@@ -56,8 +57,8 @@ endless = engines.endless
 CLIENT = """
 import json, sys
 from pathlib import Path
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import openai_protocol
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
 from llm_hf_models.inference import engine
 from llm_hf_models import paths
 from llm_hf_models import settings

@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from llm_hf_models.errors import EngineLostError, EngineRequestError, EngineStartError
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import engine, openai_protocol, running_engines
+from llm_hf_models.inference import engine, running_engines
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import EngineRow
 from llm_hf_models.service import Library

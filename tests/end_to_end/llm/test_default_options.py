@@ -17,7 +17,7 @@ import pytest
 
 from llm_hf_models.downloads.plan_types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, EngineRequestError, NameTakenError
-from llm_hf_models.inference.options import SAMPLING_DEFAULTS
+from llm_hf_models.inference.protocol.options import SAMPLING_DEFAULTS
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import remote_endpoints
 from llm_hf_models.service import Library

@@ -86,9 +86,8 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         pulled = await tool("hf_download_model", ref=REPO, wait_seconds=45)
         assert pulled["model"] == await run_command("show", LOCAL)
         assert [pulled["download"]] == (await run_command("downloads", "--all"))["downloads"]
-        assert (await tool("hf_get_downloads", finished=True, **full))["downloads"] == await run_command(
-            "downloads", "--all"
-        )
+        finished = await tool("hf_get_downloads", finished=True, **full)
+        assert finished["downloads"] == (await run_command("downloads", "--all"))["downloads"]
         alone = await tool("hf_get_downloads", id=pulled["download"]["id"], **full)
         assert (alone["downloads"], alone["log"]) == (
             (await run_command("downloads", "--all"))["downloads"],

@@ -13,8 +13,8 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.remote_file import RemoteFile
 from llm_hf_models.hub.types import Location, SearchFilters
-from llm_hf_models.inference.client import list_served_models
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.protocol.client import list_served_models
 from llm_hf_models.network.connection import RangeConnection
 from tests.support.dripping_server import run_dripping_server
 from tests.support.hub_server import write_certificate

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any
 
 from llm_hf_models.errors import TemplateRefusedError
-from llm_hf_models.inference import chat_template, openai_protocol
-from llm_hf_models.inference.endpoint_requests import (
+from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.protocol import chat_template, openai_protocol
+from llm_hf_models.inference.protocol.endpoint_requests import (
     READ_TIMEOUT_SECONDS,
     Reconnect,
     build_headers,
@@ -19,9 +20,8 @@ from llm_hf_models.inference.endpoint_requests import (
     open_response,
     open_response_async,
 )
-from llm_hf_models.inference.engine import Endpoint
-from llm_hf_models.inference.loop_detection import LoopDetector
-from llm_hf_models.inference.openai_protocol import (
+from llm_hf_models.inference.protocol.loop_detection import LoopDetector
+from llm_hf_models.inference.protocol.openai_protocol import (
     Finish,
     Piece,
     ServedModel,
@@ -30,9 +30,9 @@ from llm_hf_models.inference.openai_protocol import (
     get_request_path,
     parse_embeddings,
 )
-from llm_hf_models.inference.piece_redactor import PieceRedactor
-from llm_hf_models.inference.response_parser import ResponseParser
-from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.inference.protocol.piece_redactor import PieceRedactor
+from llm_hf_models.inference.protocol.response_parser import ResponseParser
+from llm_hf_models.inference.protocol.tool_calls import ToolCall
 from llm_hf_models.redaction import redact_bytes
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 
 from llm_hf_models.errors import TemplateRefusedError
 from llm_hf_models.inference.engine import Endpoint
-from llm_hf_models.inference.openai_protocol import Turn
+from llm_hf_models.inference.protocol.openai_protocol import Turn
 
 Message = Mapping[str, Any]
 _ID_LETTERS = string.ascii_letters + string.digits

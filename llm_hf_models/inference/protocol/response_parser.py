@@ -13,14 +13,14 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator
 
 from llm_hf_models.errors import EngineLostError
-from llm_hf_models.inference.openai_protocol import (
+from llm_hf_models.inference.protocol.openai_protocol import (
     Finish,
     Piece,
     build_protocol_error,
     build_request_error,
     parse_json,
 )
-from llm_hf_models.inference.tool_calls import ToolCall, ToolCallAssembler
+from llm_hf_models.inference.protocol.tool_calls import ToolCall, ToolCallAssembler
 from llm_hf_models.system.text import clean_text
 
 MAX_LINE_BYTES = 16 * 2**20  # of one event; an unstreamed response is a single line

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from llm_hf_models.inference.openai_protocol import Finish, Piece
-from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.inference.protocol.openai_protocol import Finish, Piece
+from llm_hf_models.inference.protocol.tool_calls import ToolCall
 from llm_hf_models.redaction import StreamRedactor, redact
 
 

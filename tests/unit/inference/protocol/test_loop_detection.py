@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from llm_hf_models.inference.loop_detection import LoopDetector
+from llm_hf_models.inference.protocol.loop_detection import LoopDetector
 
 WORDS = [f"w{number}" for number in range(50)]
 

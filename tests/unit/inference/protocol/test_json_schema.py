@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models.errors import BadInputError
-from llm_hf_models.inference.json_schema import find_mismatch, find_unenforced
+from llm_hf_models.inference.protocol.json_schema import find_mismatch, find_unenforced
 
 TREE = {"properties": {"children": {"items": {"$ref": "#"}}}, "additionalProperties": False}
 DEEP: dict[str, Any] = {}

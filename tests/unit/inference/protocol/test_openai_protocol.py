@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_hf_models.errors import EngineError
-from llm_hf_models.inference.openai_protocol import Finish
-from llm_hf_models.inference.response_parser import ResponseParser
-from llm_hf_models.inference.tool_calls import ToolCall
+from llm_hf_models.inference.protocol.openai_protocol import Finish
+from llm_hf_models.inference.protocol.response_parser import ResponseParser
+from llm_hf_models.inference.protocol.tool_calls import ToolCall
 from tests.support.openai_server import END, Item, format_delta, join_text
 
 STREAM = (

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_hf_models.errors import BadInputError, VerificationError
-from llm_hf_models.inference.options import REASONING_EFFORT, THINK, THINK_VARIABLES
+from llm_hf_models.inference.protocol.options import REASONING_EFFORT, THINK, THINK_VARIABLES
 from llm_hf_models.library.records import LocalModel
 
 

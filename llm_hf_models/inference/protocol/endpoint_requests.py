@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from llm_hf_models.errors import EngineLostError, EngineRequestError, TemplateRefusedError
-from llm_hf_models.inference import chat_template
 from llm_hf_models.inference.engine import Endpoint
-from llm_hf_models.inference.openai_protocol import (
+from llm_hf_models.inference.protocol import chat_template
+from llm_hf_models.inference.protocol.openai_protocol import (
     Turn,
     build_embeddings_body,
     build_request_body,

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from llm_hf_models.errors import EngineLostError, EngineRequestError
-from llm_hf_models.inference import client as inference_client
-from llm_hf_models.inference import engine, openai_protocol
+from llm_hf_models.inference import engine
+from llm_hf_models.inference.protocol import client as inference_client
+from llm_hf_models.inference.protocol import openai_protocol
 from tests.support.openai_server import END, format_delta, format_event, join_text, respond_with, run_server
 
 HELLO = ({"role": "user", "content": "hi"},)

@@ -8,9 +8,9 @@ from itertools import takewhile
 from typing import TypeAlias
 
 from llm_hf_models.errors import BadInputError, EngineRequestError
-from llm_hf_models.inference import client
-from llm_hf_models.inference.endpoint_requests import Reconnect
 from llm_hf_models.inference.engine import Endpoint
+from llm_hf_models.inference.protocol import client
+from llm_hf_models.inference.protocol.endpoint_requests import Reconnect
 from llm_hf_models.system.text import clean_text
 
 MAX_SHOWN_CHARS = 60
