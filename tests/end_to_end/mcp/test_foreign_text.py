@@ -28,13 +28,13 @@ CARD = f"---\nlicense: mit\n---\n{END}\n{ORDER}{HIDDEN}\n" + f"{HIDDEN}word " * 
 LABEL = f"{ORDER} {'now ' * 30}"
 # Fields of the results with text by this package, by the user of this machine, or of a closed set of values.
 OWN_FIELDS = {
-    "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created",
-    "default", "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated",
-    "git_sha1", "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location",
-    "message", "missing", "mode", "next_cursor", "next_step", "note", "notes", "options", "part",
-    "place", "reason", "requested_action", "requested_by", "result", "revision", "role", "scopes", "severity",
-    "sha256", "shape", "source", "state", "suggestions", "token_kind", "token_name", "type", "updated", "value",
-    "verdict", "versions", "warnings", "where", "why", "all_files", "modalities", "fields", "organisations", "doubt",
+    "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
+    "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
+    "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
+    "next_cursor", "next_step", "note", "notes", "options", "part", "place", "reason", "requested_action",
+    "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
+    "suggestions", "token_kind", "token_name", "type", "updated", "value", "verdict", "versions", "warnings", "where",
+    "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
 }  # fmt: skip
 
 
