@@ -47,13 +47,13 @@ unit: $(VENV)-dev/.installed
 
 suite: $(VENV)-dev/.installed
 	$(VENV)-dev/bin/coverage erase
-	$(VENV)-dev/bin/coverage run -m pytest -n 2 || ( $(ALONE) && $(VENV)-dev/bin/coverage run -m pytest $(FAILED) )
+	$(VENV)-dev/bin/coverage run -m pytest -n 3 --dist worksteal || ( $(ALONE) && $(VENV)-dev/bin/coverage run -m pytest $(FAILED) )
 	$(VENV)-dev/bin/coverage combine --quiet
 	$(VENV)-dev/bin/coverage report --fail-under=90
 
 # Run the suite, or TESTS of it, without coverage, for other Python versions.
 suite-only: $(VENV)-dev/.installed
-	$(VENV)-dev/bin/python -m pytest -n 2 $(TESTS) || ( $(ALONE) && $(VENV)-dev/bin/python -m pytest $(FAILED) $(TESTS) )
+	$(VENV)-dev/bin/python -m pytest -n 3 --dist worksteal $(TESTS) || ( $(ALONE) && $(VENV)-dev/bin/python -m pytest $(FAILED) $(TESTS) )
 
 # Run all slow tests. STORM_SHARE=0.02 runs a seeded part of them.
 storm: $(VENV)-dev/.installed

@@ -23,7 +23,7 @@ from llm_hf_models.errors import EngineRequestError
 from llm_hf_models.inference.engine import Endpoint
 from llm_hf_models.inference.model_endpoint import ensure_endpoint, record_use, resolve_options
 from llm_hf_models.inference.protocol import json_schema
-from llm_hf_models.inference.protocol.openai_protocol import LOOP, Finish, Piece, Turn
+from llm_hf_models.inference.protocol.openai_protocol import LOOP, Finish, Piece, Turn, format_count_if_known
 from llm_hf_models.inference.protocol.tool_calls import ToolCall, parse_arguments
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
@@ -153,9 +153,10 @@ class PromptRun:
             return parse(text)
         except ValueError as error:
             if self.end is not None and self.end.reason == "length":
+                tokens = format_count_if_known(self.end.output_tokens)
                 raise EngineRequestError(
                     f"{subject} was cut off before its JSON was complete",
-                    cause=f"It has {self.end.output_tokens:,} tokens: {self._describe_limit(self.end)}.",
+                    cause=f"It has {tokens} tokens: {self._describe_limit(self.end)}.",
                     hint="Allow more with -o max_tokens N"
                     + (" or -o context N." if self.endpoint.can_grow_context else "."),
                 ) from None

@@ -27,7 +27,8 @@ PLAN = PullPlan(
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
     "list_importable", "list_options",
-    "info", "inspect", "list", "list_engines", "list_stored_files", "mirror", "path", "plan", "plan_gc", "plan_removal",
+    "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
+    "plan_gc", "plan_removal",
     "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.

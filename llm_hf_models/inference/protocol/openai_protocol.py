@@ -270,14 +270,15 @@ def build_request_error(
     return request_error
 
 
-def _format_number(value: object) -> str:
+def format_count_if_known(value: object) -> str:
+    """Return a count that a server may have left out."""
     return f"{value:,}" if isinstance(value, int) else "an unknown number of"
 
 
 def _explain_error(error: object, status: int | None, *, can_grow_context: bool) -> EngineRequestError:
     """Return an exception with the server's message, or with a clearer one for a prompt that exceeds the context."""
     if isinstance(error, dict) and error.get("type") == "exceed_context_size_error":
-        prompt, context = (_format_number(error.get(name)) for name in ("n_prompt_tokens", "n_ctx"))
+        prompt, context = (format_count_if_known(error.get(name)) for name in ("n_prompt_tokens", "n_ctx"))
         return EngineRequestError(
             f"The prompt has {prompt} tokens; the context holds {context}",
             hint=("Set a larger context with -o context N, or shorten" if can_grow_context else "Shorten")

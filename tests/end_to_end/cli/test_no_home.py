@@ -18,9 +18,12 @@ from tests.support.ggufs import ANSWER, tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 from tests.support.mcp_hosts import call_tool, run_async
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or os.geteuid() != 0, reason="only root can become a user without an entry"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux" or os.geteuid() != 0, reason="only root can become a user without an entry"
+    ),
+    pytest.mark.new_machine,
+]
 REPO, FILE, UID = "owner/tiny-GGUF", "tiny-Q4_K_M.gguf", 54321
 # The right to read every file: the tests and the interpreter may be in root's folders.
 PREFIX = [

@@ -74,7 +74,7 @@ def test_first_commands_that_start_together_all_succeed(tmp_path: Path) -> None:
     listed = subprocess.run(
         [SCRIPTS / "llm", "hf", "list", "--json"], env=fresh, capture_output=True, text=True, check=True, timeout=60
     )
-    assert len(json.loads(listed.stdout)) == 1
+    assert len(json.loads(listed.stdout)["models"]) == 1
 
 
 @pytest.mark.usefixtures("library")

@@ -182,7 +182,7 @@ def test_show_names_the_source_of_each_default(tiny_library: TinyLibrary, monkey
     assert re.search(r"^temperature +0\.1 +header$", shown, re.MULTILINE)
     assert re.search(r"^top_p +0\.8 +generation_config\.json$", shown, re.MULTILINE)
     assert re.search(r"^top_k +22 +llm hf set$", shown, re.MULTILINE)
-    assert re.search(r"^keep_alive +7 min", shown, re.MULTILINE)
+    assert re.search(r"^keep_alive +7m", shown, re.MULTILINE), shown
     assert "keep_alive" in run("set", "dog").stdout
 
 
