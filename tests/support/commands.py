@@ -46,6 +46,11 @@ def run_llm(*words: str | Path, code: int | None = None, stdin: str | bytes | No
     return run(*words, code=code, command=llm_command, stdin=stdin)
 
 
+def copy_environment_for_another_user(**variables: str) -> dict[str, str]:
+    """Return this process's environment for a process of another user, who can't store its coverage here."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")} | variables
+
+
 def run_process(
     *words: str | Path,
     code: int | None = 0,

@@ -13,7 +13,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from tests.conftest import Home
-from tests.support.commands import SCRIPTS
+from tests.support.commands import SCRIPTS, copy_environment_for_another_user
 from tests.support.ggufs import ANSWER, tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 from tests.support.mcp_hosts import call_tool, run_async
@@ -50,8 +50,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, home: Home, tmp_path: Path) -> Iterator
 
 def run(*words: str, code: int = 0) -> str:
     done = subprocess.run(
-        [*PREFIX, str(SCRIPTS / "llm"), *words], capture_output=True, text=True, check=False, timeout=60
-    )
+        [*PREFIX, str(SCRIPTS / "llm"), *words], capture_output=True, text=True, check=False, timeout=60,
+        env=copy_environment_for_another_user(),
+    )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -69,7 +70,10 @@ def test_each_command_works_without_a_home_folder() -> None:
 async def test_mcp_server_works_without_a_home_folder(hub: HubServer) -> None:
     assert hub
     command = StdioServerParameters(
-        command=PREFIX[0], args=[*PREFIX[1:], sys.executable, "-m", "llm_hf_mcp"], env=dict(os.environ), cwd="/"
+        command=PREFIX[0],
+        args=[*PREFIX[1:], sys.executable, "-m", "llm_hf_mcp"],
+        env=copy_environment_for_another_user(),
+        cwd="/",
     )
     with anyio.fail_after(60):
         async with Client(command) as client:

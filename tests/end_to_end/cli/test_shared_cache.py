@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Home
-from tests.support.commands import SCRIPTS
+from tests.support.commands import SCRIPTS, copy_environment_for_another_user
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Truncate, run_hub
 
@@ -43,7 +43,7 @@ def run_as(user: int, home: Home, *words: str, umask: int = 0o022, code: int = 0
     command = ["setpriv", f"--reuid={user}", f"--regid={GROUP}", "--clear-groups", *rights]
     done = subprocess.run(
         [*command, str(SCRIPTS / "llm"), "hf", *words], capture_output=True, text=True, check=False, timeout=60,
-        env={**os.environ, "LLM_USER_PATH": str(folder)}, umask=umask,
+        env=copy_environment_for_another_user(LLM_USER_PATH=str(folder)), umask=umask,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -94,7 +94,9 @@ def test_unreadable_repo_of_another_user_stops_no_command(hub: HubServer, home: 
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", str(SCRIPTS / "llm"), "hf"]
 
     def run(*words: str, code: int = 0) -> str:
-        done = subprocess.run([*drop, *words], capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            [*drop, *words], capture_output=True, text=True, check=False, timeout=60, env=dict(os.environ)
+        )
         assert done.returncode == code, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
