@@ -215,11 +215,13 @@ def _try(case: Case, digest: str) -> str:
     shown = result.output
     assert not [char for char in shown if is_hidden(char) and char not in "\n\t"], f"hidden characters: {shown!r}"
     assert result.exit_code in (0, 1, 2), shown
-    if result.exit_code == 0 and "--json" in case.command:
-        json.loads(result.stdout)
-    if result.exit_code != 0:
+    if "--json" in case.command:
+        assert result.exit_code == 0 or json.loads(result.stdout)["error"]["message"], f"no error message: {shown!r}"
+        assert json.loads(result.stdout) is not None
+    elif result.exit_code != 0:
         assert re.search("^Error: .", result.stderr, re.MULTILINE), f"no error message: {shown!r}"
-        assert len(result.stderr) < MAX_ERROR_CHARS, f"an error of {len(result.stderr)} characters"
+    if result.exit_code != 0:
+        assert len(shown) < MAX_ERROR_CHARS, f"an error of {len(shown)} characters"
     with suppress(HfModelsError):
         _call_library(case.command)
     for model in Library().list():
