@@ -262,7 +262,8 @@ HEADERS = (
     "MCP-Protocol-Version: 2026-07-28", "MCP-Protocol-Version: 9999-99-99",
 )  # fmt: skip
 SESSION_REQUESTS = 20
-HTTP_STATUSES = {None, 200, 202, 400, 403, 404, 405, 406, 413, 415, 503}
+# 409: a session may have only one open stream (mcp/server/streamable_http.py).
+HTTP_STATUSES = {None, 200, 202, 400, 403, 404, 405, 406, 409, 413, 415, 503}
 HELLO = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "0"}}
 
 
