@@ -183,7 +183,7 @@ def stop_engines() -> None:
     from llm_hf_models.library.database import Database
 
     with Database(paths.library_path()) as db:
-        running_engines.stop_model(db, MODEL_ID)
+        running_engines.stop_engines(db, MODEL_ID)
 
 
 def register_with_llm_gguf(model: Path) -> bool:

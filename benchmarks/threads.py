@@ -78,7 +78,7 @@ def measure(model: Path, case: Case, tokens: int, repeats: int) -> list[tuple[fl
                     statistics.median(finish.tokens_per_second or 0 for finish in finishes),
                 )
             )
-        running_engines.stop_model(db, "benchmark")
+        running_engines.stop_engines(db, "benchmark")
     return speeds
 
 

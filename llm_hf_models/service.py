@@ -577,12 +577,7 @@ class Library:
         from llm_hf_models.inference import running_engines
 
         with self._context.open_database() as db:
-            if name is not None:
-                return running_engines.stop_model(db, db.find_model(name).model_id)
-            rows = running_engines.list_running_engines(db)
-            for row in rows:
-                running_engines.stop_engine(db, row)
-            return len(rows)
+            return running_engines.stop_engines(db, None if name is None else db.find_model(name).model_id)
 
     # The account and the machine
 

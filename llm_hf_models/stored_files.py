@@ -16,7 +16,7 @@ from llm_hf_models.inference import running_engines
 from llm_hf_models.library.download_records import UNFINISHED_STATES
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import local_files
-from llm_hf_models.system.disk import count_bytes_on_disk
+from llm_hf_models.system.disk import count_bytes_in_folder, count_bytes_on_disk
 from llm_hf_models.system.ownership import wait_at_most
 from llm_hf_models.system.runtime_folder import choose_runtime_folder
 from llm_hf_models.types import StoredItem, Uninstallation
@@ -105,8 +105,7 @@ def _list_token() -> Iterator[StoredItem]:
 
 def _measure(path: Path) -> int:
     """Return the disk space of a file, or of all files in a folder, in bytes."""
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(count_bytes_on_disk(file) for file in files if not file.is_dir())
+    return count_bytes_in_folder(path) if path.is_dir() else count_bytes_on_disk(path)
 
 
 def plan_uninstallation(context: Context, *, keep_models: bool) -> Uninstallation:
@@ -156,8 +155,7 @@ def uninstall(context: Context, *, keep_models: bool) -> Uninstallation:
 
 def _stop_everything(context: Context) -> None:
     with context.open_database() as db:
-        for row in running_engines.list_running_engines(db):
-            running_engines.stop_engine(db, row)
+        running_engines.stop_engines(db)
     wait = wait_at_most(STOP_SECONDS, LibraryBusyError("A download has not stopped", hint="Run this command again."))
     while unfinished := _list_unfinished(context):
         for download_id in unfinished:

@@ -111,9 +111,9 @@ def stop_engine_process(row: EngineRow, *, seconds: float = 5) -> None:
     get_engine_folder(row).remove()
 
 
-def stop_model(db: Database, model_id: str) -> int:
-    """Stop all engines of one model. Return how many there were."""
-    rows = [row for row in list_running_engines(db) if row.model_id == model_id]
+def stop_engines(db: Database, model_id: str | None = None) -> int:
+    """Stop all engines of one model, or of all models. Return how many there were."""
+    rows = [row for row in list_running_engines(db) if model_id in (None, row.model_id)]
     for row in rows:
         stop_engine(db, row)
     return len(rows)

@@ -94,7 +94,7 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
         locations = [file.location for file in removable]
         kept = tuple(file.location for file in model.files if file.location not in locations)
         if not dry_run:
-            running_engines.stop_model(db, model.model_id)
+            running_engines.stop_engines(db, model.model_id)
             # Remove the record first: after a kill, a pull adopts the files, and no record names missing files.
             db.remove_model(model.model_id)
             try:

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from functools import lru_cache, wraps
+from functools import cache, lru_cache, wraps
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from llm_hf_models.errors import BadInputError
@@ -55,26 +55,26 @@ def check_arguments(kind: C) -> C:
 
 
 def _check_calls(method: Callable[..., Any]) -> Callable[..., Any]:
-    signature = inspect.signature(method)
-    checked = {
-        name: str(parameter.annotation)
-        for name, parameter in signature.parameters.items()
-        if parameter.annotation is not parameter.empty
-    }
-
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as the method
+        signature = _read_signature(method)  # at the first call: a command calls few methods
         try:
             bound = signature.bind(*args, **kwargs).arguments
         except TypeError:
             return method(*args, **kwargs)  # Python's own message names the method
-        for name, annotation in checked.items():
-            several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-            for value in bound.get(name, ()) if several else [bound[name]] if name in bound else []:
-                check_value(name, value, annotation, method.__module__)
+        for name, value in bound.items():
+            parameter = signature.parameters[name]
+            if parameter.annotation is not parameter.empty:
+                for each in value if parameter.kind is parameter.VAR_POSITIONAL else [value]:
+                    check_value(name, each, str(parameter.annotation), method.__module__)
         return method(*args, **kwargs)
 
     return call
+
+
+@cache
+def _read_signature(method: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(method)
 
 
 def check_fields(value: object) -> None:

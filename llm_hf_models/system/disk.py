@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -57,10 +58,27 @@ def count_bytes_on_disk(file: Path) -> int:
     A partial is sparse: its size is the final size from the start.
     """
     try:
-        stat = file.stat()
+        status = file.stat()
     except OSError:
         return 0
-    return min(stat.st_size, getattr(stat, "st_blocks", stat.st_size) * STAT_BLOCK_BYTES)
+    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * STAT_BLOCK_BYTES)
+
+
+def count_bytes_in_folder(folder: Path) -> int:
+    """Return the disk space of all files in a folder, in bytes.
+
+    A file with several links is counted once, and the unwritten parts of a sparse file are not counted.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                info = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - twice as fast as Path, for many files
+                if stat.S_ISREG(info.st_mode):
+                    blocks = getattr(info, "st_blocks", None)  # missing on Windows
+                    on_disk = info.st_size if blocks is None else min(info.st_size, blocks * STAT_BLOCK_BYTES)
+                    sizes[info.st_dev, info.st_ino] = on_disk
+    return sum(sizes.values())
 
 
 def count_freed_bytes(files: Iterable[Path]) -> int:

@@ -19,6 +19,7 @@ from llm_hf_models.servers import openai_relay
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
+from tests.support import tiny_library as tiny_library_support
 from tests.support.openai_server import END, format_delta, run_server
 from tests.support.relays import KEY, run_relay
 from tests.support.tiny_library import CALL, DOG, TinyLibrary, open_empty_library
@@ -34,6 +35,9 @@ NO_TOOLS = ggufs.THINKING_TEMPLATE + (
 SECONDS = 30
 
 
+_use_tiny_library = tiny_library_support.use_tiny_library
+
+
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
     with open_empty_library(tmp_path_factory) as library:
@@ -42,13 +46,6 @@ def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibra
         plain = ggufs.tiny_chat(library.files / "plain.gguf", template=NO_TOOLS, seed=1)
         library.add("hf/tiny/plain:F16", plain, aliases=("plain",))
         yield library
-
-
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001 - after it
-    tiny_library.use_as_home(monkeypatch)
-    yield
-    tiny_library.reset()
 
 
 @pytest.fixture

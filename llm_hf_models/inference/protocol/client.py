@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, aclosing, closing
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,26 @@ def stream_completion(
             return
 
 
+class _TurnReader:
+    """Reads the bytes of a response to a turn, without secrets, and ends a response that loops."""
+
+    def __init__(self, endpoint: Endpoint, turn: Turn) -> None:
+        self._parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
+        self._redactor, self._detector = PieceRedactor(), LoopDetector(turn.loop_limit)
+
+    def feed(self, data: bytes) -> Iterator[Piece | Finish]:
+        """Yield the pieces in the next bytes. If the response loops, the last item is its Finish."""
+        for piece in self._redactor.clean_text(self._parser.feed(data)):
+            yield piece
+            if self._detector.is_loop(piece.text):
+                yield Finish(openai_protocol.LOOP, output_tokens=self._detector.count)
+                return
+
+    def end(self) -> Iterator[Piece | ToolCall | Finish]:
+        """Yield what is known only after the last byte."""
+        yield from self._redactor.clean_end(self._parser.end())
+
+
 def _stream_turn(
     endpoint: Endpoint, turn: Turn, reconnect: Reconnect | None, read_timeout: float
 ) -> Generator[Piece | ToolCall | Finish, None, None]:
@@ -89,18 +109,16 @@ def _stream_turn(
 
     with ExitStack() as stack:
         endpoint, response = open_response(stack, endpoint, get_request_path(turn), turn, read_timeout, reconnect)
-        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
-        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
+        reader = _TurnReader(endpoint, turn)
         try:
             for data in response.iter_bytes():
-                for piece in redactor.clean_text(parser.feed(data)):
-                    yield piece
-                    if detector.is_loop(piece.text):
-                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                for item in reader.feed(data):
+                    yield item
+                    if isinstance(item, Finish):
                         return
         except httpx2.HTTPError as error:
             raise handle_lost_connection(endpoint, error) from None
-        yield from redactor.clean_end(parser.end())
+        yield from reader.end()
 
 
 def _fit_refused_turn(turn: Turn, error: TemplateRefusedError, endpoint: Endpoint, *, has_begun: bool) -> Turn:
@@ -144,18 +162,16 @@ async def _stream_turn_async(
     path = get_request_path(turn)
     async with AsyncExitStack() as stack:
         endpoint, response = await open_response_async(stack, endpoint, path, turn, read_timeout, reconnect)
-        parser = ResponseParser(can_grow_context=endpoint.can_grow_context)
-        redactor, detector = PieceRedactor(), LoopDetector(turn.loop_limit)
+        reader = _TurnReader(endpoint, turn)
         try:
             async for data in response.aiter_bytes():
-                for piece in redactor.clean_text(parser.feed(data)):
-                    yield piece
-                    if detector.is_loop(piece.text):
-                        yield Finish(openai_protocol.LOOP, output_tokens=detector.count)
+                for item in reader.feed(data):
+                    yield item
+                    if isinstance(item, Finish):
                         return
         except httpx2.HTTPError as error:
             raise handle_lost_connection(endpoint, error) from None
-        for last in redactor.clean_end(parser.end()):
+        for last in reader.end():
             yield last
 
 

@@ -248,7 +248,7 @@ def test_each_context_has_its_engine_and_is_capped_by_the_model(spec: engine.Eng
     small, large = ensure(spec, db), ensure(replace(spec, context=10**6), db)
     assert (small.context, large.context) == (1024, 4096)
     assert len(running_engines.list_running_engines(db)) == 2
-    assert running_engines.stop_model(db, spec.model_id) == 2
+    assert running_engines.stop_engines(db, spec.model_id) == 2
 
 
 def test_split_models_load_from_their_first_shard(tmp_path: Path, db: Database) -> None:
@@ -270,7 +270,7 @@ def test_row_lists_the_layers_that_confine_its_engine(spec: engine.EngineSpec, d
     ensure(spec, db)
     assert get_engine_row(db).layers == tuple(held.stdout.split())
     assert not set(get_engine_row(db).layers) & set(get_engine_row(db).missing)
-    running_engines.stop_model(db, spec.model_id)
+    running_engines.stop_engines(db, spec.model_id)
     ensure(spec, db, sandbox="off")
     assert get_engine_row(db).layers == ()
     assert "turned off" in get_engine_row(db).missing["any layer"]

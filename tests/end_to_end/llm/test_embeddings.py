@@ -15,6 +15,7 @@ from llm_hf_models.llm_plugin.models import HfEmbeddingModel, ModelFailure
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
+from tests.support import tiny_library as tiny_library_support
 from tests.support.commands import run, run_json, run_llm
 from tests.support.hub_server import HubServer
 from tests.support.relays import KEY, run_relay
@@ -25,19 +26,15 @@ TOKENS_OF_LONG = 1202
 EMBED, DECODER = "hf/tiny/embed:F32", "hf/tiny/decoder:F16"
 
 
+_use_tiny_library = tiny_library_support.use_tiny_library
+
+
 @pytest.fixture(scope="module")
 def tiny_library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyLibrary]:
     with open_empty_library(tmp_path_factory) as library:
         library.add(EMBED, ggufs.tiny_embedding(library.files / "embed.gguf"), aliases=("vectors",))
         library.add(DECODER, ggufs.tiny_base(library.files / "decoder.gguf"), aliases=("decoder",))
         yield library
-
-
-@pytest.fixture(autouse=True)
-def _use_tiny_library(home: Home, tiny_library: TinyLibrary, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:  # noqa: ARG001 - after it
-    tiny_library.use_as_home(monkeypatch)
-    yield
-    tiny_library.reset()
 
 
 def get_model(name: str) -> HfEmbeddingModel:
