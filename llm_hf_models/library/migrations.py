@@ -80,4 +80,38 @@ MIGRATIONS: tuple[str, ...] = (
     insert into fingerprint_key values (hex(randomblob(32)))
     """,
     "alter table files add column ctime_ns integer",
+    """
+    create table collections (
+        id integer primary key,
+        name text not null unique collate nocase,
+        note text not null default '',
+        source text,
+        created real not null
+    );
+    create table collection_members (
+        collection integer not null references collections(id) on delete cascade,
+        position integer not null,
+        ref text not null collate nocase,
+        role text collate nocase,
+        note text not null default '',
+        primary key (collection, ref)
+    );
+    create unique index collection_roles on collection_members(collection, role) where role is not null;
+    create table versions (
+        id integer primary key,
+        model integer not null references models(id) on delete cascade,
+        commit_hash text, facts text not null, hub text not null, files text not null, checks text not null,
+        replaced real not null
+    );
+    create index versions_model on versions(model, replaced);
+    alter table models add column pinned integer not null default 0;
+    create table trusted_signers (
+        id integer primary key,
+        owner text not null collate nocase,
+        method text not null,
+        identity text, issuer text, pem text,
+        added real not null
+    );
+    create index trusted_signers_owner on trusted_signers(owner)
+    """,
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REMOTE_PREFIX = "hf/remote/"  # prefix of the ids of models on remote endpoints
-LIBRARY_FORMAT = 4  # of the library file: the number of migrations (a test compares the two)
+LIBRARY_FORMAT = 5  # of the library file: the number of migrations (a test compares the two)
 BUSY_SECONDS = 1
 
 

@@ -66,7 +66,7 @@ def read_log(home: Home) -> list[dict[str, Any]]:
 
 
 def test_every_verb_only_reads_or_is_limited_for_agents() -> None:
-    verbs = {name for name in vars(Library) if not name.startswith("_")}
+    verbs = {name for name in dir(Library) if not name.startswith("_")}
     assert verbs == READING | CHANGING.keys()
     assert CHANGING.keys() <= vars(AgentLibrary).keys(), "AgentLibrary overrides each verb that changes something"
 

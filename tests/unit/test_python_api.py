@@ -75,7 +75,7 @@ def test_results_have_a_short_repr_and_a_form_for_json(tmp_path: Path) -> None:
 
 
 def test_async_library_has_every_verb_that_does_not_block() -> None:
-    verbs = {name for name in vars(Library) if not name.startswith("_")}
+    verbs = {name for name in dir(Library) if not name.startswith("_")}
     assert verbs - {"check_setting", "list_importable", "list_options", "mirror", "serve"} == {
         name for name in vars(AsyncLibrary) if name[0] != "_"
     }
