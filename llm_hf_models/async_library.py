@@ -61,6 +61,7 @@ class AsyncLibrary:
     continue_in_background = _run_in_thread(Library.continue_in_background)
     clear_downloads = _run_in_thread(Library.clear_downloads)
     list = _run_in_thread(Library.list)
+    list_summaries = _run_in_thread(Library.list_summaries)
     survey = _run_in_thread(Library.survey)
     show = _run_in_thread(Library.show)
     path = _run_in_thread(Library.path)

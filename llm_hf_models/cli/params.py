@@ -121,8 +121,8 @@ class LocalName(_CompletableName):
         """Return all aliases, model ids, and ids without `hf/`."""
         return [
             CompletionItem(name)
-            for model in open_library().list()
-            for name in dict.fromkeys((*model.aliases, model.model_id, model.model_id.removeprefix("hf/")))
+            for model in open_library().list_summaries()
+            for name in dict.fromkeys((*model.aliases, model.id, model.id.removeprefix("hf/")))
         ]
 
 

@@ -26,7 +26,7 @@ PLAN = PullPlan(
 )  # fmt: skip
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
-    "list_importable", "list_options",
+    "list_importable", "list_options", "list_summaries",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
     "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +22,16 @@ from llm_hf_models.cli.params import (
     require_one_of,
 )
 from llm_hf_models.cli.several import emit_in_parts, use_each
-from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Verification
+    from llm_hf_models.library.types import ModelSummary
+    from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Verification
 
 NAME = LocalName()
-SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
-    "name": lambda model: min([*model.aliases, model.model_id], key=len).casefold(),
-    "size": lambda model: -model.size,
+SORT_KEYS: dict[str, Callable[[ModelSummary], str | float]] = {
+    "name": lambda model: min([*model.aliases, model.id], key=len).casefold(),
+    "size": lambda model: -(model.size_bytes or 0),
     "used": lambda model: -(model.last_used or 0),
 }
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
@@ -52,6 +52,8 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     after a day. Also removes old records of downloads, old responses of the Hub and folders of stopped engines. Never
     removes a model or the files of a paused download.
     """
+    from llm_hf_models.cli.views import downloads as downloads_views
+
     library = open_library()
     found = library.plan_gc()
     has_leftovers = bool(found.files or found.download_records or found.cached_responses)
@@ -88,16 +90,15 @@ def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
     to three seconds.
     """
-    from llm_hf_models.models.types import LocalModelList
-
     library = open_library()
     survey = library.survey() if updates else None
-    models = survey.models if survey else library.list(health=as_json or not quiet)
-    models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
     if as_json:
-        output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
-    elif models and quiet:
-        output.emit("\n".join(model.model_id for model in models))
+        _print_models(survey, library.list(health=True) if survey is None else survey.models, sort)
+        return
+    models = tuple(map(local_views.summarize, survey.models)) if survey else library.list_summaries(health=not quiet)
+    models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
+    if models and quiet:
+        output.emit("\n".join(model.id for model in models))
     elif models:
         output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
         if survey:
@@ -106,6 +107,14 @@ def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
             output.note(repairs)
     else:
         output.note(NO_MODEL)
+
+
+def _print_models(survey: LibrarySurvey | None, models: Sequence[LocalModelView], sort: str | None) -> None:
+    from llm_hf_models.models.types import LocalModelList
+
+    if sort:
+        models = sorted(models, key=lambda model: SORT_KEYS[sort](local_views.summarize(model)))
+    output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": tuple(models)}))
 
 
 @click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
@@ -165,13 +174,15 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         library.change_aliases(name, add=aliases, remove=removed)
     else:
         library.remove_alias(*removed)
-    models = [library.show(name)] if name else [] if removed else library.list()
+    every = library.list_summaries() if not removed or name else ()
+    shown = library.show(name).model_id if name else None
+    found = {alias: model.id for model in every for alias in model.aliases if shown in (None, model.id)}
     if as_json:
-        output.print_json({alias: model.model_id for model in models for alias in model.aliases})
-    elif any(model.aliases for model in models) and not (quiet and name):
-        output.emit(local_views.render_aliases(models, output.get_width()))
+        output.print_json(found)
+    elif found and not (quiet and name):
+        output.emit(local_views.render_aliases(found, output.get_width()))
     elif not removed:
-        output.note(NO_ALIAS if models else NO_MODEL)
+        output.note(NO_ALIAS if every else NO_MODEL)
 
 
 @click.command(epilog=format_examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
@@ -191,7 +202,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
     require_one_of(names or None, everything)
     library = open_library()
     if everything:
-        names = tuple(model.model_id for model in library.list() if model.state != "remote")
+        names = tuple(model.id for model in library.list_summaries() if model.state != "remote")
 
     def read(name: str) -> Verification:
         with progress.show_progress(quiet=quiet) as show_progress:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import INDENT, Column, format_fields, format_table, wrap_words
 from llm_hf_models.cli.views import running as running_views
+from llm_hf_models.library.types import ModelSummary
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 
@@ -26,7 +27,20 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
+def summarize(model: LocalModelView) -> ModelSummary:
+    """Return the row of a model in a table."""
+    return ModelSummary(
+        id=model.model_id,
+        size_bytes=model.size if model.files else None,
+        **{
+            name: getattr(model, name)
+            for name in ModelSummary._fields
+            if name not in ("id", "size_bytes", "location", "has_unproven_files")
+        },
+    )
+
+
+def render_local_models(models: Sequence[ModelSummary], max_width: int | None, *, survey: bool = False) -> str:
     """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
     columns = [
         Column("ALIAS", min_width=20, keep_end=True),
@@ -43,12 +57,12 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None,
     return format_table(columns, [_make_model_row(model, survey=survey) for model in models], max_width=max_width)
 
 
-def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
-    shortest, *others = _sort_aliases(model) or [""]
+def _make_model_row(model: ModelSummary, *, survey: bool) -> list[str]:
+    shortest, *others = _sort_aliases(model.aliases) or [""]
     return [
         shortest,
-        model.model_id,
-        format_size(model.size) if model.files else "",
+        model.id,
+        cli_format.format_bytes(model.size_bytes),
         running_views.format_state(model),
         model.kind,
         *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
@@ -59,11 +73,11 @@ def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
     ]
 
 
-def _sort_aliases(model: LocalModelView) -> list[str]:
-    return sorted(model.aliases, key=len)
+def _sort_aliases(aliases: Sequence[str]) -> list[str]:
+    return sorted(aliases, key=len)
 
 
-def _format_update(model: LocalModelView) -> str:
+def _format_update(model: ModelSummary) -> str:
     words = {True: "available", False: "up to date"}
     return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
 
@@ -78,21 +92,21 @@ def render_totals(survey: LibrarySurvey) -> str:
     )
 
 
-def _format_revision(model: LocalModelView) -> str:
+def _format_revision(model: ModelSummary) -> str:
     commit = (model.commit or "")[: cli_format.SHORT_COMMIT]
     return f"{model.revision} {commit}".strip() if model.revision and model.revision != model.commit else commit
 
 
-def render_repairs(models: Sequence[LocalModelView]) -> str:
+def render_repairs(models: Sequence[ModelSummary]) -> str:
     """Return a line with the remedy for each model that is not ready, or an empty string."""
-    lines = [f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix]
+    lines = [f"{model.id} is {model.state}: {model.fix}" for model in models if model.fix]
     lines += [running_views.format_problem(model.health) for model in models if model.health and model.health.problem]
     return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 
-def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
-    """Return a table of aliases."""
-    rows = [[alias, model.model_id] for model in models for alias in model.aliases]
+def render_aliases(aliases: Mapping[str, str], max_width: int | None) -> str:
+    """Return a table of aliases with their models."""
+    rows = [[alias, model_id] for alias, model_id in aliases.items()]
     return format_table(
         [Column("ALIAS"), Column("MODEL", min_width=24, keep_end=True)], sorted(rows), max_width=max_width
     )
@@ -104,7 +118,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     summary = format_fields(
         [
             ("Model", model.model_id),
-            ("Aliases", ", ".join(_sort_aliases(model))),
+            ("Aliases", ", ".join(_sort_aliases(model.aliases))),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
