@@ -26,7 +26,7 @@ PLAN = PullPlan(
 )  # fmt: skip
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
-    "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
+    "list_trusted_signers", "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
@@ -35,6 +35,8 @@ READING = {
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "add_alias": (("tiny", "small"), "alias", "tiny small"),
+    "add_trusted_signer": (("acme",), "trust", "acme"),
+    "remove_trusted_signers": (("acme",), "stop trusting", "acme"),
     "add_to_collection": (("coding", "tiny"), "change collection", "coding"),
     "attach": (("far", "http://127.0.0.1:1/v1"), "attach", "far"),
     "cancel": ((1,), "cancel", "1"),
