@@ -46,6 +46,10 @@ class UsageError(BadInputError):
     """The words of a command line are invalid, such as an unknown option or a missing argument."""
 
 
+class BadKeyError(BadInputError):
+    """A key or certificate can't be used for signatures, or its passphrase is wrong."""
+
+
 class BadRefError(BadInputError):
     """The name is not a valid model ref, or the file name could leave its folder."""
 
@@ -205,6 +209,10 @@ class InvalidGgufError(VerificationError):
         super().__init__(message, cause=cause, hint=hint)
         self.code = code
         self.offset = offset
+
+
+class BadSignatureError(VerificationError):
+    """A signature file is not in the OMS format or contradicts itself, or something can't be signed in that format."""
 
 
 class SlowHeaderError(VerificationError):
