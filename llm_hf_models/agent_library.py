@@ -332,7 +332,7 @@ class AgentLibrary(Library):
         """Refuse: only a person removes the library, its settings and the token."""
         return self._change_directly("uninstall", "", _refuse_uninstallation)
 
-    def add_trusted_signer(self, owner: str, **_: object) -> TrustChange:  # type: ignore[override]
+    def add_trusted_signer(self, owner: str, **_: object) -> TrustChange:
         """Refuse: only a person decides whom to trust."""
         return self._change_directly("trust", owner, _refuse_trust)
 

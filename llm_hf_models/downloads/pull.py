@@ -27,8 +27,8 @@ from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.names import explain_taken_aliases
-from llm_hf_models.models.repo_signature import summarize_verdict
 from llm_hf_models.models.projector_choice import WITHOUT_HINT
+from llm_hf_models.models.repo_signature import make_check
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.system.units import format_size
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
@@ -386,9 +386,7 @@ def _build_checks(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
     has_answer = plan.scan_problem is None or plan.scan_state == "issues reported"
-    signature = (
-        (Check("signature", summarize_verdict(plan.signature), now, asdict(plan.signature)),) if plan.signature else ()
-    )
+    signature = (make_check(plan.signature),) if plan.signature else ()
     return (
         *signature,
         Check("digest", "matches", now, matches),

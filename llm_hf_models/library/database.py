@@ -12,8 +12,8 @@ import time
 from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.library.models import ModelTables
 from llm_hf_models.library.records import CachedMetadata, EngineRow
-from llm_hf_models.library.trust import TrustTables
 from llm_hf_models.library.sqlite_file import Row, encode_json, translate_row_errors
+from llm_hf_models.library.trust import TrustTables
 
 
 class Database(ModelTables, DownloadTables, TrustTables):

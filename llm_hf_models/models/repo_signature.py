@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
+
+from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub.client import MAX_CARD_BYTES, Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile, RepoDetails
+from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.library.trust import TrustRow
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.signature_types import SignatureReport
-from llm_hf_models.models.trusted_signers import compute_fingerprint
 from llm_hf_models.signatures.matching import KnownFile, match_files
 from llm_hf_models.signatures.types import Coverage, SignatureFacts, SignedManifest
 from llm_hf_models.signatures.verify import JudgedSignature, judge_signature
@@ -24,7 +27,8 @@ from llm_hf_models.system.text import clean_text, quote_label
 FILE_NAME = "model.sig"
 OTHER_ENDINGS = (".sig", ".sigstore", ".sigstore.json")
 MAX_CANDIDATES = 3
-_KEPT_FOREVER = "signature:"
+_KEPT = "signature:"  # with the digest of the file: the key of the cached content
+_REPORT = TypeAdapter(SignatureReport)
 
 
 def find_signature_files(details: RepoDetails) -> list[HubFile]:
@@ -65,7 +69,7 @@ def judge_with_manifest(
             signers = db.list_trusted_signers()
         report, manifest = judge_content(file.path, owner, data, signers, known)
         if manifest is not None or file.path == FILE_NAME:  # another file may be a signature of another format
-            return report, manifest
+            return replace(report, file_digest=file.etag or None), manifest
     return None, None
 
 
@@ -81,20 +85,48 @@ def judge_content(
         signers: All trusted signers.
         files: The files of the model, with the digests that are known.
     """
-    own = [row for row in signers if row.owner.casefold() == owner.casefold()]
-    judged, is_own = _judge(data, own)
-    trusted_for = []
-    for other in dict.fromkeys(row.owner for row in signers if row not in own):
-        again, is_trusted = _judge(data, [row for row in signers if row.owner == other])
-        if is_trusted:
-            trusted_for.append(other)
+    owners: dict[str, list[TrustRow]] = {owner.casefold(): []}
+    for row in signers:
+        owners.setdefault(row.owner.casefold(), []).append(row)
+    judged = _judge(data, owners[owner.casefold()])
+    trusted = []
+    for rows in owners.values():
+        again = _judge(data, rows) if judged.facts.method in ("key", "certificate") else judged
+        if _is_by(again.facts, rows):
+            trusted.append(rows[0].owner)
             judged = again if judged.facts.verdict != "valid" else judged
+    is_own = any(name.casefold() == owner.casefold() for name in trusted)
+    others = tuple(name for name in trusted if name.casefold() != owner.casefold())
     coverage = match_files(judged.manifest, files) if judged.manifest else None
     is_proven = judged.facts.verdict == "valid"
     report = SignatureReport(
-        name, owner, replace(judged.facts, coverage=coverage), is_own if is_proven else None, tuple(trusted_for)
+        name, owner, replace(judged.facts, coverage=coverage), is_own if is_proven else None, others
     )
     return _describe(report), judged.manifest
+
+
+def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
+    """Return the facts about the signature of a local model with the signers that are trusted now.
+
+    No request is sent. If the signature file is no longer cached, the recorded facts are returned. None if the model's
+    repo had no signature at the pull.
+    """
+    check = model.latest_check("signature")
+    if check is None:
+        return None
+    old = _REPORT.validate_python(dict(check.detail))
+    with context.open_database() as db:
+        cached = db.get_metadata(f"{_KEPT}{old.file_digest}")
+        signers = db.list_trusted_signers()
+    if cached is None:
+        return old
+    known = [KnownFile(file.path, file.size, file.sha256) for file in model.files]
+    new, _ = judge_content(old.file, old.owner, base64.b64decode(cached.body), signers, known)
+    new = replace(new, file_digest=old.file_digest)
+    coverage = new.facts.coverage if new.facts else None
+    if coverage and coverage.unchecked and old.facts and old.facts.coverage:  # the pull computed their digests
+        return replace_coverage(new, old.facts.coverage)
+    return new
 
 
 def replace_coverage(report: SignatureReport, coverage: Coverage) -> SignatureReport:
@@ -102,20 +134,22 @@ def replace_coverage(report: SignatureReport, coverage: Coverage) -> SignatureRe
     return _describe(replace(report, facts=report.facts and replace(report.facts, coverage=coverage)))
 
 
-def _judge(data: bytes, signers: Sequence[TrustRow]) -> tuple[JudgedSignature, bool]:
-    """Return the judgement with these signers' keys, and whether it proves that one of them signed.
+def _judge(data: bytes, signers: Sequence[TrustRow]) -> JudgedSignature:
+    keys, roots = (
+        [str(row.pem).encode() for row in signers if row.method == method] for method in ("key", "certificate")
+    )
+    return judge_signature(data, keys, roots)
 
-    A keyless identity that is not proven, because the software for that is missing, is compared as well.
+
+def _is_by(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
+    """Return whether one of these signers, with whose keys the signature was judged, signed or is named as the signer.
+
+    A keyless identity is compared even if the software that proves it is missing.
     """
-    pems = {
-        method: [str(row.pem).encode() for row in signers if row.method == method] for method in ("key", "certificate")
-    }
-    judged = judge_signature(data, pems["key"], pems["certificate"])
-    facts = judged.facts
-    if facts.method == "keyless":
-        pairs = {(row.identity, row.issuer) for row in signers if row.method == "keyless"}
-        return judged, facts.verdict in ("valid", "issuer_unproven") and (facts.identity, facts.issuer) in pairs
-    return judged, facts.verdict == "valid"
+    if facts.method != "keyless":
+        return facts.verdict == "valid"
+    named = (facts.identity, facts.issuer) in {(row.identity, row.issuer) for row in signers if row.method == "keyless"}
+    return named and facts.verdict in ("valid", "issuer_unproven")
 
 
 def _fetch(context: Context, hub: Hub, details: RepoDetails, file: HubFile) -> bytes | None:
@@ -128,7 +162,7 @@ def _fetch(context: Context, hub: Hub, details: RepoDetails, file: HubFile) -> b
 
     return metadata_cache.cache_by_digest(
         context,
-        f"{_KEPT_FOREVER}{file.etag}" if file.etag else None,
+        f"{_KEPT}{file.etag}" if file.etag else None,
         lambda: metadata_cache.request_with_retry(context, fetch),
         lambda data: base64.b64encode(data).decode(),
         lambda text: base64.b64decode(text, validate=True),
@@ -138,9 +172,10 @@ def _fetch(context: Context, hub: Hub, details: RepoDetails, file: HubFile) -> b
 # The facts in words
 
 
-def summarize_verdict(report: SignatureReport) -> str:
-    """Return the verdict in one or two words, for the record of a check."""
-    return report.facts.verdict.replace("_", " ") if report.facts else "not read"
+def make_check(report: SignatureReport) -> Check:
+    """Return the dated record of the facts about a signature."""
+    verdict = report.facts.verdict.replace("_", " ") if report.facts else "not read"
+    return Check("signature", verdict, time.time(), asdict(report))
 
 
 def _describe(report: SignatureReport) -> SignatureReport:

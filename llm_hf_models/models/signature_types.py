@@ -24,6 +24,7 @@ class SignatureReport(Result):
     trusted: bool | None  # whether the signer is trusted for this owner (`llm hf trust`)
     trusted_for: tuple[str, ...] = ()
     problem: str | None = None  # why the file was not read
+    file_digest: str | None = None  # of the signature file: sha256, or its git blob id
     summary: str = ""  # the facts in words, a line each
     warnings: tuple[str, ...] = ()  # what a person should read before a pull
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from llm_hf_models.context import Context
@@ -141,7 +140,7 @@ def _read_certificates(path: Path) -> str:
     data = _read_pem(path)
     if b"PRIVATE KEY-----" in data:
         raise BadKeyError("This file has a private key, and only the certificate is needed")
-    return "".join(certificates.encode_pem(each) for each in certificates.load_pem_certificates(data))
+    return certificates.normalize_pem(data)
 
 
 def _read_pem(path: Path) -> bytes:

@@ -26,11 +26,11 @@ PLAN = PullPlan(
 )  # fmt: skip
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
-    "list_trusted_signers", "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
+    "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
-    "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
+    "list_trusted_signers", "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
