@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.fetch_variant import StoredFile
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import SignatureRefusedError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.types import RepoDetails
-from llm_hf_models.models.repo_signature import judge_repo
+from llm_hf_models.models.repo_signature import judge_repo, load_manifest, replace_coverage
 from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.signatures.hashing import find_hash_problem
+from llm_hf_models.signatures.matching import KnownFile, match_files
+from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.system.text import quote_label
 
 SETTING_HINT = "llm hf settings require_signature"
@@ -26,6 +31,32 @@ def add_signature(context: Context, hub: Hub, plan: PullPlan, details: RepoDetai
         return plan
     report = judge_repo(context, hub, details, plan.files)
     refuse_signature(context, details.author, report)
+    return replace(plan, signature=report)
+
+
+def find_manifest_to_compare(context: Context, plan: PullPlan) -> SignedManifest | None:
+    """Return the signed manifest if it lists digests that are only known once the files have arrived."""
+    report = plan.signature
+    coverage = report.facts.coverage if report and report.facts else None
+    if report is None or coverage is None or not coverage.unchecked:
+        return None
+    return load_manifest(context, report, plan.repo, plan.commit)
+
+
+def compare_stored_files(
+    context: Context, plan: PullPlan, manifest: SignedManifest | None, stored: Sequence[StoredFile]
+) -> PullPlan:
+    """Return the plan with the facts about the signature for the files that have arrived.
+
+    Raises:
+        SignatureRefusedError: The files differ from a proven manifest, or the setting require_signature forbids them.
+    """
+    if manifest is None or plan.signature is None:
+        return plan
+    files = [KnownFile(file.path, file.size, file.sha256, file.manifest_digests) for file in stored]
+    coverage = match_files(manifest, files, find_hash_problem(manifest.algorithm))
+    report = replace_coverage(plan.signature, coverage)
+    refuse_signature(context, report.owner, report)
     return replace(plan, signature=report)
 
 

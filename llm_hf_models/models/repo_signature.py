@@ -129,6 +129,13 @@ def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
     return new
 
 
+def load_manifest(context: Context, report: SignatureReport, repo: str, commit: str) -> SignedManifest | None:
+    """Return the manifest of a report, from the cached signature file or from the repo. None if it can't be read."""
+    file = HubFile(report.file, 0, report.file_digest)
+    data = _fetch_file(context, context.hub(), RepoId.parse(repo), commit, file)
+    return judge_signature(data).manifest
+
+
 def replace_coverage(report: SignatureReport, coverage: Coverage) -> SignatureReport:
     """Return the report with another comparison of the files, which was made when more digests were known."""
     return _describe(replace(report, facts=report.facts and replace(report.facts, coverage=coverage)))
@@ -153,12 +160,17 @@ def _is_by(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
 
 
 def _fetch(context: Context, hub: Hub, details: RepoDetails, file: HubFile) -> bytes | None:
-    """Return the content of a signature file, cached by its digest. None if it is too large."""
+    """Return the content of a signature file. None if it is too large."""
     if file.size >= MAX_CARD_BYTES:
         return None
+    return _fetch_file(context, hub, RepoId.parse(details.id), details.commit, file)
+
+
+def _fetch_file(context: Context, hub: Hub, repo: RepoId, commit: str, file: HubFile) -> bytes:
+    """Return the content of a signature file, cached by its digest."""
 
     def fetch() -> bytes:
-        return hub.fetch_small_file(RepoId.parse(details.id), RepoFile(file.path), details.commit)
+        return hub.fetch_small_file(repo, RepoFile(file.path), commit)
 
     return metadata_cache.cache_by_digest(
         context,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llm_hf_models import Library
+from llm_hf_models import Library, PullOptions
 from llm_hf_models.errors import BadInputError, BadKeyError, SignatureRefusedError, UnknownSignerError
 from llm_hf_models.signatures import keyless
 from llm_hf_models.signatures.sign import sign_files
@@ -22,6 +22,7 @@ from tests.support.hub_faults import Status
 from tests.support.hub_server import HubServer
 from tests.support.signatures import (
     OTHER_SIGNER,
+    SIGNED_FILES,
     make_certificate,
     make_key,
     make_keyless_material,
@@ -301,3 +302,25 @@ def test_public_keys_of_other_kinds_are_refused(tmp_path: Path) -> None:
     (tmp_path / "rsa.pem").write_bytes((OTHER_SIGNER / "p256.pem").read_bytes().replace(b"A", b"B", 3))
     with pytest.raises(BadKeyError):
         Library().add_trusted_signer("acme", key=tmp_path / "rsa.pem")
+
+
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize("name", ["blake2-files", "blake2-shards", "sha256-shards"])
+def test_digests_that_the_hub_does_not_record_are_compared_after_the_download(
+    name: str, fake: bool, hub: HubServer
+) -> None:
+    files = {**SIGNED_FILES, "a.gguf": b"GGUF two\n"} if fake else SIGNED_FILES
+    hub.add_repo(REPO, {**files, "model.sig": (OTHER_SIGNER / f"{name}.sig").read_bytes()}, lfs=set(SIGNED_FILES))
+    Library().add_trusted_signer("acme", key=OTHER_SIGNER / "p256.pem")
+    plan = Library().plan(f"{REPO}:a.gguf", PullOptions(file_only=True))
+    assert plan.signature is not None
+    assert plan.signature.facts is not None
+    assert plan.signature.facts.coverage is not None
+    assert plan.signature.facts.coverage.unchecked == ("a.gguf",)
+    if fake:
+        with pytest.raises(SignatureRefusedError, match="not the signed content"):
+            Library().pull(plan)
+        return
+    done = Library().pull(plan).plan.signature
+    assert done is not None
+    assert "lists 1 of 1 files" in done.summary
