@@ -56,8 +56,8 @@ def create_library(user: Path, models: int, collections: int) -> None:
             db.write("insert into collections (name, created) values (?, ?)", f"group-{number}", now)
         for number in range(models if collections else 0):
             db.write(
-                "insert into collection_members (collection, position, ref) values (?, ?, ?)",
-                number % collections + 1, number, f"owner-{number % 500}/model-{number}-GGUF:Q4_K_M",
+                "insert into collection_members (collection, ref) values (?, ?)",
+                number % collections + 1, f"owner-{number % 500}/model-{number}-GGUF:Q4_K_M",
             )  # fmt: skip
 
 

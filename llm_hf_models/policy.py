@@ -10,6 +10,7 @@ from typing import Any
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
@@ -22,7 +23,15 @@ from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearanc
 
 # The plan of a change, or the model to prompt.
 Subject = (
-    PullPlan | Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+    PullPlan
+    | Removal
+    | CollectionDeletion
+    | Pruning
+    | LocalModelView
+    | DownloadChange
+    | DownloadClearance
+    | EngineStop
+    | None
 )
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
@@ -55,13 +64,8 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
     if isinstance(subject, PullPlan):
         _refuse_to_overfill(context, limits, subject)
         return tuple(_request_pull_consent(context, limits, subject))
-    if isinstance(subject, Removal):
-        freed = format_size(subject.freed_bytes)
-        return (ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?"),)
-    if isinstance(subject, CollectionDeletion):
-        count = len(subject.collections)
-        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
-        return (ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept."),)
+    if isinstance(subject, Removal | CollectionDeletion | Pruning):
+        return tuple(_request_deletion_consent(subject))
     if isinstance(subject, LocalModelView):
         return tuple(_request_run_consent(subject))
     if isinstance(subject, DownloadChange):
@@ -102,6 +106,21 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
     if restrictions and context.token() is not None:
         text = f"Use your Hub token to download {_quote(plan.ref)}, which is {' and '.join(restrictions)}?"
         yield ConsentRequest("token", plan.ref, text)
+
+
+def _request_deletion_consent(subject: Removal | CollectionDeletion | Pruning) -> Iterator[ConsentRequest]:
+    if isinstance(subject, Removal):
+        freed = format_size(subject.freed_bytes)
+        yield ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?")
+    elif isinstance(subject, CollectionDeletion):
+        count = len(subject.collections)
+        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+        yield ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
+    elif subject.models:
+        ids = [each.id for each in subject.models]
+        names = ", ".join(map(_quote, ids[:MAX_NAMES])) + (" and others" if len(ids) > MAX_NAMES else "")
+        text = f"Delete {len(ids)} models and free {format_size(subject.freed_bytes)}: {names}?"
+        yield ConsentRequest("delete", f"prune {len(ids)} models", text)
 
 
 def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:

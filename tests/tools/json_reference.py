@@ -20,6 +20,7 @@ from llm_hf_models.cli.commands.installation import InstalledEntry
 from llm_hf_models.cli.commands.queue import ClearedDownloads
 from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.output import ErrorReport
+from llm_hf_models.disk_space.types import Deduplication, DiskUsage, Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
@@ -89,6 +90,9 @@ OUTPUTS: dict[str, Any] = {
     "trust list": TrustedSigners,
     "trust remove": TrustChange,
     "gc": Cleanup,
+    "du": DiskUsage,
+    "prune": Pruning,
+    "dedupe": Deduplication,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,
