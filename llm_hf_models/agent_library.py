@@ -71,7 +71,7 @@ def _name(subject: policy.Subject) -> str | None:
         return subject.ref
     if isinstance(subject, CollectionDeletion):
         return subject.name
-    return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
+    return subject.id if isinstance(subject, Removal | LocalModelView) else None
 
 
 def _refuse_uninstallation() -> NoReturn:
@@ -228,7 +228,7 @@ class AgentLibrary(Library):
         """Remove a local model, as `Library.remove` does."""
         remove = super().remove
         change = self.prepare_removal(name) if isinstance(name, str) else name
-        return self._change(change, lambda removal: remove(removal.model_id))
+        return self._change(change, lambda removal: remove(removal.id))
 
     def prepare_pruning(
         self, *, unused_seconds: float | None = None, larger_bytes: int | None = None, keep: Sequence[str] = ()
@@ -257,7 +257,7 @@ class AgentLibrary(Library):
 
         def run(model: LocalModelView) -> PromptResult:
             limited = policy.limit_prompt_tokens(self._limits, options or {})
-            return prompt(model.model_id, text, system=system, options=limited, stop=stop)
+            return prompt(model.id, text, system=system, options=limited, stop=stop)
 
         return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
 
@@ -311,8 +311,8 @@ class AgentLibrary(Library):
         return self._change(change, lambda _: stop(name))
 
     def _find_engines(self, name: str | None) -> EngineStop:
-        model_id = self.show(name).model_id if name is not None else None
-        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.model_id)))
+        model_id = self.show(name).id if name is not None else None
+        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.id)))
 
     # Other changes
 

@@ -228,12 +228,6 @@ def json_option(command: F) -> F:
     return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
 
 
-def json_or_list_option(command: F) -> F:
-    """Add `--json` to a command that takes several names."""
-    text = "Print JSON; a list if several names are given."
-    return click.option("as_json", "--json", is_flag=True, help=text)(command)
-
-
 def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = False) -> Callable[[F], F]:
     """Add `-q`, which silences `output.note` and the notes of the library.
 

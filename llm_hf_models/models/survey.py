@@ -29,7 +29,7 @@ def survey(context: Context, text: str) -> LibrarySurvey:
     )
     return LibrarySurvey(
         views,
-        size=sum_space(measure_files(file.location for model in models for file in model.files)),
+        size_bytes=sum_space(measure_files(file.location for model in models for file in model.files)),
         freed_bytes=planner.count_freed_bytes(models),
         outdated=sum(view.update_available is True for view in views),
         unknown=sum(view.update_available is None for view in views),

@@ -306,9 +306,7 @@ def test_public_keys_of_other_kinds_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize("name", ["blake2-files", "blake2-shards", "sha256-shards"])
-def test_digests_that_the_hub_lacks_are_compared_after_the_download(
-    name: str, fake: bool, hub: HubServer
-) -> None:
+def test_digests_that_the_hub_lacks_are_compared_after_the_download(name: str, fake: bool, hub: HubServer) -> None:
     files = {**SIGNED_FILES, "a.gguf": b"GGUF two\n"} if fake else SIGNED_FILES
     hub.add_repo(REPO, {**files, "model.sig": (OTHER_SIGNER / f"{name}.sig").read_bytes()}, lfs=set(SIGNED_FILES))
     Library().add_trusted_signer("acme", key=OTHER_SIGNER / "p256.pem")
