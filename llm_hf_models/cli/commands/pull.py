@@ -184,7 +184,8 @@ class _Puller:
         if result is None:  # by --background or by pressing the key
             self.is_in_background = True
             row = self.library.enqueue(plan, on_done=self.on_done)
-            output.note("\n".join([*hub_views.list_missing_aliases(plan), downloads_views.render_queued(row)]))
+            queued = downloads_views.render_queued(row, is_complete=plan.already_complete)
+            output.note("\n".join([*hub_views.list_missing_aliases(plan), queued]))
             if self.tests and plan.model_id:
                 output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
             return row
