@@ -48,7 +48,7 @@ def test_rows_have_the_values_of_the_models(home: Home, tmp_path: Path) -> None:
         for row in rows
     ] == [
         (
-            view.model_id, view.aliases, view.state, view.kind, view.size if view.files else None, view.repo,
+            view.id, view.aliases, view.state, view.kind, view.size_bytes if view.files else None, view.repo,
             view.revision, view.commit, view.quant, view.added, view.last_used, view.fix,
         )
         for view in views
