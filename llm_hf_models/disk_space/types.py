@@ -34,7 +34,7 @@ class DiskUsage(Result):
     rows: tuple[UsageRow, ...]  # the largest first
     size_bytes: int
     shared_bytes: int  # the part of it that several rows have
-    free_bytes: int  # on the disk of the cache
+    disk_free_bytes: int  # on the disk of the cache
     cache_dir: str
     unreadable: tuple[str, ...] = ()  # folders of the cache that this user can't read
 

@@ -67,7 +67,7 @@ def measure_usage(context: Context, by: UsageGroup) -> DiskUsage:
         _make_rows(groups, registered),
         size_bytes=sum_space(file for files in groups.values() for file in files),
         shared_bytes=sum_space(_find_shared(groups)),
-        free_bytes=count_free_bytes(context.cache_dir()),
+        disk_free_bytes=count_free_bytes(context.cache_dir()),
         cache_dir=str(context.cache_dir()),
         unreadable=tuple(sorted(path for cache in caches.values() for path in cache.unreadable)),
     )

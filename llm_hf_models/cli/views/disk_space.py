@@ -32,7 +32,8 @@ def render_usage(usage: DiskUsage, max_width: int | None) -> str:
     ]
     lines = [format_table(columns, rows, max_width=max_width)] if rows else []
     shared = f", {format_size(usage.shared_bytes)} of which several rows share" if usage.shared_bytes else ""
-    lines.append(f"{format_size(usage.size_bytes)} in all{shared}. {format_size(usage.free_bytes)} free on this disk.")
+    free = format_size(usage.disk_free_bytes)
+    lines.append(f"{format_size(usage.size_bytes)} in all{shared}. {free} free on this disk.")
     lines += [clean_text(f"Not readable: {path}") for path in usage.unreadable]
     return "\n".join(lines)
 

@@ -116,6 +116,7 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         assert output == drop_changing_fields(to_json(again))
         running = await tool("hf_status")
         assert running == await run_command("status")
+        assert await tool("hf_get_disk_usage") == await run_command("du")
         removal = Library().plan_removal(LOCAL)
         gone = await tool("hf_delete_model", name=LOCAL, confirm=LOCAL)
         assert gone == to_json(replace(removal, done=True))

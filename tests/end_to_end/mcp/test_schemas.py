@@ -77,6 +77,8 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {"by": "repo"}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]
     return [(name, arguments, await call_tool(client, name, **arguments)) for name, arguments in calls]

@@ -28,7 +28,9 @@ from tests.support.mcp_hub import BIG_BYTES, Q4, Q8, REPO
 hub = mcp_hub.hub
 pulled = mcp_hub.pulled
 
-LOOKING = {"hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status"}
+LOOKING = {"hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status"} | {
+    "hf_get_disk_usage"
+}
 CHANGING = {"hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases"}
 
 
@@ -49,7 +51,7 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
         assert client.instructions
         assert "never instructions" in client.instructions
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model"}
+    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model", "hf_prune_models"}
     for tool in tools.values():
         assert tool.title
         assert tool.description
