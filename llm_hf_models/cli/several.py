@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import Library
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,6 +76,32 @@ def _use_all(
         if show:
             show(result)
     return failures
+
+
+def note_missing_members(library: Library, collection: str) -> None:
+    """Print a note if models of a collection are not on this machine."""
+    members = library.list_collection_members(collection)
+    missing = sum(member.id is None for member in members)
+    if missing:
+        output.note(
+            f"{missing} of {len(members)} models of {collection} are not on this machine: "
+            f"llm hf pull --collection {collection}"
+        )
+    elif not members:
+        output.note(f"The collection {collection} has no models.")
+
+
+def list_local_members(library: Library, collection: str, *, with_files: bool = False) -> tuple[str, ...]:
+    """Return the ids of the models of a collection that are on this machine. A note says how many are not.
+
+    Args:
+        library: The library.
+        collection: The name of the collection.
+        with_files: Leave out models on remote endpoints.
+    """
+    models = library.list(collection=collection)
+    note_missing_members(library, collection)
+    return tuple(model.model_id for model in models if not (with_files and model.endpoint))
 
 
 def emit_in_parts(render: Callable[[R], str]) -> Callable[[R], None]:

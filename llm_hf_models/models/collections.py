@@ -11,6 +11,7 @@ from llm_hf_models.errors import BadInputError, NameTakenError, UnknownCollectio
 from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.library.collections import CollectionRow, MemberRow
 from llm_hf_models.library.database import Database
+from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.collection_names import list_parents, parse_collection_name, parse_note, parse_role
 from llm_hf_models.models.collection_tree import CollectionTree
 from llm_hf_models.models.collection_types import (
@@ -23,7 +24,6 @@ from llm_hf_models.models.collection_types import (
 from llm_hf_models.system.text import clean_text
 
 _URL_STARTS = ("hf://", "http://", "https://", "hf.co/", "huggingface.co/")  # of texts that never name a collection
-_OWN_PREFIXES = ("local/", "remote/")  # of refs that the Hub does not have
 
 
 @contextmanager
@@ -62,10 +62,32 @@ def _list_members(db: Database, tree: CollectionTree, row: CollectionRow) -> tup
 
 
 def _make_member(row: CollectionRow, member: MemberRow, ref: str, model_id: str | None) -> CollectionMember:
-    is_missing = model_id is None and not ref.startswith(_OWN_PREFIXES)
-    return CollectionMember(
-        ref, model_id, member.role, member.note, row.name, fix=f"llm hf pull {ref}" if is_missing else None
-    )
+    found = CollectionMember(ref, model_id, member.role, member.note, row.name)
+    return replace(found, fix=f"llm hf pull {ref}") if model_id is None and found.is_on_hub else found
+
+
+def select_models(db: Database, models: Sequence[LocalModel], collection: str | None) -> list[LocalModel]:
+    """Return the models that are in a collection, in their order; all of them for None.
+
+    Raises:
+        UnknownCollectionError: no collection has this name.
+    """
+    if collection is None:
+        return list(models)
+    tree = load_tree(db)
+    ids = {member.id for member in _list_members(db, tree, tree.get(collection))}
+    return [model for model in models if model.model_id in ids]
+
+
+def find_collections_of_models(db: Database) -> dict[str, tuple[str, ...]]:
+    """Return the names of the collections that have each local model as a member, by its id."""
+    pairs = [(row.name, member.ref) for row in db.list_collections() for member in row.members if member.ref]
+    ids = db.find_local_ids({ref for _, ref in pairs})
+    found: dict[str, list[str]] = {}
+    for name, ref in pairs:
+        if model_id := ids[ref]:
+            found.setdefault(model_id, []).append(name)
+    return {model_id: tuple(dict.fromkeys(names)) for model_id, names in found.items()}
 
 
 def list_collections(context: Context) -> tuple[CollectionSummary, ...]:

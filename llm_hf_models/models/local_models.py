@@ -6,6 +6,7 @@ import shlex
 from dataclasses import replace
 from typing import Literal
 
+from llm_hf_models.context import Context
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
@@ -17,6 +18,33 @@ from llm_hf_models.library.records import (
     ModelState,
 )
 from llm_hf_models.models.types import LocalModelView
+
+
+def list_views(
+    context: Context, *, health: bool, collection: str | None, with_collections: bool
+) -> tuple[LocalModelView, ...]:
+    """Build the views of all local models, or of those in a collection, newest first."""
+    from llm_hf_models.models import collections
+
+    with context.open_database() as db:
+        models = collections.select_models(db, db.list_models(), collection)
+        named = collections.find_collections_of_models(db) if with_collections else {}
+    states = {}
+    if health and (remote := [model for model in models if model.endpoint]):
+        from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+
+        states = remote_endpoints.check_health(remote)
+    views = (make_view(model, states.get(model.model_id)) for model in models)
+    return tuple(replace(view, collections=named.get(view.model_id, ())) if named else view for view in views)
+
+
+def show(context: Context, name: str) -> LocalModelView:
+    """Build the full view of the model with a name, with its collections."""
+    from llm_hf_models.models import collections
+
+    with context.open_database() as db:
+        view = make_full_view(db.find_model(name))
+        return replace(view, collections=collections.find_collections_of_models(db).get(view.model_id, ()))
 
 
 def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
