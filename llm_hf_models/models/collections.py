@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, NameTakenError, UnknownCollectionError, UnknownModelError
+from llm_hf_models.errors import (
+    AmbiguousNameError,
+    BadInputError,
+    NameTakenError,
+    UnknownCollectionError,
+    UnknownModelError,
+)
 from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.library.collections import CollectionRow, MemberRow
 from llm_hf_models.library.database import Database
@@ -21,6 +27,7 @@ from llm_hf_models.models.collection_types import (
     CollectionView,
     ContainedCollection,
 )
+from llm_hf_models.models.names import refuse_taken_names
 from llm_hf_models.system.text import clean_text
 
 _URL_STARTS = ("hf://", "http://", "https://", "hf.co/", "huggingface.co/")  # of texts that never name a collection
@@ -277,6 +284,8 @@ def add_members(
         NameTakenError: the role's name is that of a model or a collection.
     """
     note = None if note is None else parse_note(note)
+    if role and len(texts) == 1:
+        _refuse_names_of_other_plugins(context, name, parse_role(role), texts[0])
     with open_for_change(context, dry_run=dry_run) as db:
         tree = load_tree(db)
         row, messages = tree.get(name), []
@@ -294,11 +303,26 @@ def add_members(
         return _make_view(db, row.name, messages)
 
 
+def _refuse_names_of_other_plugins(context: Context, name: str, role: str, text: str) -> None:
+    """Raise if llm would use a model of another plugin for a role. This starts llm, so no transaction is open.
+
+    Raises:
+        UnknownCollectionError: no collection has this name.
+        NameTakenError: a model of another plugin has the role's name.
+    """
+    kind = "chat"
+    with context.open_database() as db:
+        row = load_tree(db).get(name)
+        with suppress(UnknownModelError, AmbiguousNameError):
+            kind = db.find_model(text).facts.kind
+    refuse_taken_names([f"{row.name}/{role}"], kind)
+
+
 def _set_role(db: Database, tree: CollectionTree, row: CollectionRow, ref: str, role: str) -> list[str]:
     if not role:
         db.set_member_role(row.key, ref, None)
         return []
-    name = f"{row.name}/{parse_role(role)}"
+    name = f"{row.name}/{role}"
     if tree.find(name):
         raise NameTakenError(f"{name} is a collection", hint="Choose another role.")
     if owner := db.find_name_owner(name):

@@ -34,8 +34,9 @@ def list_views(
         from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
 
         states = remote_endpoints.check_health(remote)
-    views = (make_view(model, states.get(model.model_id)) for model in models)
-    return tuple(replace(view, collections=named.get(view.model_id, ())) if named else view for view in views)
+    return tuple(
+        make_view(model, states.get(model.model_id), collections=named.get(model.model_id, ())) for model in models
+    )
 
 
 def show(context: Context, name: str) -> LocalModelView:
@@ -56,7 +57,9 @@ def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> L
     return replace(view, defaults=list_effective_defaults(model), sampling=list_sampling(model))
 
 
-def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
+def make_view(
+    model: LocalModel, health: EndpointHealth | None = None, *, collections: tuple[str, ...] = ()
+) -> LocalModelView:
     """Build the view of a local model, with its current state and the command that repairs it."""
     state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
@@ -84,6 +87,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         health=health,
         fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
         left_out=_find_left_out(model),
+        collections=collections,
     )
 
 

@@ -24,11 +24,10 @@ def survey(context: Context, text: str, collection: str | None) -> LibrarySurvey
     states, planner = updates.find_updates(context, models), RemovalPlanner(every)
     views = tuple(
         replace(
-            local_models.make_view(model),
+            local_models.make_view(model, collections=named.get(model.model_id, ())),
             update_available=states[model.model_id].available,
             update_note=states[model.model_id].note,
             freed_bytes=planner.count_freed_bytes([model]),
-            collections=named.get(model.model_id, ()),
         )
         for model in models
     )
