@@ -34,6 +34,7 @@ NO_COLLECTION = "No collections yet. Create one: llm hf collection create NAME"
         "llm hf collection create coding --note 'for the editor'",
         "llm hf collection add coding Qwen3-0.6B --role best",
         "llm hf collection add coding unsloth/Qwen3-8B-GGUF:Q4_K_M",
+        "llm hf pull --collection coding",
         "llm -m coding/best 'a regex for dates'",
     ),
 )
