@@ -22,6 +22,7 @@ from llm_hf_models import paths, policy
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
+from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.redaction import redact
 from llm_hf_models.service import Library, ignore_event
@@ -66,6 +67,8 @@ def log_path() -> Path:
 def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, PullPlan):
         return subject.ref
+    if isinstance(subject, CollectionDeletion):
+        return subject.name
     return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
 
 
@@ -304,6 +307,21 @@ class AgentLibrary(Library):
     login = _limit(Library.login, "login")
     logout = _limit(Library.logout, "logout")
     set_setting = _limit(Library.set_setting, "set", "{key}")
+
+    create_collection = _limit(Library.create_collection, "create collection", "{name}")
+    add_to_collection = _limit(Library.add_to_collection, "change collection", "{name}")
+    remove_from_collection = _limit(Library.remove_from_collection, "change collection", "{name}")
+    rename_collection = _limit(Library.rename_collection, "rename collection", "{name}")
+
+    def prepare_collection_deletion(self, name: str) -> PreparedChange[CollectionDeletion]:
+        """Plan the deletion of a collection, and return it with the requests that need consent first."""
+        return self._prepare("delete", name, partial(self.plan_collection_deletion, name))
+
+    def delete_collection(self, name: str | PreparedChange[CollectionDeletion]) -> CollectionDeletion:
+        """Delete a collection, as `Library.delete_collection` does."""
+        delete = super().delete_collection
+        change = self.prepare_collection_deletion(name) if isinstance(name, str) else name
+        return self._change(change, lambda deletion: delete(deletion.name))
 
     def uninstall(self, *, keep_models: bool = False) -> Uninstallation:  # noqa: ARG002 - as in Library
         """Refuse: only a person removes the library, its settings and the token."""

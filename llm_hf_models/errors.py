@@ -82,6 +82,14 @@ class UnknownModelError(NotFoundError):
     """No local model has this name."""
 
 
+class UnknownCollectionError(NotFoundError):
+    """No collection has this name, or the collection does not have this member."""
+
+
+class CircularCollectionError(BadInputError):
+    """A collection would contain itself; the cause has the path."""
+
+
 class AmbiguousNameError(BadInputError):
     """The name matches several local models; the cause lists them."""
 

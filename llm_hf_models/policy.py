@@ -13,6 +13,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
+from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
@@ -20,7 +21,9 @@ from llm_hf_models.system.units import format_size
 from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
 # The plan of a change, or the model to prompt.
-Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+Subject = (
+    PullPlan | Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+)
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
 _STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
@@ -55,6 +58,10 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
     if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
         return (ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?"),)
+    if isinstance(subject, CollectionDeletion):
+        count = len(subject.collections)
+        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+        return (ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept."),)
     if isinstance(subject, LocalModelView):
         return tuple(_request_run_consent(subject))
     if isinstance(subject, DownloadChange):
