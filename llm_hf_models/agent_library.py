@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.models.types import PromptResult
+    from llm_hf_models.signatures.types import SigningResult
     from llm_hf_models.transfer.types import Progress
 
 MAX_LOG_BYTES = 5_000_000
@@ -70,6 +71,10 @@ def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, CollectionDeletion):
         return subject.name
     return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
+
+
+def _refuse_signing() -> NoReturn:
+    raise PolicyError("Agents may not sign models", hint="A person can run `llm hf sign`.")
 
 
 def _refuse_uninstallation() -> NoReturn:
@@ -326,6 +331,10 @@ class AgentLibrary(Library):
     def uninstall(self, *, keep_models: bool = False) -> Uninstallation:  # noqa: ARG002 - as in Library
         """Refuse: only a person removes the library, its settings and the token."""
         return self._change_directly("uninstall", "", _refuse_uninstallation)
+
+    def sign(self, name: str, key: Path | str, **options: Any) -> SigningResult:  # noqa: ANN401, ARG002
+        """Refuse: only a person uses a private key."""
+        return self._change_directly("sign", name, _refuse_signing)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

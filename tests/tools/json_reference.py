@@ -32,6 +32,7 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
+from llm_hf_models.signatures.types import SigningResult
 from llm_hf_models.system.json_values import UnixTime, get_member_types
 from llm_hf_models.types import (
     Cleanup,
@@ -84,6 +85,7 @@ OUTPUTS: dict[str, Any] = {
     "collection rename": CollectionView,
     "collection delete": CollectionDeletion,
     "gc": Cleanup,
+    "sign": SigningResult,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,

@@ -22,6 +22,7 @@ from tests.support.commands import run, run_json, run_llm
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
 from tests.support.mcp_hub import REPO
+from tests.support.signatures import make_key, to_private_pem
 from tests.tools import json_reference
 from tests.tools.json_reference import OUTPUTS
 
@@ -144,6 +145,14 @@ def test_output_of_commands_about_collections_follows_the_schema() -> None:
     check_output("collection rename", "collection", "rename", "coding", "work")
     check_output("collection delete", "collection", "delete", "work", "--dry-run")
     check_output("collection delete", "collection", "delete", "work", "-y")
+
+
+def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.gguf").write_bytes(b"x")
+    for option in ("--dry-run", "-y"):
+        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
 
 
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
