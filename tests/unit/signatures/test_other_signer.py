@@ -29,6 +29,8 @@ DIGESTS = {path: hashlib.sha256(content).hexdigest() for path, content in SIGNED
 
 @pytest.mark.parametrize("path", sorted(OTHER_SIGNER.glob("*.sig")), ids=lambda path: path.stem)
 def test_signatures_of_another_implementation_are_valid(path: Path) -> None:
+    if path.stem.startswith("blake3"):
+        pytest.importorskip("blake3")
     judged = judge_signature(path.read_bytes(), KEYS, [ROOT])
     assert judged.facts.verdict == "valid", judged.facts.reason
     assert judged.manifest is not None
