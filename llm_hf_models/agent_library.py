@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
+    from llm_hf_models.signatures.types import SigningResult
     from llm_hf_models.transfer.types import Progress
 
 MAX_LOG_BYTES = 5_000_000
@@ -71,6 +72,10 @@ def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, CollectionDeletion):
         return subject.name
     return subject.id if isinstance(subject, Removal | LocalModelView) else None
+
+
+def _refuse_signing() -> NoReturn:
+    raise PolicyError("Agents may not sign models", hint="A person can run `llm hf sign`.")
 
 
 def _refuse_uninstallation() -> NoReturn:
@@ -339,6 +344,10 @@ class AgentLibrary(Library):
     def remove_trusted_signers(self, which: str, *, dry_run: bool = False) -> TrustChange:  # noqa: ARG002 - as in Library
         """Refuse: only a person decides whom to trust."""
         return self._change_directly("stop trusting", which, _refuse_trust)
+
+    def sign(self, name: str, key: Path | str, **options: Any) -> SigningResult:  # noqa: ANN401, ARG002
+        """Refuse: only a person uses a private key."""
+        return self._change_directly("sign", name, _refuse_signing)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

@@ -35,8 +35,9 @@ hf = HfGroup(
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
             "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
         ),
+        "Signatures": "signatures:sign trust:trust",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
-        "Account and trust": "account:login account:logout account:whoami trust:trust",
+        "Account": "account:login account:logout account:whoami",
         "This installation": (
             "installation:status installation:settings installation:mirror installation:mcp installation:uninstall"
         ),

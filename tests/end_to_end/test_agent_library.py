@@ -62,6 +62,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "retry": ((1,), "retry", "1"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
+    "sign": (("tiny", "/nowhere/key.pem"), "sign", "tiny"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
     "uninstall": ((), "uninstall", ""),

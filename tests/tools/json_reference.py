@@ -35,6 +35,7 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
+from llm_hf_models.signatures.types import SigningResult
 from llm_hf_models.system.json_values import UnixTime, get_json_names, get_member_types
 from llm_hf_models.types import (
     Cleanup,
@@ -92,6 +93,7 @@ OUTPUTS: dict[str, Any] = {
     "trust list": TrustedSigners,
     "trust remove": TrustChange,
     "gc": Cleanup,
+    "sign": SigningResult,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,

@@ -23,6 +23,7 @@ from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
 from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hub import REPO
+from tests.support.signatures import make_key, to_private_pem
 from tests.tools import json_reference
 from tests.tools.json_reference import OUTPUTS
 
@@ -160,6 +161,14 @@ def test_output_of_commands_about_trust_follows_the_schema() -> None:
     check_output("trust", "trust")
     check_output("trust list", "trust", "list", "acme")
     check_output("trust remove", "trust", "remove", "acme")
+
+
+def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.gguf").write_bytes(b"x")
+    for option in ("--dry-run", "-y"):
+        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
 
 
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
