@@ -32,6 +32,7 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
+from llm_hf_models.other_tools.types import ImportedModel, ModelfilePlan, ToolImport, ToolImportPlan
 from llm_hf_models.system.json_values import UnixTime, get_member_types
 from llm_hf_models.types import (
     Cleanup,
@@ -75,6 +76,10 @@ OUTPUTS: dict[str, Any] = {
     "verify --all": tuple[Verification, ...],
     "rm": Removal,
     "import": ImportResult,
+    "import --from": ToolImport,
+    "import --from --dry-run": ToolImportPlan,
+    "import Modelfile": ImportedModel,
+    "import Modelfile --dry-run": ModelfilePlan,
     "collection": CollectionList,
     "collection create": CollectionView,
     "collection add": CollectionView,
