@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
+    from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
     from llm_hf_models.transfer.types import Progress
 
@@ -74,6 +75,10 @@ def _name(subject: policy.Subject) -> str | None:
 
 def _refuse_uninstallation() -> NoReturn:
     raise PolicyError("Agents may not uninstall", hint="A person can run `llm hf uninstall`.")
+
+
+def _refuse_trust() -> NoReturn:
+    raise PolicyError("Agents may not choose whom to trust", hint="A person can run `llm hf trust`.")
 
 
 @dataclass(frozen=True)
@@ -328,6 +333,14 @@ class AgentLibrary(Library):
     def uninstall(self, *, keep_models: bool = False) -> Uninstallation:  # noqa: ARG002 - as in Library
         """Refuse: only a person removes the library, its settings and the token."""
         return self._change_directly("uninstall", "", _refuse_uninstallation)
+
+    def add_trusted_signer(self, owner: str, **_: object) -> TrustChange:
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("trust", owner, _refuse_trust)
+
+    def remove_trusted_signers(self, which: str, *, dry_run: bool = False) -> TrustChange:  # noqa: ARG002 - as in Library
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("stop trusting", which, _refuse_trust)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

@@ -24,6 +24,7 @@ from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
     ImportResult,
     LoadTestReport,
@@ -88,6 +89,10 @@ OUTPUTS: dict[str, Any] = {
     "collection show": CollectionView,
     "collection rename": CollectionView,
     "collection delete": CollectionDeletion,
+    "trust": TrustedSigners,
+    "trust add": TrustChange,
+    "trust list": TrustedSigners,
+    "trust remove": TrustChange,
     "gc": Cleanup,
     "set": LocalModelView,
     "ps": EngineList,

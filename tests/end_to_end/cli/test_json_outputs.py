@@ -157,6 +157,13 @@ def test_output_of_commands_about_collections_follows_the_schema() -> None:
     check_output("collection delete", "collection", "delete", "work", "-y")
 
 
+def test_output_of_commands_about_trust_follows_the_schema() -> None:
+    check_output("trust add", "trust", "add", "acme", "--identity", "a@b.example", "--issuer", "https://b.example")
+    check_output("trust", "trust")
+    check_output("trust list", "trust", "list", "acme")
+    check_output("trust remove", "trust", "remove", "acme")
+
+
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_output("settings", "settings")
     check_output("settings KEY", "settings", "context", "4096")
