@@ -311,6 +311,8 @@ class AgentLibrary(Library):
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
     verify = _limit(Library.verify, "verify", "{name}")
     import_file = _limit(Library.import_file, "import", "{file}")
+    import_from = _limit(Library.import_from, "import", "{tool}")
+    import_modelfile = _limit(Library.import_modelfile, "import", "{path}")
     gc = _limit(Library.gc, "gc")
     set_options = _limit(Library.set_options, "set options", "{name}")
     attach = _limit(Library.attach, "attach", "{name}")

@@ -25,7 +25,8 @@ PLAN = PullPlan(
     mmproj=None, total_bytes=0, fetch_bytes=0, folder="", options=PullOptions(),
 )  # fmt: skip
 READING = {
-    "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
+    "check", "check_setting", "downloads", "find_in_other_tools", "follow", "is_modelfile", "plan_import_from",
+    "plan_modelfile", "get_download", "get_download_log", "get_hub_host", "get_setting",
     "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
@@ -49,6 +50,8 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "enqueue": ((REPO,), "download", REPO),
     "gc": ((), "gc", ""),
     "import_file": (("/nowhere/tiny.gguf",), "import", "/nowhere/tiny.gguf"),
+    "import_from": (("ollama",), "import", "ollama"),
+    "import_modelfile": (("/nowhere/Modelfile",), "import", "/nowhere/Modelfile"),
     "login": (("hf_secret",), "login", ""),
     "logout": ((), "logout", ""),
     "pause": ((1,), "pause", "1"),

@@ -16,6 +16,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from llm_hf_models.cli.commands.account import LoggedOut
+from llm_hf_models.cli.commands.importing import ImportableFiles
 from llm_hf_models.cli.commands.installation import InstalledEntry
 from llm_hf_models.cli.commands.queue import ClearedDownloads
 from llm_hf_models.cli.commands.running import StoppedEngines
@@ -35,6 +36,7 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
+from llm_hf_models.other_tools.types import ImportedModel, ModelfilePlan, ToolImport, ToolImportPlan
 from llm_hf_models.signatures.types import SigningResult
 from llm_hf_models.system.json_values import UnixTime, get_json_names, get_member_types
 from llm_hf_models.types import (
@@ -80,6 +82,11 @@ OUTPUTS: dict[str, Any] = {
     "verify": make_results_type(Verification),
     "rm": make_results_type(Removal),
     "import": make_results_type(ImportResult),
+    "import --dry-run": ImportableFiles,
+    "import --from": ToolImport,
+    "import --from --dry-run": ToolImportPlan,
+    "import Modelfile": ImportedModel,
+    "import Modelfile --dry-run": ModelfilePlan,
     "collection": CollectionList,
     "collection create": CollectionView,
     "collection add": CollectionView,

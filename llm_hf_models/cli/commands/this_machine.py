@@ -1,10 +1,9 @@
-"""Commands about the models on this machine: list, show, path, alias, verify, rm, import and gc."""
+"""Commands about the models on this machine: list, show, path, alias, verify, rm and gc."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,14 +11,11 @@ import click
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
-    File,
     LocalName,
-    aliases_option,
     collection_option,
     confirm_removal,
     dry_run_option,
     json_option,
-    kind_options,
     quiet_option,
     require_names,
     yes_option,
@@ -29,7 +25,7 @@ from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
+    from llm_hf_models.models.types import LocalModelView, Removal, Verification
 
 NAME = LocalName()
 SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
@@ -285,72 +281,3 @@ def rm(names: tuple[str, ...], collection: str | None, yes: bool, dry_run: bool,
 
 def _emit_removal(plan: Removal) -> None:
     output.emit(local_views.render_removal(plan))
-
-
-@click.command(
-    "import",
-    epilog=format_examples(
-        "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
-        "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
-        "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",
-        "llm hf import ~/models",
-    ),
-)
-@click.argument("files", metavar="FILE|FOLDER...", type=File(), nargs=-1, required=True)
-@click.option("--repo", metavar="REF", help="Repo of origin; the file's digest is compared with the Hub's.")
-@click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
-@click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
-@click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
-@kind_options
-@aliases_option
-@quiet_option(is_passed=True)
-@json_option
-def import_(
-    files: tuple[str, ...],
-    repo: str | None,
-    copy: bool,
-    mmproj: str | None,
-    no_mmproj: bool,
-    kind: str | None,
-    pooling: str | None,
-    aliases: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Register GGUF files that are already on disk.
-
-    Of a FOLDER, all models in it and in its subfolders are registered, except for those in hidden subfolders.
-
-    For a split model, name any shard; the others must be in the same folder. A projector (mmproj) in that folder is
-    used if it has the model's name or if the folder contains no other model. A generation_config.json in that folder
-    supplies sampling defaults.
-    """
-    from llm_hf_models.cli import progress
-
-    if mmproj and no_mmproj:
-        raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
-    library = open_library(uses_hub=repo is not None)
-    models = library.list_importable(*files)
-    if len(models) > 1 and (aliases or mmproj):
-        raise click.UsageError(
-            f"{'--alias' if aliases else '--mmproj'} is for one model, and {len(models)} were found."
-        )
-
-    def register(file: Path) -> ImportResult:
-        with progress.show_progress(quiet=quiet) as show_progress:
-            return library.import_file(
-                file,
-                repo=repo,
-                copy=copy,
-                mmproj=mmproj,
-                with_mmproj=not no_mmproj,
-                aliases=aliases,
-                options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
-                progress=show_progress,
-            )
-
-    def show(done: ImportResult) -> None:
-        output.note(local_views.render_import(done, aliases))
-        output.emit(done.model.id)
-
-    use_each(models, register, show, as_json=as_json)
