@@ -88,7 +88,12 @@ def get_served_commit(model: LocalModel) -> str:
     """Return the model's commit on the Hub, or if it is unknown, a substitute made from the files' digests."""
     if model.commit:
         return model.commit
-    digests = sorted(f"{file.path} {file.sha256 or file.git_sha1}" for file in model.files)
+    return make_substitute_commit((file.path, file.sha256 or file.git_sha1 or "") for file in model.files)
+
+
+def make_substitute_commit(files: Iterable[tuple[str, str]]) -> str:
+    """Return a substitute for the commit of files with these paths and digests."""
+    digests = sorted(f"{path} {digest}" for path, digest in files)
     return hashlib.sha1("\n".join(digests).encode(), usedforsecurity=False).hexdigest()
 
 

@@ -22,6 +22,7 @@ from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
+from llm_hf_models.lockfiles.types import LockDiff, LockResult, SyncPlan, SyncResult
 from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import (
@@ -84,6 +85,10 @@ OUTPUTS: dict[str, Any] = {
     "collection rename": CollectionView,
     "collection delete": CollectionDeletion,
     "gc": Cleanup,
+    "lock": LockResult,
+    "lock --diff": LockDiff,
+    "sync": SyncResult,
+    "sync --dry-run": SyncPlan,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,

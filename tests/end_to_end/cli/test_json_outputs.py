@@ -146,6 +146,18 @@ def test_output_of_commands_about_collections_follows_the_schema() -> None:
     check_output("collection delete", "collection", "delete", "work", "-y")
 
 
+@pytest.mark.usefixtures("hub")
+def test_output_of_commands_about_lockfiles_follows_the_schema(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.lock.toml", tmp_path / "new.lock.toml"
+    run("lock", "-o", old)
+    run("pull", REPO, "-q")
+    check_output("lock", "lock", "-o", new)
+    check_output("lock --diff", "lock", "--diff", old, new, code=1)
+    run("rm", REPO, "-y")
+    check_output("sync --dry-run", "sync", new, "--dry-run")
+    check_output("sync", "sync", new)
+
+
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_output("settings", "settings")
     check_output("settings KEY", "settings", "context", "4096")
