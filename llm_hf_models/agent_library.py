@@ -247,6 +247,7 @@ class AgentLibrary(Library):
     # Lockfiles
 
     save_lockfile = _limit(Library.save_lockfile, "lock", "{path}")
+    export = _limit(Library.export, "export", "{folder}")
 
     def prepare_sync(self, lockfile: Lockfile | Path | str, *, prune: bool = False) -> PreparedChange[SyncPlan]:
         """Plan a sync from the Hub, and return it with the requests that need consent first."""

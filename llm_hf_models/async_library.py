@@ -93,6 +93,7 @@ class AsyncLibrary:
     parse_lockfile = _run_in_thread(Library.parse_lockfile)
     read_lockfile = _run_in_thread(Library.read_lockfile)
     diff_lockfiles = _run_in_thread(Library.diff_lockfiles)
+    export = _run_in_thread(Library.export)
     plan_sync = _run_in_thread(Library.plan_sync)
     sync = _run_in_thread(Library.sync)
     list_engines = _run_in_thread(Library.list_engines)

@@ -684,6 +684,7 @@ class Library(CollectionVerbs, LockfileVerbs):
         *,
         allow: Sequence[str] = (),
         allowed_hosts: Collection[str] = (),
+        source: Path | str | None = None,
     ) -> MirrorServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
@@ -692,14 +693,22 @@ class Library(CollectionVerbs, LockfileVerbs):
             port: The port; 0 chooses a free one, which `server_address` contains.
             allow: The gated and private repos and the imported models (local/NAME) to serve. Others are hidden.
             allowed_hosts: Names of this machine that clients may use, besides its addresses, host name and localhost.
+            source: A folder that `export` made, to serve in place of the library.
 
         Raises:
             NotWritableError: The server can't listen on that address.
+            MissingFileError, LockfileError: The folder is not an exported one.
         """
         from llm_hf_models.hub import refs
         from llm_hf_models.servers import hub_mirror, library_catalog
 
-        catalog = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        allowed, exported = frozenset(refs.RepoId.parse(name) for name in allow), None
+        if source is not None:
+            from llm_hf_models.lockfiles import export  # imported late: rarely needed
+
+            models = export.read_exported_models(Path(source).expanduser().absolute())
+            exported = lambda: models  # noqa: E731
+        catalog = library_catalog.LibraryCatalog(self._context, allowed, exported)
         if self._context.notify and (missing := catalog.list_missing_repos()):
             self._context.notify(f"Not on this machine: {', '.join(missing)}. List local models with `llm hf list`.")
         server = hub_mirror.make_server(catalog, host, port, allowed_hosts=allowed_hosts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import plan_checks
@@ -38,14 +39,7 @@ def plan_from_local_bytes(
     plan_checks.refuse_by_policy(context, details, plan.files)
     plan = replace(
         plan,
-        hub={
-            "task": locked.task,
-            "license": locked.license,
-            "gated": locked.gated or False,
-            "private": locked.private,
-            "tags": (),
-            **({"generation_config": dict(locked.generation_config)} if locked.generation_config else {}),
-        },
+        hub=_describe_repo(locked, {}),
         scan="not asked",
         scan_state="not asked",
         scan_problem=NOT_ASKED,
@@ -86,9 +80,24 @@ def plan_download(
         aliases=(),
         refused_aliases={},
         sources=draft.sources,
+        hub=_describe_repo(locked, plan.hub or {}),
         from_lockfile=True,
         already_complete=False,
     )
+
+
+def _describe_repo(locked: LockedModel, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the repo's metadata with that of the lockfile, because a mirror may lack or guess some."""
+    rest = {key: value for key, value in found.items() if key != "generation_config"}
+    return {
+        "tags": (),
+        **rest,
+        "task": locked.task,
+        "license": locked.license,
+        "gated": locked.gated or found.get("gated") or False,
+        "private": locked.private or bool(found.get("private")),
+        **({"generation_config": dict(locked.generation_config)} if locked.generation_config else {}),
+    }
 
 
 def _refuse_other_files(locked: LockedModel, found: Mapping[str, HubFile]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from llm_hf_models.models.local_files import MATCHES, UNCHANGED
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.hashing import FileStamp, read_stamp
 from llm_hf_models.transfer.types import Progress
+
+STOP_CHECK_SECONDS = 0.1
 
 
 def sync(context: Context, plan: SyncPlan, *, progress: Progress, stop: threading.Event) -> SyncResult:
@@ -44,7 +48,8 @@ def _sync_model(context: Context, step: SyncStep, progress: Progress, stop: thre
     fetched = 0
     try:
         if step.pull is not None:
-            fetched = pull.pull(context, step.pull, progress=progress, stop=stop).fetched_bytes
+            with _follow(stop) as own_stop:
+                fetched = pull.pull(context, step.pull, progress=progress, stop=own_stop).fetched_bytes
         with context.open_database() as db:
             _finish(db, step, step.locked)
     except InterruptedByUserError as error:
@@ -54,6 +59,26 @@ def _sync_model(context: Context, step: SyncStep, progress: Progress, stop: thre
         problem = error.message + (f". {error.cause}" if error.cause else "")
         return SyncedModel(step.id, step.action, done=False, problem=problem, hint=error.hint)
     return SyncedModel(step.id, step.action, done=True, fetched_bytes=fetched)
+
+
+@contextmanager
+def _follow(stop: threading.Event) -> Iterator[threading.Event]:
+    """Yield an event that is set when `stop` is. A pull that fails sets its event, which must not end the others."""
+    own, ended = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            if stop.wait(STOP_CHECK_SECONDS):
+                own.set()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield own
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def _finish(db: Database, step: SyncStep, locked: LockedModel) -> None:

@@ -11,7 +11,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
-    from llm_hf_models.lockfiles.types import LockDiff, Lockfile, LockResult, SyncPlan, SyncResult
+    from llm_hf_models.lockfiles.types import ExportResult, LockDiff, Lockfile, LockResult, SyncPlan, SyncResult
     from llm_hf_models.transfer.types import Event, Progress
 
 
@@ -121,3 +121,37 @@ class LockfileVerbs:
         else:
             plan = self.plan_sync(lockfile, source=source, prune=prune, progress=progress, stop=stop)
         return sync.sync(self._context, plan, progress=progress, stop=stop)
+
+    def export(
+        self,
+        folder: Path | str,
+        names: Sequence[str] = (),
+        *,
+        collection: str | None = None,
+        dry_run: bool = False,
+        progress: Progress = _ignore_event,
+        stop: threading.Event | None = None,
+    ) -> ExportResult:
+        """Copy models with a lockfile to a folder, for `sync` with `source` and for `mirror`.
+
+        A repeated export copies only what is missing.
+
+        Args:
+            folder: The folder, which is created.
+            names: The models; empty for all, or for those of the collection.
+            collection: Also export the models of this collection.
+            dry_run: Copy nothing, and return the result as it would be, by the names and sizes of files.
+            progress: Called with events.
+            stop: Ends the export with InterruptedByUserError when set.
+        """
+        from llm_hf_models.lockfiles import export
+
+        return export.export(
+            self._context,
+            Path(folder),
+            names,
+            collection,
+            dry_run=dry_run,
+            progress=progress,
+            stop=stop or threading.Event(),
+        )

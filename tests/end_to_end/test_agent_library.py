@@ -59,6 +59,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "rename_collection": (("coding", "code"), "rename collection", "coding"),
     "resume": ((1,), "resume", "1"),
     "retry": ((1,), "retry", "1"),
+    "export": (("/nowhere/models",), "export", "/nowhere/models"),
     "save_lockfile": (("/nowhere/models.lock.toml",), "lock", "/nowhere/models.lock.toml"),
     "sync": (("/nowhere/models.lock.toml",), "sync", "lockfile"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),

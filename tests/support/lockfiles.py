@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import SCRIPTS
 from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import HubServer
 
@@ -34,3 +38,28 @@ def use_machine(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:
         (root / folder).mkdir(parents=True, exist_ok=True)
         monkeypatch.setenv(name, str(root / folder))
     return Path(os.environ["HF_HUB_CACHE"])
+
+
+def read_content(cache: Path) -> dict[str, bytes]:
+    """Return the content of each file in the snapshots of a cache, by repo, commit and path."""
+    return {
+        str(path.relative_to(cache)): path.read_bytes()
+        for path in sorted(cache.glob("models--*/snapshots/**/*"))
+        if path.is_file()
+    }
+
+
+@contextmanager
+def run_mirror(*flags: str | Path) -> Iterator[str]:
+    """Run `llm hf mirror` as a process in the present environment; return its address."""
+    process = subprocess.Popen(
+        [SCRIPTS / "llm", "hf", "mirror", "--port", "0", "-q", *flags],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert process.stdout
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()

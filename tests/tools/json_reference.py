@@ -22,7 +22,7 @@ from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
-from llm_hf_models.lockfiles.types import LockDiff, LockResult, SyncPlan, SyncResult
+from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
 from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import (
@@ -87,6 +87,7 @@ OUTPUTS: dict[str, Any] = {
     "gc": Cleanup,
     "lock": LockResult,
     "lock --diff": LockDiff,
+    "export": ExportResult,
     "sync": SyncResult,
     "sync --dry-run": SyncPlan,
     "set": LocalModelView,

@@ -10,7 +10,7 @@ import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import format_examples, open_library, stop_on_interrupt
-from llm_hf_models.cli.params import CollectionName, File, confirm, json_option, quiet_option
+from llm_hf_models.cli.params import CollectionName, File, Folder, confirm, json_option, quiet_option
 from llm_hf_models.cli.views import lockfile as views
 from llm_hf_models.errors import HfModelsError
 
@@ -155,3 +155,35 @@ def _carry_out(library: Library, plan: SyncPlan) -> SyncResult:
     moving = [file for step in plan.steps if step.pull for file in step.pull.files if not file.local]
     with stop_on_interrupt() as stop, progress.show_progress(moving, quiet=output.is_quiet()) as show:
         return library.sync(plan, progress=show, stop=stop)
+
+
+@click.command(
+    epilog=format_examples(
+        "llm hf export /media/disk/models",
+        "llm hf export /media/disk/models coding",
+        "llm hf sync /media/disk/models/models.lock.toml --from /media/disk/models",
+        "llm hf mirror --from /media/disk/models",
+    )
+)
+@click.argument("folder", metavar="DIR", type=Folder(file_okay=False, path_type=Path))
+@click.argument("collection", required=False, type=CollectionName())
+@click.option("--dry-run", is_flag=True, help="Show how much would be copied.")
+@quiet_option()
+@json_option
+def export(folder: Path, collection: str | None, dry_run: bool, as_json: bool) -> None:
+    """Copy models and their lockfile to a folder.
+
+    The folder serves a machine without a network: `llm hf sync FILE --from DIR` takes the files from it, and
+    `llm hf mirror --from DIR` serves them. Each copy is verified. A repeated or interrupted export copies only what is
+    missing.
+    """
+    from llm_hf_models.cli import progress
+
+    library = open_library()
+    with stop_on_interrupt() as stop, progress.show_progress(quiet=output.is_quiet()) as show:
+        done = library.export(folder, collection=collection, dry_run=dry_run, progress=show, stop=stop)
+    if as_json:
+        output.print_json(done)
+    else:
+        output.note(views.render_export(done, dry_run=dry_run))
+        output.emit(done.lockfile)

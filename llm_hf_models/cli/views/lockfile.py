@@ -97,10 +97,10 @@ def render_sync_result(done: SyncResult) -> str:
     return "\n".join([*lines, f"{synced} of {_count(len(done.models), 'model')} match the lockfile."])
 
 
-def render_export(done: ExportResult) -> str:
+def render_export(done: ExportResult, *, dry_run: bool) -> str:
     """Return a line about an exported folder, and the models that it lacks."""
     text = f"{_count(done.models, 'model')}, {_count(done.files, 'file')} in {done.folder}"
-    lines = [f"{text}, {format_size(done.copied_bytes)} copied now."]
+    lines = [f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."]
     return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
 
 

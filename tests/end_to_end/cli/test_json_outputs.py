@@ -153,6 +153,7 @@ def test_output_of_commands_about_lockfiles_follows_the_schema(tmp_path: Path) -
     run("pull", REPO, "-q")
     check_output("lock", "lock", "-o", new)
     check_output("lock --diff", "lock", "--diff", old, new, code=1)
+    check_output("export", "export", tmp_path / "disk")
     run("rm", REPO, "-y")
     check_output("sync --dry-run", "sync", new, "--dry-run")
     check_output("sync", "sync", new)

@@ -13,7 +13,7 @@ from llm_hf_models import Library
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Truncate, run_hub
-from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, use_machine
+from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, read_content, use_machine
 
 
 @pytest.fixture
@@ -33,15 +33,6 @@ def lockfile(hub: HubServer, tmp_path: Path) -> Path:
     path = tmp_path / "models.lock.toml"
     run("lock", "-o", path)
     return path
-
-
-def read_content(cache: Path) -> dict[str, bytes]:
-    """Return the content of each file in the snapshots of a cache, by repo, commit and path."""
-    return {
-        str(path.relative_to(cache)): path.read_bytes()
-        for path in sorted(cache.glob("models--*/snapshots/**/*"))
-        if path.is_file()
-    }
 
 
 def test_second_machine_gets_the_same_bytes_names_and_options(
