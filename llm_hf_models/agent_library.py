@@ -261,6 +261,7 @@ class AgentLibrary(Library):
         prune: bool = False,
         progress: Progress = ignore_event,
         stop: threading.Event | None = None,
+        in_background: bool = False,
     ) -> SyncResult:
         """Make this machine match a lockfile, as `Library.sync` does."""
         sync = super().sync
@@ -272,7 +273,7 @@ class AgentLibrary(Library):
         else:
             plan = partial(self.plan_sync, lockfile, source=source, prune=prune, progress=progress, stop=stop)
             change = self._prepare("sync", policy.SYNC_TARGET, plan)
-        return self._change(change, partial(sync, progress=progress, stop=stop))
+        return self._change(change, partial(sync, progress=progress, stop=stop, in_background=in_background))
 
     # Changes that stop or discard something
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import pull
+from llm_hf_models.downloads import pull, queue
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
 from llm_hf_models.gguf.facts import Kind, ModelFacts
 from llm_hf_models.hub.types import HubFile
@@ -28,16 +28,24 @@ from llm_hf_models.transfer.types import Progress
 STOP_CHECK_SECONDS = 0.1
 
 
-def sync(context: Context, plan: SyncPlan, *, progress: Progress, stop: threading.Event) -> SyncResult:
+def sync(
+    context: Context, plan: SyncPlan, *, progress: Progress, stop: threading.Event, in_background: bool = False
+) -> SyncResult:
     """Carry out a plan. If one model fails, the others are still synced.
 
-    Each model is registered only when all its files are verified, so a killed sync is continued by the next one.
+    Each model is registered only when all its files are verified, so a killed sync is continued by the next one. With
+    `in_background`, missing files are downloaded by the worker, and the next sync sets names and options.
 
     Raises:
         InterruptedByUserError: The sync was stopped. The downloaded bytes are kept.
     """
     source = Source.parse(plan.source).derive_context(context)
-    done = [_sync_model(source, step, progress, stop) for step in plan.steps]
+    done = [
+        _enqueue(source, step)
+        if in_background and step.action == "download"
+        else _sync_model(source, step, progress, stop)
+        for step in plan.steps
+    ]
     removed = tuple(local_files.remove(context, removal.model_id, dry_run=False) for removal in plan.removals)
     return SyncResult(tuple(done), removed, sum(model.fetched_bytes for model in done))
 
@@ -56,9 +64,23 @@ def _sync_model(context: Context, step: SyncStep, progress: Progress, stop: thre
         error.hint = "Run the same sync again to continue it."
         raise
     except HfModelsError as error:
-        problem = error.message + (f". {error.cause}" if error.cause else "")
-        return SyncedModel(step.id, step.action, done=False, problem=problem, hint=error.hint)
+        return _make_failure(step, error)
     return SyncedModel(step.id, step.action, done=True, fetched_bytes=fetched)
+
+
+def _enqueue(context: Context, step: SyncStep) -> SyncedModel:
+    if step.pull is None:
+        raise ValueError(f"{step.id} has nothing to download")
+    try:
+        row = queue.enqueue(context, step.pull)
+    except HfModelsError as error:
+        return _make_failure(step, error)
+    return SyncedModel(step.id, step.action, done=False, download_id=row.id)
+
+
+def _make_failure(step: SyncStep, error: HfModelsError) -> SyncedModel:
+    problem = error.message + (f". {error.cause}" if error.cause else "")
+    return SyncedModel(step.id, step.action, done=False, problem=problem, hint=error.hint)
 
 
 @contextmanager

@@ -171,6 +171,7 @@ class SyncedModel:
     fetched_bytes: int = 0
     problem: str | None = None
     hint: str | None = None
+    download_id: int | None = None  # of the download in the background, after which the model is synced again
 
 
 @dataclass(frozen=True)

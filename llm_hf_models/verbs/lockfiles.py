@@ -102,6 +102,7 @@ class LockfileVerbs:
         prune: bool = False,
         progress: Progress = _ignore_event,
         stop: threading.Event | None = None,
+        in_background: bool = False,
     ) -> SyncResult:
         """Make this machine match a lockfile. Continue an earlier sync that was interrupted.
 
@@ -111,6 +112,7 @@ class LockfileVerbs:
             prune: As in `plan_sync`. A plan has its own.
             progress: Called with events, from any thread.
             stop: Ends the sync with InterruptedByUserError when set. The downloaded bytes are kept.
+            in_background: Let the worker download missing files. The next sync then sets names and options.
         """
         from llm_hf_models.lockfiles import sync
         from llm_hf_models.lockfiles.types import SyncPlan
@@ -120,7 +122,7 @@ class LockfileVerbs:
             plan = lockfile
         else:
             plan = self.plan_sync(lockfile, source=source, prune=prune, progress=progress, stop=stop)
-        return sync.sync(self._context, plan, progress=progress, stop=stop)
+        return sync.sync(self._context, plan, progress=progress, stop=stop, in_background=in_background)
 
     def export(
         self,
