@@ -22,6 +22,7 @@ from llm_hf_models import paths, policy
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
+from llm_hf_models.lockfiles.types import SyncPlan
 from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.redaction import redact
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
+    from llm_hf_models.lockfiles.types import Lockfile, SyncResult
     from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
     from llm_hf_models.signatures.types import SigningResult
@@ -251,6 +253,37 @@ class AgentLibrary(Library):
             return prompt(model.id, text, system=system, options=limited, stop=stop)
 
         return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
+
+    # Lockfiles
+
+    save_lockfile = _limit(Library.save_lockfile, "lock", "{path}")
+    export = _limit(Library.export, "export", "{folder}")
+
+    def prepare_sync(self, lockfile: Lockfile | Path | str, *, prune: bool = False) -> PreparedChange[SyncPlan]:
+        """Plan a sync from the Hub, and return it with the requests that need consent first."""
+        return self._prepare("sync", policy.SYNC_TARGET, partial(self.plan_sync, lockfile, prune=prune))
+
+    def sync(
+        self,
+        lockfile: Lockfile | SyncPlan | PreparedChange[SyncPlan] | Path | str,
+        *,
+        source: str | None = None,
+        prune: bool = False,
+        progress: Progress = ignore_event,
+        stop: threading.Event | None = None,
+        in_background: bool = False,
+    ) -> SyncResult:
+        """Make this machine match a lockfile, as `Library.sync` does."""
+        sync = super().sync
+        if isinstance(lockfile, PreparedChange):
+            change = lockfile
+        elif isinstance(lockfile, SyncPlan):
+            planned = lockfile
+            change = self._prepare("sync", policy.SYNC_TARGET, lambda: planned)
+        else:
+            plan = partial(self.plan_sync, lockfile, source=source, prune=prune, progress=progress, stop=stop)
+            change = self._prepare("sync", policy.SYNC_TARGET, plan)
+        return self._change(change, partial(sync, progress=progress, stop=stop, in_background=in_background))
 
     # Changes that stop or discard something
 

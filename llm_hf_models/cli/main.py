@@ -35,6 +35,7 @@ hf = HfGroup(
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
             "this_machine:rm importing:import_ collections:collection this_machine:gc"
         ),
+        "Lockfiles": "lockfile:lock lockfile:sync lockfile:export",
         "Signatures": "signatures:sign trust:trust",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",

@@ -58,6 +58,8 @@ _TOOL_FOR = {
     "verify": "hf_verify_model",
     "test": "hf_verify_model",
     "rm": "hf_delete_model",
+    "lock": "hf_lock_models",
+    "sync": "hf_sync_lockfile",
     "alias": "hf_edit_aliases",
     "status": "hf_status",
 }

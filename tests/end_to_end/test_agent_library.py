@@ -27,6 +27,7 @@ PLAN = PullPlan(
 READING = {
     "check", "check_setting", "downloads", "find_in_other_tools", "follow", "is_modelfile", "plan_import_from",
     "plan_modelfile", "get_download", "get_download_log", "get_hub_host", "get_setting",
+    "diff_lockfiles", "lock", "parse_lockfile", "plan_sync", "read_lockfile",
     "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
@@ -63,6 +64,9 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "rename_collection": (("coding", "code"), "rename collection", "coding"),
     "resume": ((1,), "resume", "1"),
     "retry": ((1,), "retry", "1"),
+    "export": (("/nowhere/models",), "export", "/nowhere/models"),
+    "save_lockfile": (("/nowhere/models.lock.toml",), "lock", "/nowhere/models.lock.toml"),
+    "sync": (("/nowhere/models.lock.toml",), "sync", "lockfile"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
     "sign": (("tiny", "/nowhere/key.pem"), "sign", "tiny"),

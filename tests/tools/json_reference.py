@@ -25,6 +25,7 @@ from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.cli.several import NamedError, Results
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
+from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
 from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
@@ -101,6 +102,11 @@ OUTPUTS: dict[str, Any] = {
     "trust remove": TrustChange,
     "gc": Cleanup,
     "sign": SigningResult,
+    "lock": LockResult,
+    "lock --diff": LockDiff,
+    "export": ExportResult,
+    "sync": SyncResult,
+    "sync --dry-run": SyncPlan,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,

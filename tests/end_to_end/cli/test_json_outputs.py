@@ -182,6 +182,19 @@ def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) 
         check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
 
 
+@pytest.mark.usefixtures("hub")
+def test_output_of_commands_about_lockfiles_follows_the_schema(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.lock.toml", tmp_path / "new.lock.toml"
+    run("lock", "-o", old)
+    run("pull", REPO, "-q")
+    check_output("lock", "lock", "-o", new)
+    check_output("lock --diff", "lock", "--diff", old, new, code=1)
+    check_output("export", "export", tmp_path / "disk")
+    run("rm", REPO, "-y")
+    check_output("sync --dry-run", "sync", new, "--dry-run")
+    check_output("sync", "sync", new)
+
+
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_output("settings", "settings")
     check_output("settings", "settings", "context", "4096")

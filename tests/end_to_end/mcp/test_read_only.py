@@ -31,6 +31,7 @@ hub = mcp_hub.hub
 READ: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hf_status", {}),
     ("hf_list_models", {}),
+    ("hf_lock_models", {}),
     ("hf_get_downloads", {}),
     ("hf_get_downloads", {"finished": True}),
     ("hf_get_downloads", {"id": 1, "wait_seconds": 2}),

@@ -28,8 +28,14 @@ from tests.support.mcp_hub import BIG_BYTES, Q4, Q8, REPO
 hub = mcp_hub.hub
 pulled = mcp_hub.pulled
 
-LOOKING = {"hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status"}
-CHANGING = {"hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases"}
+LOOKING = {
+    "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_lock_models",
+    "hf_status",
+}  # fmt: skip
+CHANGING = {
+    "hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases",
+    "hf_sync_lockfile",
+}  # fmt: skip
 
 
 def read_audit_log(home: Home) -> list[dict[str, Any]]:
