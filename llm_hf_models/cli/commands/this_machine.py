@@ -116,7 +116,7 @@ def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
     elif models:
         output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
         if survey:
-            output.emit(local_views.render_totals(survey))
+            output.emit(local_views.render_totals(survey, output.get_width()))
         if repairs := local_views.render_repairs(models):
             output.note(repairs)
     else:
