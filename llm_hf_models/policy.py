@@ -17,10 +17,10 @@ from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
 from llm_hf_models.system.units import format_size
-from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
+from llm_hf_models.types import AliasChange, ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
 # The plan of a change, or the model to prompt.
-Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | AliasChange | None
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
 _STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
@@ -59,6 +59,8 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
         return tuple(_request_run_consent(subject))
     if isinstance(subject, DownloadChange):
         return tuple(_request_control_consent(context, limits, subject))
+    if isinstance(subject, AliasChange):
+        return tuple(_request_alias_consent(subject))
     return tuple(_request_interruption_consent(subject)) if subject else ()
 
 
@@ -134,6 +136,17 @@ def _request_interruption_consent(change: DownloadClearance | EngineStop) -> Ite
     elif count := sum(row.requested_by != AGENT for row in change.downloads):
         text = f"Remove the records of {count} downloads that a person started?"
         yield ConsentRequest("interrupt", "clear downloads", text)
+
+
+def _request_alias_consent(change: AliasChange) -> Iterator[ConsentRequest]:
+    """Request consent to take names from models: a command with such a name then fails, or uses another model."""
+    if change.owners:
+        taken = [f"{_quote(alias)} from {_quote(owner)}" for alias, owner in change.owners.items()]
+        names = ", ".join(taken[:MAX_NAMES]) + (" and others" if len(taken) > MAX_NAMES else "")
+        moved = {alias.casefold() for alias in change.add} & {alias.casefold() for alias in change.owners}
+        to = f" and give {'them' if len(moved) > 1 else 'it'} to {_quote(change.name or '')}" if moved else ""
+        kind = "name" if len(taken) == 1 else "names"
+        yield ConsentRequest("alias", " ".join(change.owners), f"Take the {kind} {names}{to}?")
 
 
 def limit_prompt_tokens(limits: Settings, options: Mapping[str, Any]) -> dict[str, Any]:
