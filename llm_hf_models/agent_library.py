@@ -31,6 +31,7 @@ from llm_hf_models.settings import Settings
 from llm_hf_models.system.private_files import make_private_folder, open_private
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.types import (
+    AliasChange,
     Consent,
     ConsentRequest,
     DownloadChange,
@@ -390,15 +391,34 @@ class AgentLibrary(Library):
 
     def remove_alias(self, *aliases: str) -> None:
         """Remove aliases, as `Library.remove_alias` does."""
-        return self._change_directly("remove alias", " ".join(aliases), partial(super().remove_alias, *aliases))
+        remove = super().remove_alias
+        plan = partial(self._find_aliases, None, (), aliases)
+        return self._change(
+            self._prepare("remove alias", " ".join(aliases), plan), lambda change: remove(*change.remove)
+        )
 
-    def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
-        """Remove and add aliases, as `Library.change_aliases` does."""
+    def prepare_aliases(
+        self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> PreparedChange[AliasChange]:
+        """Find the models that lose an alias, and return the change with the requests that need consent first."""
         action, target = "alias", " ".join((name, *add))
         if remove:
             old = " ".join(remove)
             action, target = ("change aliases", f"{target} instead of {old}") if add else ("remove alias", old)
-        return self._change_directly(action, target, partial(super().change_aliases, name, add=add, remove=remove))
+        return self._prepare(action, target, partial(self._find_aliases, name, add, remove))
+
+    def change_aliases(
+        self, name: str | PreparedChange[AliasChange], *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> LocalModelView:
+        """Remove and add aliases, as `Library.change_aliases` does."""
+        change = self.prepare_aliases(name, add=add, remove=remove) if isinstance(name, str) else name
+        run = super().change_aliases
+        return self._change(change, lambda found: run(str(found.name), add=found.add, remove=found.remove))
+
+    def _find_aliases(self, name: str | None, add: Sequence[str], remove: Sequence[str]) -> AliasChange:
+        owners = {alias.casefold(): model.id for model in self.list() for alias in model.aliases} if remove else {}
+        lost = {alias: owners[alias.casefold()] for alias in remove if alias.casefold() in owners}
+        return AliasChange(name, tuple(add), tuple(remove), lost)
 
     # The policy and the log
 

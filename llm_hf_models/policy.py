@@ -20,10 +20,12 @@ from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
 from llm_hf_models.system.units import format_size
-from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
+from llm_hf_models.types import AliasChange, ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
 # The plan of a change, or the model to prompt.
-OtherSubject = Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance | EngineStop
+OtherSubject = (
+    Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance | EngineStop | AliasChange
+)
 Subject = PullPlan | SyncPlan | OtherSubject | None
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
@@ -77,6 +79,8 @@ def _request_consent(
         yield from _request_run_consent(subject)
     elif isinstance(subject, DownloadChange):
         yield from _request_control_consent(context, limits, subject)
+    elif isinstance(subject, AliasChange):
+        yield from _request_alias_consent(subject)
     else:
         yield from _request_interruption_consent(subject)
 
@@ -180,6 +184,17 @@ def _request_interruption_consent(change: DownloadClearance | EngineStop) -> Ite
     elif count := sum(row.requested_by != AGENT for row in change.downloads):
         text = f"Remove the records of {count} downloads that a person started?"
         yield ConsentRequest("interrupt", "clear downloads", text)
+
+
+def _request_alias_consent(change: AliasChange) -> Iterator[ConsentRequest]:
+    """Request consent to take names from models: a command with such a name then fails, or uses another model."""
+    if change.owners:
+        taken = [f"{_quote(alias)} from {_quote(owner)}" for alias, owner in change.owners.items()]
+        names = ", ".join(taken[:MAX_NAMES]) + (" and others" if len(taken) > MAX_NAMES else "")
+        moved = {alias.casefold() for alias in change.add} & {alias.casefold() for alias in change.owners}
+        to = f" and give {'them' if len(moved) > 1 else 'it'} to {_quote(change.name or '')}" if moved else ""
+        kind = "name" if len(taken) == 1 else "names"
+        yield ConsentRequest("alias", " ".join(change.owners), f"Take the {kind} {names}{to}?")
 
 
 def limit_prompt_tokens(limits: Settings, options: Mapping[str, Any]) -> dict[str, Any]:

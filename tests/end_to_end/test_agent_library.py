@@ -162,6 +162,28 @@ def test_what_a_person_started_is_stopped_only_with_consent(home: Home) -> None:
     ]
 
 
+def test_name_of_a_model_is_given_to_another_only_with_consent(home: Home, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        Library().import_file(tiny_chat(tmp_path / f"{name}.Q8_0.gguf"), aliases=[name])
+    library, cat, dog = AgentLibrary("a bot"), "hf/local/cat:Q8_0", "hf/local/dog:Q8_0"
+    assert "kitten" in library.change_aliases("cat", add=["kitten"]).aliases
+    with pytest.raises(ConsentError, match="must agree"):
+        library.remove_alias("cat")
+    with pytest.raises(ConsentError, match="must agree") as caught:
+        library.change_aliases(dog, add=["Cat"], remove=["CAT"])
+    assert caught.value.cause == f"Take the name CAT from {cat} and give it to {dog}?"
+    assert Library().show("cat").id == cat
+    change = library.prepare_aliases(dog, add=["cat"], remove=["cat"])
+    assert "cat" in library.change_aliases(replace(change, consent="person")).aliases
+    assert Library().show("cat").id == dog
+    assert [(line["what"], line["outcome"]) for line in read_log(home)] == [
+        ("alias", "done"),
+        ("remove alias", "refused"),
+        ("change aliases", "refused"),
+        ("change aliases", "done"),
+    ]
+
+
 def test_agent_names_models_and_never_files(tmp_path: Path) -> None:
     file = str(tiny_chat(tmp_path / "tiny-Q8_0.gguf"))
     assert Library().check(file).errors == 0

@@ -127,7 +127,7 @@ def list_(
             )
         )
         if survey:
-            output.emit(local_views.render_totals(survey))
+            output.emit(local_views.render_totals(survey, output.get_width()))
         if repairs := local_views.render_repairs(models):
             output.note(repairs)
     elif collection is None:

@@ -81,14 +81,15 @@ def _format_update(model: LocalModelView) -> str:
     return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
 
 
-def render_totals(survey: LibrarySurvey) -> str:
+def render_totals(survey: LibrarySurvey, max_width: int | None) -> str:
     """Return the number and size of the models of a survey, and the space that removing all of them frees."""
     count = len(survey.models)
-    return (
+    text = (
         f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size_bytes)} on the disk, "
         f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
         f"{survey.outdated} with an update, {survey.unknown} unknown."
     )
+    return wrap_words(text, max_width)
 
 
 def _format_revision(model: LocalModelView) -> str:
