@@ -22,7 +22,7 @@ from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
-from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
+from llm_hf_models.models.collection_types import CollectionDeletion, CollectionImport, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import (
     ImportResult,
@@ -82,6 +82,7 @@ OUTPUTS: dict[str, Any] = {
     "collection list": CollectionList,
     "collection show": CollectionView,
     "collection rename": CollectionView,
+    "collection import": CollectionImport,
     "collection delete": CollectionDeletion,
     "gc": Cleanup,
     "set": LocalModelView,
