@@ -36,7 +36,7 @@ hf = HfGroup(
             "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
         ),
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
-        "Account": "account:login account:logout account:whoami",
+        "Account and trust": "account:login account:logout account:whoami trust:trust",
         "This installation": (
             "installation:status installation:settings installation:mirror installation:mcp installation:uninstall"
         ),

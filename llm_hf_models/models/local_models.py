@@ -45,7 +45,7 @@ def show(context: Context, name: str) -> LocalModelView:
 
     with context.open_database() as db:
         view = make_full_view(db.find_model(name))
-        return replace(view, collections=collections.find_collections_of_models(db).get(view.model_id, ()))
+        return replace(view, collections=collections.find_collections_of_models(db).get(view.id, ()))
 
 
 def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
@@ -63,7 +63,7 @@ def make_view(
     """Build the view of a local model, with its current state and the command that repairs it."""
     state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
-        model_id=model.model_id,
+        id=model.model_id,
         aliases=model.aliases,
         state=state,
         kind=model.facts.kind,
@@ -71,7 +71,7 @@ def make_view(
         revision=model.revision,
         commit=model.commit,
         quant=model.quant,
-        size=model.size,
+        size_bytes=model.size,
         facts=model.facts,
         files=model.files,
         options=model.user_options,

@@ -23,7 +23,7 @@ from llm_hf_models.cli.params import (
     aliases_option,
     collection_option,
     confirm,
-    json_or_list_option,
+    json_option,
     kind_options,
     quiet_option,
     require_names,
@@ -48,7 +48,7 @@ BACKGROUND_KEY = "b"
 @click.argument("names", metavar="[NAME|FILE]...", type=NAME_OR_FILE, nargs=-1)
 @collection_option("Test the models of a collection that are on this machine.")
 @quiet_option("Print only reports of models that fail.", is_passed=True)
-@json_or_list_option
+@json_option
 @click.pass_context
 def test(ctx: click.Context, names: tuple[str, ...], collection: str | None, quiet: bool, as_json: bool) -> None:
     """Load a model in a sandbox and generate a few tokens.
@@ -64,10 +64,10 @@ def test(ctx: click.Context, names: tuple[str, ...], collection: str | None, qui
             emit(report)
 
     require_names(names, collection, "NAME|FILE or --collection")
-    library, is_list = open_library(), len(names) != 1
+    library = open_library()
     if collection is not None:
         names = list_local_members(library, collection, with_files=True)
-    reports = use_each(names, library.test, show, as_json=as_json, is_list=is_list)
+    reports = use_each(names, library.test, show, as_json=as_json)
     ctx.exit(0 if all(report.passed for report in reports) else 1)
 
 
@@ -113,7 +113,7 @@ def _render_load_test(report: LoadTestReport) -> str:
 )
 @click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
 @quiet_option()
-@json_or_list_option
+@json_option
 @click.pass_context
 def pull(
     ctx: click.Context,
@@ -151,15 +151,15 @@ def pull(
     if aliases and len(refs) != 1:
         raise click.UsageError("--alias names one model. Give one REF.")
     require_names(refs, collection, "REF or --collection")
-    library, is_list = open_library(uses_hub=True), len(refs) != 1
+    library = open_library(uses_hub=True)
     if collection is not None:
         refs = _list_missing_members(library, collection)
     pull_options = PullOptions(mmproj=not no_mmproj, aliases=aliases, **options)  # type: ignore[arg-type]
-    plans = _plan_all(library, refs, pull_options, stops_at_error=collection is None)
+    names = list(dict.fromkeys(refs))
     if dry_run:
-        emit = emit_in_parts(_render_plan)
-        use_each(list(plans.values()), _get_plan, emit, as_json=as_json, is_list=is_list)
+        use_each(names, lambda ref: library.plan(ref, pull_options), emit_in_parts(_render_plan), as_json=as_json)
         return
+    plans = _plan_all(library, names, pull_options, stops_at_error=collection is None)
     for ref, plan in plans.items():
         if isinstance(plan, HfModelsError):
             continue
@@ -168,15 +168,18 @@ def pull(
         if not yes:
             _ask_before_pull(ref, plan, concerns)
     puller = _Puller(library, on_done, tests=test, is_in_background=background)
-    pull_one = lambda plan: puller.pull(_get_plan(plan))  # noqa: E731
-    use_each(list(plans.values()), pull_one, _print_id, as_json=as_json, is_list=is_list, finish=puller.test_pulled)
+
+    def pull_one(ref: str) -> PullResult | DownloadView:
+        return puller.pull(_get_plan(plans[ref]))
+
+    use_each(names, pull_one, _print_id, as_json=as_json, finish=puller.test_pulled)
     ctx.exit(0 if puller.passed else 1)
 
 
 def _list_missing_members(library: Library, collection: str) -> tuple[str, ...]:
     """Return the refs of the models of a collection whose files are not on this machine. Notes name the others."""
     members = library.list_collection_members(collection)
-    lost = {model.model_id for model in library.list(collection=collection) if model.state == "missing"}
+    lost = {model.id for model in library.list(collection=collection) if model.state == "missing"}
     missing = [member for member in members if member.id is None or member.id in lost]
     if not members:
         output.note(f"The collection {collection} has no models.")
@@ -229,20 +232,21 @@ class _Puller:
         if result is None:  # by --background or by pressing the key
             self.is_in_background = True
             row = self.library.enqueue(plan, on_done=self.on_done)
-            output.note("\n".join([*hub_views.list_missing_aliases(plan), downloads_views.render_queued(row)]))
+            queued = downloads_views.render_queued(row, is_complete=plan.already_complete)
+            output.note("\n".join([*hub_views.list_missing_aliases(plan), queued]))
             if self.tests and plan.model_id:
                 output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
             return row
         output.note(hub_views.render_pull_result(result))
         if not output.is_quiet():
-            output.notify(f"{result.model_id or plan.ref} is ready", result.seconds)
+            output.notify(f"{result.id or plan.ref} is ready", result.elapsed_seconds)
         return result
 
     def test_pulled(self, results: Sequence[PullResult | DownloadView]) -> None:
         """Load-test the models, and print the reports."""
         from llm_hf_models.downloads.plan_types import PullResult
 
-        pulled = [one.model_id for one in results if isinstance(one, PullResult) and one.model_id] if self.tests else []
+        pulled = [one.id for one in results if isinstance(one, PullResult) and one.id] if self.tests else []
         for model_id in pulled:
             report = self.library.test(model_id)
             output.alert(_render_load_test(report))
@@ -274,7 +278,7 @@ def _print_id(result: PullResult | DownloadView) -> None:
     from llm_hf_models.downloads.plan_types import PullResult
 
     if isinstance(result, PullResult):
-        output.emit(result.model_id or "\n".join(result.files))
+        output.emit(result.id or "\n".join(result.files))
     else:
         output.emit(str(result.id))
 

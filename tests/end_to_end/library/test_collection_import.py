@@ -19,7 +19,7 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.hub.collections import CollectionSlug
 from llm_hf_models.models.collection_import import MAX_COLLECTIONS, MAX_DEPTH, MAX_ITEMS
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.hub_server import EditJson, HubServer, Page, Stall, Status, run_hub
 from tests.support.local_models import record_model
 
@@ -176,7 +176,7 @@ def test_odd_items_are_skipped_and_texts_are_cleaned(hub: HubServer) -> None:
     shown = Library().show_collection("good-models")
     texts += [shown.note, *(each.note for each in shown.members)]
     assert all(text.isprintable() and len(text) <= 600 for text in texts), texts
-    assert run_json("collection", "show", "good-models")["members"][2]["note"].endswith("…")
+    assert run_json_one("collection", "show", "good-models")["members"][2]["note"].endswith("…")
 
 
 @pytest.mark.parametrize(
