@@ -357,6 +357,7 @@ class AgentLibrary(Library):
     create_collection = _limit(Library.create_collection, "create collection", "{name}")
     add_to_collection = _limit(Library.add_to_collection, "change collection", "{name}")
     remove_from_collection = _limit(Library.remove_from_collection, "change collection", "{name}")
+    import_collection = _limit(Library.import_collection, "import collection", "{source}")
     rename_collection = _limit(Library.rename_collection, "rename collection", "{name}")
 
     def prepare_collection_deletion(self, name: str) -> PreparedChange[CollectionDeletion]:

@@ -91,6 +91,7 @@ class AsyncLibrary:
     create_collection = _run_in_thread(Library.create_collection)
     add_to_collection = _run_in_thread(Library.add_to_collection)
     remove_from_collection = _run_in_thread(Library.remove_from_collection)
+    import_collection = _run_in_thread(Library.import_collection)
     rename_collection = _run_in_thread(Library.rename_collection)
     plan_collection_deletion = _run_in_thread(Library.plan_collection_deletion)
     delete_collection = _run_in_thread(Library.delete_collection)

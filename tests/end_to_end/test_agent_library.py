@@ -50,6 +50,11 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),
     "enqueue": ((REPO,), "download", REPO),
     "gc": ((), "gc", ""),
+    "import_collection": (
+        ("owner/title-64f9a55bb3115b4f513ec026",),
+        "import collection",
+        "owner/title-64f9a55bb3115b4f513ec026",
+    ),
     "import_file": (("/nowhere/tiny.gguf",), "import", "/nowhere/tiny.gguf"),
     "import_from": (("ollama",), "import", "ollama"),
     "import_modelfile": (("/nowhere/Modelfile",), "import", "/nowhere/Modelfile"),

@@ -26,7 +26,7 @@ from llm_hf_models.cli.several import NamedError, Results
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
-from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
+from llm_hf_models.models.collection_types import CollectionDeletion, CollectionImport, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
@@ -95,6 +95,7 @@ OUTPUTS: dict[str, Any] = {
     "collection list": CollectionList,
     "collection show": make_results_type(CollectionView),
     "collection rename": CollectionView,
+    "collection import": CollectionImport,
     "collection delete": make_results_type(CollectionDeletion),
     "trust": TrustedSigners,
     "trust add": TrustChange,

@@ -265,7 +265,7 @@ def rm(names: tuple[str, ...], collection: str | None, yes: bool, dry_run: bool,
         names = list_local_members(library, collection)
     planned = {plan.id: plan for plan in map(library.plan_removal, names)}
     if dry_run:
-        use_each(list(planned.values()), lambda plan: plan, _emit_removal, as_json=as_json)
+        use_each(list(planned), lambda name: planned[name], _emit_removal, as_json=as_json)
         return
     if planned and not yes:
         output.alert("\n".join(map(local_views.render_removal, planned.values())))

@@ -154,7 +154,9 @@ def test_output_of_imports_from_other_tools_follows_the_schema(home: Home, tmp_p
     check_output("import Modelfile", "import", tmp_path / "Modelfile")
 
 
-def test_output_of_commands_about_collections_follows_the_schema() -> None:
+def test_output_of_commands_about_collections_follows_the_schema(hub: HubServer) -> None:
+    hub.add_collection("owner/title", [("model", REPO, "good"), ("dataset", "owner/data")])
+    check_output("collection import", "collection", "import", "owner/title")
     check_output("collection create", "collection", "create", "coding/small", "--note", "for work")
     check_output("collection add", "collection", "add", "coding", "owner/name:Q4_K_M", "--role", "best")
     check_output("collection add", "collection", "add", "coding/small", "hf://owner/other")
