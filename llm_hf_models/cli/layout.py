@@ -159,6 +159,10 @@ def format_fields(pairs: Sequence[tuple[str, str | None]], *, max_width: int | N
     return "\n".join(lines)
 
 
+# A number and its unit are one word: `16.7 MB/s`.
+_WORD = re.compile(r"( *)((?:[^ ]*\d (?=(?:[kMGTP]?B|s|min|h|d)\b))?[^ ]+)")
+
+
 def wrap_words(text: str, max_width: int | None, *, indent: str | None = None) -> str:
     """Break lines at spaces so that they fit, with the indentation of the line. A longer word is not broken.
 
@@ -176,7 +180,7 @@ def _break_line(line: str, max_width: int, indent: str | None) -> list[str]:
     start = re.match(r" *", line)
     hanging = (start[0] if start else "") if indent is None else indent
     parts, current, is_empty = [], "", True
-    for gap, word in re.findall(r"( *)([^ ]+)", line):
+    for gap, word in _WORD.findall(line):
         longer = current + gap + word
         if is_empty or _count_shown(longer) <= max_width:
             current = longer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -298,6 +298,11 @@ def kind_options(command: F) -> F:
     return kind(pooling(command))
 
 
+def collection_option(text: str) -> Callable[[F], F]:
+    """Add `--collection NAME`."""
+    return click.option("--collection", type=CollectionName(), metavar="NAME", help=text)
+
+
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """Check that the user gave either an argument or `--all`.
 
@@ -306,3 +311,13 @@ def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """
     if (given is None) != everything:
         raise click.UsageError(f"Give either {what} or --all.")
+
+
+def require_names(names: Sequence[str], collection: str | None, what: str, *, everything: bool = False) -> None:
+    """Check that the user gave either names, or `--collection`, or another option that selects models.
+
+    Raises:
+        click.UsageError: the user gave none of these, or several.
+    """
+    if [bool(names), collection is not None, everything].count(True) != 1:
+        raise click.UsageError(f"Give either {what}.")

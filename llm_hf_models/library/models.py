@@ -248,6 +248,14 @@ class ModelTables(CollectionTables):
                 )
             self.write("insert or ignore into aliases values (?, ?)", alias, key)
 
+    def replace_aliases(self, model_id: str, aliases: Iterable[str]) -> None:
+        """Give a model exactly these aliases. Other models lose those that they have."""
+        key = self._find_key(model_id)
+        with self.transaction():
+            self.write("delete from aliases where model = ?", key)
+            for alias in aliases:
+                self.write("insert or replace into aliases values (?, ?)", alias, key)
+
     def remove_alias(self, alias: str) -> None:
         """Remove an alias.
 

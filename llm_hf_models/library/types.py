@@ -27,6 +27,7 @@ class ModelSummary(NamedTuple):
     has_unproven_files: bool = False  # whether the content of a file is unknown
     fix: str | None = None  # the command that repairs a model that is not ready
     health: EndpointHealth | None = None  # of a remote model, if requested
+    collections: tuple[str, ...] = ()  # if requested
     # Only in a survey (Library.survey). None otherwise, or if it is unknown.
     update_available: bool | None = None
     update_note: str | None = None

@@ -72,6 +72,7 @@ class LocalModelView(Result):
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
     left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    collections: tuple[str, ...] = ()  # those that have it as a member; empty in results of changes
     # Only in a survey (Library.survey). None otherwise, or if it is unknown.
     update_available: bool | None = None  # whether the repo has other files now
     update_note: str | None = None  # why that is unknown

@@ -60,6 +60,8 @@ _TOOL_FOR = {
     "rm": "hf_delete_model",
     "du": "hf_get_disk_usage",
     "prune": "hf_prune_models",
+    "lock": "hf_lock_models",
+    "sync": "hf_sync_lockfile",
     "alias": "hf_edit_aliases",
     "status": "hf_status",
 }

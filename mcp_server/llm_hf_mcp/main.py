@@ -43,7 +43,7 @@ _SETTING_FLAGS = (
         "--yes-to",
         "agent_yes_to",
         "ACTIONS",
-        "actions that need no agreement: delete, large, token, unverified, interrupt, endpoint (comma-separated)",
+        "actions that need no agreement: delete, large, token, unverified, interrupt, endpoint, alias, comma-separated",
     ),
 )
 

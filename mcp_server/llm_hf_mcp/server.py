@@ -27,6 +27,7 @@ from llm_hf_mcp.tools import disk_space as tools_disk_space
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
+from llm_hf_mcp.tools import lockfiles as tools_lockfiles
 from llm_hf_mcp.verbosity import relax_schema
 from llm_hf_models import types
 from llm_hf_models.agent_library import AgentLibrary
@@ -152,6 +153,20 @@ TOOLS = (
         results.EditAliasesResult,
         destroys=True,  # it removes names
         command="llm hf alias NAME ALIAS",
+    ),
+    ToolSpec(
+        tools_lockfiles.lock_models,
+        "Make a lockfile",
+        results.LockModelsResult,
+        writes=False,
+    ),
+    ToolSpec(
+        tools_lockfiles.sync_lockfile,
+        "Sync with a lockfile",
+        results.SyncLockfileResult,
+        destroys=True,  # with prune
+        open_world=True,
+        command="llm hf sync FILE",
     ),
     ToolSpec(tools_local.status, "Show this machine", types.Status, writes=False, open_world=True, lists_commands=True),
 )

@@ -33,8 +33,17 @@ def summarize(model: LocalModelView) -> ModelSummary:
     return ModelSummary(**{**values, "size_bytes": model.size_bytes if model.files else None})
 
 
-def render_local_models(models: Sequence[ModelSummary], max_width: int | None, *, survey: bool = False) -> str:
-    """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
+def render_local_models(
+    models: Sequence[ModelSummary], max_width: int | None, *, survey: bool = False, with_collections: bool = False
+) -> str:
+    """Return a table of local models.
+
+    Args:
+        models: The models.
+        max_width: The width.
+        survey: Add the columns that only a survey fills.
+        with_collections: Add the collections of each model.
+    """
     columns = [
         Column("ALIAS", min_width=20, keep_end=True),
         Column("ID", min_width=24, keep_end=True),
@@ -42,15 +51,18 @@ def render_local_models(models: Sequence[ModelSummary], max_width: int | None, *
         Column("STATE", 1),
         Column("KIND", 3),
         *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
+        *([Column("COLLECTIONS", min_width=11, below=True)] if with_collections else []),
         Column("USED", 4, right=True),
         Column("QUANT", 5, extra=True),
         Column("REVISION", 6, extra=True),
         Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
-    return format_table(columns, [_make_model_row(model, survey=survey) for model in models], max_width=max_width)
+    return format_table(
+        columns, [_make_model_row(model, survey, with_collections) for model in models], max_width=max_width
+    )
 
 
-def _make_model_row(model: ModelSummary, *, survey: bool) -> list[str]:
+def _make_model_row(model: ModelSummary, survey: bool, with_collections: bool) -> list[str]:
     shortest, *others = _sort_aliases(model.aliases) or [""]
     return [
         shortest,
@@ -59,6 +71,7 @@ def _make_model_row(model: ModelSummary, *, survey: bool) -> list[str]:
         running_views.format_state(model),
         model.kind,
         *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
+        *([", ".join(model.collections)] if with_collections else []),
         cli_format.format_age(model.last_used) or "never",
         model.quant,
         _format_revision(model),
@@ -75,14 +88,15 @@ def _format_update(model: ModelSummary) -> str:
     return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
 
 
-def render_totals(survey: LibrarySurvey) -> str:
+def render_totals(survey: LibrarySurvey, max_width: int | None) -> str:
     """Return the number and size of the models of a survey, and the space that removing all of them frees."""
     count = len(survey.models)
-    return (
+    text = (
         f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size_bytes)} on the disk, "
         f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
         f"{survey.outdated} with an update, {survey.unknown} unknown."
     )
+    return wrap_words(text, max_width)
 
 
 def _format_revision(model: ModelSummary) -> str:
@@ -112,6 +126,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
         [
             ("Model", model.id),
             ("Aliases", ", ".join(_sort_aliases(model.aliases))),
+            ("Collections", ", ".join(model.collections)),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),

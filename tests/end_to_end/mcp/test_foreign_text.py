@@ -122,6 +122,8 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_verify_model", {"name": ref}),
         ("hf_run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
         ("hf_edit_aliases", {"name": ref, "add": ["hostile"]}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "dry_run": True}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {}),
         ("hf_prune_models", {"unused_days": 90}),

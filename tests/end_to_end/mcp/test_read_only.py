@@ -32,6 +32,7 @@ READ: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hf_status", {}),
     ("hf_list_models", {}),
     ("hf_get_disk_usage", {"by": "collection"}),
+    ("hf_lock_models", {}),
     ("hf_get_downloads", {}),
     ("hf_get_downloads", {"finished": True}),
     ("hf_get_downloads", {"id": 1, "wait_seconds": 2}),

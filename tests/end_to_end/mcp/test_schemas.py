@@ -76,6 +76,8 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "prune": False}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {"by": "repo"}),
         ("hf_prune_models", {"unused_days": 90}),

@@ -400,6 +400,11 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
     assert text.out == ""
 
 
+def test_number_stays_with_its_unit_when_a_line_is_wrapped() -> None:
+    assert layout.wrap_words("done in 15 min 20 s (16.7 MB/s)", 15) == "done in 15 min\n20 s\n(16.7 MB/s)"
+    assert layout.wrap_words("sent 2 big files in all", 8) == "sent 2\nbig\nfiles in\nall"
+
+
 def test_notes_and_errors_wrap_at_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
     path = "/a/path/that/is/longer/than/the/terminal"
