@@ -100,6 +100,10 @@ class AsyncLibrary:
     get_setting = _run_in_thread(Library.get_setting)
     set_setting = _run_in_thread(Library.set_setting)
 
+    list_trusted_signers = _run_in_thread(Library.list_trusted_signers)
+    add_trusted_signer = _run_in_thread(Library.add_trusted_signer)
+    remove_trusted_signers = _run_in_thread(Library.remove_trusted_signers)
+
     async def pull(
         self, ref: str | PullPlan, options: PullOptions | None = None, *, progress: Progress = ignore_event
     ) -> PullResult:

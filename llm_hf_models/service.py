@@ -15,6 +15,7 @@ from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.verbs.collections import CollectionVerbs
 from llm_hf_models.verbs.signatures import SignatureVerbs
+from llm_hf_models.verbs.trust import TrustVerbs
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -60,7 +61,7 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(CollectionVerbs, SignatureVerbs):
+class Library(CollectionVerbs, SignatureVerbs, TrustVerbs):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library

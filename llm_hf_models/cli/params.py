@@ -122,7 +122,7 @@ class LocalName(_CompletableName):
         return [
             CompletionItem(name)
             for model in open_library().list()
-            for name in dict.fromkeys((*model.aliases, model.model_id, model.model_id.removeprefix("hf/")))
+            for name in dict.fromkeys((*model.aliases, model.id, model.id.removeprefix("hf/")))
         ]
 
 
@@ -224,12 +224,6 @@ class File(_NonEmptyPath):
 def json_option(command: F) -> F:
     """Add `--json`, which prints the service's result as JSON."""
     return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
-
-
-def json_or_list_option(command: F) -> F:
-    """Add `--json` to a command that takes several names."""
-    text = "Print JSON; a list if several names are given."
-    return click.option("as_json", "--json", is_flag=True, help=text)(command)
 
 
 def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = False) -> Callable[[F], F]:

@@ -32,7 +32,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
     """Build the view of a local model, with its current state and the command that repairs it."""
     state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
-        model_id=model.model_id,
+        id=model.model_id,
         aliases=model.aliases,
         state=state,
         kind=model.facts.kind,
@@ -40,7 +40,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         revision=model.revision,
         commit=model.commit,
         quant=model.quant,
-        size=model.size,
+        size_bytes=model.size,
         facts=model.facts,
         files=model.files,
         options=model.user_options,

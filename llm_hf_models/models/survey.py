@@ -31,7 +31,7 @@ def survey(context: Context, text: str) -> LibrarySurvey:
     )
     return LibrarySurvey(
         views,
-        size=_measure_size(models),
+        size_bytes=_measure_size(models),
         freed_bytes=planner.count_freed_bytes(models),
         outdated=sum(view.update_available is True for view in views),
         unknown=sum(view.update_available is None for view in views),

@@ -47,6 +47,16 @@ def load_pem_certificates(pem: bytes) -> list[x509.Certificate]:
         raise BadKeyError("This file has no certificate in PEM format") from None
 
 
+def normalize_pem(pem: bytes) -> str:
+    """Return the certificates of a PEM file in PEM format, without the text around them.
+
+    Raises:
+        BadKeyError: it has none.
+    """
+    encoding = serialization.Encoding.PEM
+    return "".join(each.public_bytes(encoding).decode() for each in load_pem_certificates(pem))
+
+
 def encode_certificate(certificate: x509.Certificate) -> bytes:
     """Return the DER form of a certificate."""
     return certificate.public_bytes(serialization.Encoding.DER)

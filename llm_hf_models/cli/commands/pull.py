@@ -22,7 +22,7 @@ from llm_hf_models.cli.params import (
     Folder,
     aliases_option,
     confirm,
-    json_or_list_option,
+    json_option,
     kind_options,
     quiet_option,
 )
@@ -45,7 +45,7 @@ BACKGROUND_KEY = "b"
 @click.command(epilog=format_examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
 @click.argument("names", metavar="NAME|FILE...", type=NAME_OR_FILE, nargs=-1, required=True)
 @quiet_option("Print only reports of models that fail.", is_passed=True)
-@json_or_list_option
+@json_option
 @click.pass_context
 def test(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Load a model in a sandbox and generate a few tokens.
@@ -104,7 +104,7 @@ def _render_load_test(report: LoadTestReport) -> str:
 )
 @click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
 @quiet_option()
-@json_or_list_option
+@json_option
 @click.pass_context
 def pull(
     ctx: click.Context,
@@ -141,19 +141,26 @@ def pull(
         raise click.UsageError("--alias names one model. Give one REF.")
     library = open_library(uses_hub=True)
     pull_options = PullOptions(mmproj=not no_mmproj, aliases=aliases, **options)  # type: ignore[arg-type]
-    plans = {ref: library.plan(ref, pull_options) for ref in dict.fromkeys(refs)}
-    is_list = len(refs) > 1
+    names = list(dict.fromkeys(refs))
+
+    def plan_one(ref: str) -> PullPlan:
+        return library.plan(ref, pull_options)
+
     if dry_run:
-        emit = emit_in_parts(_render_plan)
-        use_each(list(plans.values()), lambda plan: plan, emit, as_json=as_json, is_list=is_list)
+        use_each(names, plan_one, emit_in_parts(_render_plan), as_json=as_json)
         return
+    plans = {ref: plan_one(ref) for ref in names}
     for ref, plan in plans.items():
         concerns = () if yes else library.list_concerns(plan)
         output.note(hub_views.render_choice(plan, warns_of_memory=not concerns))
         if not yes:
             _ask_before_pull(ref, plan, concerns)
     puller = _Puller(library, on_done, tests=test, is_in_background=background)
-    use_each(list(plans.values()), puller.pull, _print_id, as_json=as_json, is_list=is_list, finish=puller.test_pulled)
+
+    def pull_one(ref: str) -> PullResult | DownloadView:
+        return puller.pull(plans[ref])
+
+    use_each(names, pull_one, _print_id, as_json=as_json, finish=puller.test_pulled)
     ctx.exit(0 if puller.passed else 1)
 
 
@@ -183,14 +190,14 @@ class _Puller:
             return row
         output.note(hub_views.render_pull_result(result))
         if not output.is_quiet():
-            output.notify(f"{result.model_id or plan.ref} is ready", result.seconds)
+            output.notify(f"{result.id or plan.ref} is ready", result.elapsed_seconds)
         return result
 
     def test_pulled(self, results: Sequence[PullResult | DownloadView]) -> None:
         """Load-test the models, and print the reports."""
         from llm_hf_models.downloads.plan_types import PullResult
 
-        pulled = [one.model_id for one in results if isinstance(one, PullResult) and one.model_id] if self.tests else []
+        pulled = [one.id for one in results if isinstance(one, PullResult) and one.id] if self.tests else []
         for model_id in pulled:
             report = self.library.test(model_id)
             output.alert(_render_load_test(report))
@@ -222,7 +229,7 @@ def _print_id(result: PullResult | DownloadView) -> None:
     from llm_hf_models.downloads.plan_types import PullResult
 
     if isinstance(result, PullResult):
-        output.emit(result.model_id or "\n".join(result.files))
+        output.emit(result.id or "\n".join(result.files))
     else:
         output.emit(str(result.id))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from llm_hf_models.cli.params import (
     aliases_option,
     confirm_removal,
     json_option,
-    json_or_list_option,
     kind_options,
     quiet_option,
     require_one_of,
@@ -31,14 +31,29 @@ if TYPE_CHECKING:
 
 NAME = LocalName()
 SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
-    "name": lambda model: min([*model.aliases, model.model_id], key=len).casefold(),
-    "size": lambda model: -model.size,
+    "name": lambda model: min([*model.aliases, model.id], key=len).casefold(),
+    "size": lambda model: -model.size_bytes,
     "used": lambda model: -(model.last_used or 0),
 }
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
 NO_ALIAS = "No model has an alias. Add one: llm hf alias NAME ALIAS"
 NO_FILES = "Nothing to verify: no model has files on this machine."
 NOTHING_TO_REMOVE = "Nothing to remove."
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """The files of a model: the first of its weights, or all of them (`path --all`)."""
+
+    name: str  # as the user gave it
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AliasList:
+    """Each alias, with the id of its model."""
+
+    aliases: Mapping[str, str]
 
 
 @click.command(epilog=format_examples("llm hf gc --dry-run", "llm hf gc -y"))
@@ -98,7 +113,7 @@ def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
     elif models and quiet:
-        output.emit("\n".join(model.model_id for model in models))
+        output.emit("\n".join(model.id for model in models))
     elif models:
         output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
         if survey:
@@ -111,7 +126,7 @@ def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
 
 @click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
-@json_or_list_option
+@json_option
 def show(names: tuple[str, ...], as_json: bool) -> None:
     """Show models on this machine, their files and checks.
 
@@ -129,17 +144,17 @@ def show(names: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "everything", "--all", is_flag=True, help="Print all files, one per line, including shards and the mmproj."
 )
-@json_or_list_option
+@json_option
 def path(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Print the path of a model's file.
 
-    For a split model, prints the path of the first shard. With --json, each model is a list of paths.
+    For a split model, prints the path of the first shard.
     """
     library = open_library()
     use_each(
         names,
-        lambda name: library.path(name)[: None if everything else 1],
-        lambda paths: output.emit("\n".join(paths)),
+        lambda name: ModelPaths(name, library.path(name)[: None if everything else 1]),
+        lambda found: output.emit("\n".join(found.paths)),
         as_json=as_json,
     )
 
@@ -168,7 +183,7 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         library.remove_alias(*removed)
     models = [library.show(name)] if name else [] if removed else library.list()
     if as_json:
-        output.print_json({alias: model.model_id for model in models for alias in model.aliases})
+        output.print_json(AliasList({alias: model.id for model in models for alias in model.aliases}))
     elif any(model.aliases for model in models) and not (quiet and name):
         output.emit(local_views.render_aliases(models, output.get_width()))
     elif not removed:
@@ -179,7 +194,7 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
 @click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
 @click.option("everything", "--all", is_flag=True, help="Verify all models on this machine.")
 @quiet_option("Print only models that do not match.", is_passed=True)
-@json_or_list_option
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: bool, as_json: bool) -> None:
     """Verify that the files of models match their digests.
@@ -192,7 +207,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
     require_one_of(names or None, everything)
     library = open_library()
     if everything:
-        names = tuple(model.model_id for model in library.list() if model.state != "remote")
+        names = tuple(model.id for model in library.list() if model.state != "remote")
 
     def read(name: str) -> Verification:
         with progress.show_progress(quiet=quiet) as show_progress:
@@ -202,7 +217,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
         if not (quiet and done.matches):
             output.emit(local_views.render_verification(done, output.get_width()))
 
-    done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
+    done = use_each(names, read, show, as_json=as_json)
     if (everything or len(names) > 1) and done and not as_json and not quiet:
         output.emit(local_views.render_verified_count(done))
     if not done and not as_json:
@@ -214,7 +229,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @yes_option
 @quiet_option("Hide notes.")
-@json_or_list_option
+@json_option
 def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove models from this machine.
 
@@ -222,7 +237,7 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     imported in place, are kept. If a name is unknown, nothing is removed.
     """
     library = open_library()
-    planned = {plan.model_id: plan for plan in map(library.plan_removal, names)}
+    planned = {plan.id: plan for plan in map(library.plan_removal, names)}
     if not yes:
         output.alert("\n".join(map(local_views.render_removal, planned.values())))
         models = f"these {len(planned)} models" if len(planned) > 1 else next(iter(planned))
@@ -232,7 +247,6 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
         library.remove,
         lambda done: output.note(local_views.render_removal(done)),
         as_json=as_json,
-        is_list=len(names) > 1,
     )
 
 
@@ -253,7 +267,7 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
 @kind_options
 @aliases_option
 @quiet_option(is_passed=True)
-@click.option("as_json", "--json", is_flag=True, help="Print JSON; a list for a folder or several files.")
+@json_option
 def import_(
     files: tuple[str, ...],
     repo: str | None,
@@ -300,7 +314,6 @@ def import_(
 
     def show(done: ImportResult) -> None:
         output.note(local_views.render_import(done, aliases))
-        output.emit(done.model.model_id)
+        output.emit(done.model.id)
 
-    is_list = len(files) > 1 or Path(files[0]).is_dir()
-    use_each(models, register, show, as_json=as_json, is_list=is_list)
+    use_each(models, register, show, as_json=as_json)

@@ -62,7 +62,7 @@ def _make_row(row: DownloadView) -> list[str]:
         f"{100 * row.done_bytes // row.total_bytes if row.total_bytes else 100} %",
         format_size(row.total_bytes),
         f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else "",
-        "" if row.seconds_left is None else format_duration(row.seconds_left),
+        "" if row.remaining_seconds is None else format_duration(row.remaining_seconds),
         str(row.attempts),
         row.requested_by + (" (background)" if row.background else ""),
         cli_format.format_age(row.updated),
@@ -128,7 +128,9 @@ def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     lines = []
     if found.files:
         columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON"), Column("PATH", below=True)]
-        rows = [[_LEFTOVER_NAMES[file.kind], format_size(file.size), file.reason, file.path] for file in found.files]
+        rows = [
+            [_LEFTOVER_NAMES[file.kind], format_size(file.size_bytes), file.reason, file.path] for file in found.files
+        ]
         lines.append(format_table(columns, rows, max_width=max_width))
     if found.download_records:
         lines.append(f"{found.download_records} old download {'record' if found.download_records == 1 else 'records'}")
