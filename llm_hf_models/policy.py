@@ -13,6 +13,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
+from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
@@ -20,7 +21,17 @@ from llm_hf_models.system.units import format_size
 from llm_hf_models.types import AliasChange, ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
 # The plan of a change, or the model to prompt.
-Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | AliasChange | None
+Subject = (
+    PullPlan
+    | Removal
+    | CollectionDeletion
+    | LocalModelView
+    | DownloadChange
+    | DownloadClearance
+    | EngineStop
+    | AliasChange
+    | None
+)
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
 _STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
@@ -52,9 +63,8 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
     if isinstance(subject, PullPlan):
         _refuse_to_overfill(context, limits, subject)
         return tuple(_request_pull_consent(context, limits, subject))
-    if isinstance(subject, Removal):
-        freed = format_size(subject.freed_bytes)
-        return (ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?"),)
+    if isinstance(subject, Removal | CollectionDeletion):
+        return (_request_deletion_consent(subject),)
     if isinstance(subject, LocalModelView):
         return tuple(_request_run_consent(subject))
     if isinstance(subject, DownloadChange):
@@ -97,6 +107,15 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
     if restrictions and context.token() is not None:
         text = f"Use your Hub token to download {_quote(plan.ref)}, which is {' and '.join(restrictions)}?"
         yield ConsentRequest("token", plan.ref, text)
+
+
+def _request_deletion_consent(subject: Removal | CollectionDeletion) -> ConsentRequest:
+    if isinstance(subject, Removal):
+        freed = format_size(subject.freed_bytes)
+        return ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
+    count = len(subject.collections)
+    what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+    return ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
 
 
 def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:

@@ -33,8 +33,9 @@ hf = HfGroup(
         "Download queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),
         "On this machine": (
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
-            "this_machine:rm this_machine:import_ this_machine:gc"
+            "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
         ),
+        "Signatures": "signatures:sign trust:trust",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",
         "This installation": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -126,6 +126,24 @@ class LocalName(_CompletableName):
         ]
 
 
+class CollectionName(_CompletableName):
+    """The name of a collection."""
+
+    name = "collection"
+
+    def list_completions(self) -> list[CompletionItem]:
+        """Return the names of all collections with their notes."""
+        return [CompletionItem(row.name, help=row.note) for row in open_library().list_collections()]
+
+
+class MemberName(LocalName):
+    """The name of a local model or of a collection, or a ref."""
+
+    def list_completions(self) -> list[CompletionItem]:
+        """Return the names of the local models and of the collections."""
+        return [*super().list_completions(), *CollectionName().list_completions()]
+
+
 class SettingKey(_CompletableName):
     """The name of a setting."""
 
@@ -223,6 +241,16 @@ def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = Fa
     return click.option("-q", "--quiet", is_flag=True, help=text, callback=store, expose_value=is_passed)
 
 
+def dry_run_option(command: F) -> F:
+    """Add `--dry-run`."""
+    return click.option("--dry-run", is_flag=True, help="Show the result without changing anything.")(command)
+
+
+def yes_option(command: F) -> F:
+    """Add `-y`, which skips a question."""
+    return click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")(command)
+
+
 def aliases_option(command: F) -> F:
     """Add `-a NAME`, which can be repeated."""
     return click.option(
@@ -268,6 +296,11 @@ def kind_options(command: F) -> F:
     return kind(pooling(command))
 
 
+def collection_option(text: str) -> Callable[[F], F]:
+    """Add `--collection NAME`."""
+    return click.option("--collection", type=CollectionName(), metavar="NAME", help=text)
+
+
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """Check that the user gave either an argument or `--all`.
 
@@ -276,3 +309,13 @@ def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """
     if (given is None) != everything:
         raise click.UsageError(f"Give either {what} or --all.")
+
+
+def require_names(names: Sequence[str], collection: str | None, what: str, *, everything: bool = False) -> None:
+    """Check that the user gave either names, or `--collection`, or another option that selects models.
+
+    Raises:
+        click.UsageError: the user gave none of these, or several.
+    """
+    if [bool(names), collection is not None, everything].count(True) != 1:
+        raise click.UsageError(f"Give either {what}.")

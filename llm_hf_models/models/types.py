@@ -15,6 +15,7 @@ from llm_hf_models.library.records import (
     ModelDefault,
     ModelState,
 )
+from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.system.json_values import Result, UnixTime, json_name
 
 
@@ -71,6 +72,7 @@ class LocalModelView(Result):
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
     left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    collections: tuple[str, ...] = ()  # those that have it as a member; empty in results of changes
     # Only in a survey (Library.survey). None otherwise, or if it is unknown.
     update_available: bool | None = None  # whether the repo has other files now
     update_note: str | None = None  # why that is unknown
@@ -137,6 +139,7 @@ class Verification(Result):
     files: tuple[tuple[str, str], ...]  # (path, result)
     fix: str | None = None
     scan: Check | None = None  # the scan reports from the time of the pull
+    signature: SignatureReport | None = None  # with the signers that are trusted now; None if the repo had none
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.cli.several import NamedError, Results
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
+from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
     ImportResult,
     LoadTestReport,
@@ -33,6 +35,7 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
+from llm_hf_models.signatures.types import SigningResult
 from llm_hf_models.system.json_values import UnixTime, get_json_names, get_member_types
 from llm_hf_models.types import (
     Cleanup,
@@ -77,7 +80,20 @@ OUTPUTS: dict[str, Any] = {
     "verify": make_results_type(Verification),
     "rm": make_results_type(Removal),
     "import": make_results_type(ImportResult),
+    "collection": CollectionList,
+    "collection create": CollectionView,
+    "collection add": CollectionView,
+    "collection remove": CollectionView,
+    "collection list": CollectionList,
+    "collection show": make_results_type(CollectionView),
+    "collection rename": CollectionView,
+    "collection delete": make_results_type(CollectionDeletion),
+    "trust": TrustedSigners,
+    "trust add": TrustChange,
+    "trust list": TrustedSigners,
+    "trust remove": TrustChange,
     "gc": Cleanup,
+    "sign": SigningResult,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,

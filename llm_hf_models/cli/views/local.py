@@ -26,8 +26,17 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
-    """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
+def render_local_models(
+    models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False, with_collections: bool = False
+) -> str:
+    """Return a table of local models.
+
+    Args:
+        models: The models.
+        max_width: The width.
+        survey: Add the columns that only a survey fills.
+        with_collections: Add the collections of each model.
+    """
     columns = [
         Column("ALIAS", min_width=20, keep_end=True),
         Column("ID", min_width=24, keep_end=True),
@@ -35,15 +44,18 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None,
         Column("STATE", 1),
         Column("KIND", 3),
         *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
+        *([Column("COLLECTIONS", min_width=11, below=True)] if with_collections else []),
         Column("USED", 4, right=True),
         Column("QUANT", 5, extra=True),
         Column("REVISION", 6, extra=True),
         Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
-    return format_table(columns, [_make_model_row(model, survey=survey) for model in models], max_width=max_width)
+    return format_table(
+        columns, [_make_model_row(model, survey, with_collections) for model in models], max_width=max_width
+    )
 
 
-def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
+def _make_model_row(model: LocalModelView, survey: bool, with_collections: bool) -> list[str]:
     shortest, *others = _sort_aliases(model) or [""]
     return [
         shortest,
@@ -52,6 +64,7 @@ def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
         running_views.format_state(model),
         model.kind,
         *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
+        *([", ".join(model.collections)] if with_collections else []),
         cli_format.format_age(model.last_used) or "never",
         model.quant,
         _format_revision(model),
@@ -106,6 +119,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
         [
             ("Model", model.id),
             ("Aliases", ", ".join(_sort_aliases(model))),
+            ("Collections", ", ".join(model.collections)),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
@@ -172,6 +186,8 @@ def _format_check_title(check: Check) -> str:
 
 def _format_check(check: Check) -> str:
     detail: Mapping[str, Any] = check.detail
+    if check.kind == "signature":
+        return f"{detail.get('summary') or check.result}\nchecked on {cli_format.format_date(check.at)}"
     source = (
         f" {detail['repo']}@{str(detail['commit'])[: cli_format.SHORT_COMMIT]}"
         if detail.get("repo") and detail.get("commit")
@@ -195,6 +211,8 @@ def render_verification(done: Verification, max_width: int | None = None) -> str
     lines = [f"{done.id}: {path}: {result}" for path, result in done.files]
     if done.scan is not None:
         lines.append(f"{done.id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
+    if done.signature is not None:
+        lines.append(f"{done.id}: Signature: " + done.signature.summary.replace("\n", "; "))
     if done.fix:
         lines.append(f"{'Verify' if done.unchanged else 'Repair'} it: {done.fix}")
     return "\n".join(wrap_words(clean_text(line), max_width, indent=INDENT) for line in lines)

@@ -23,6 +23,7 @@ from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
 from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hub import REPO
+from tests.support.signatures import make_key, to_private_pem
 from tests.tools import json_reference
 from tests.tools.json_reference import OUTPUTS
 
@@ -140,6 +141,34 @@ def test_output_of_commands_about_downloads_follows_the_schema() -> None:
     check_output("resume", "resume", "--all")
     check_output("retry", "retry", "--all")
     check_output("downloads clear", "downloads", "clear")
+
+
+def test_output_of_commands_about_collections_follows_the_schema() -> None:
+    check_output("collection create", "collection", "create", "coding/small", "--note", "for work")
+    check_output("collection add", "collection", "add", "coding", "owner/name:Q4_K_M", "--role", "best")
+    check_output("collection add", "collection", "add", "coding/small", "hf://owner/other")
+    for command in ("collection", "collection list"):
+        check_output(command, *command.split())
+    check_output("collection show", "collection", "show", "coding")
+    check_output("collection remove", "collection", "remove", "coding/small", "owner/other")
+    check_output("collection rename", "collection", "rename", "coding", "work")
+    check_output("collection delete", "collection", "delete", "work", "--dry-run")
+    check_output("collection delete", "collection", "delete", "work", "-y")
+
+
+def test_output_of_commands_about_trust_follows_the_schema() -> None:
+    check_output("trust add", "trust", "add", "acme", "--identity", "a@b.example", "--issuer", "https://b.example")
+    check_output("trust", "trust")
+    check_output("trust list", "trust", "list", "acme")
+    check_output("trust remove", "trust", "remove", "acme")
+
+
+def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.gguf").write_bytes(b"x")
+    for option in ("--dry-run", "-y"):
+        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
 
 
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
