@@ -68,13 +68,8 @@ def _request_consent(
         yield from _request_pull_consent(context, limits, subject)
     elif isinstance(subject, SyncPlan):
         yield from _request_sync_consent(context, limits, subject)
-    elif isinstance(subject, Removal):
-        freed = format_size(subject.freed_bytes)
-        yield ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
-    elif isinstance(subject, CollectionDeletion):
-        count = len(subject.collections)
-        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
-        yield ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
+    elif isinstance(subject, Removal | CollectionDeletion):
+        yield _request_deletion_consent(subject)
     elif isinstance(subject, LocalModelView):
         yield from _request_run_consent(subject)
     elif isinstance(subject, DownloadChange):
@@ -118,6 +113,15 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
     if restrictions and context.token() is not None:
         text = f"Use your Hub token to download {_quote(plan.ref)}, which is {' and '.join(restrictions)}?"
         yield ConsentRequest("token", plan.ref, text)
+
+
+def _request_deletion_consent(subject: Removal | CollectionDeletion) -> ConsentRequest:
+    if isinstance(subject, Removal):
+        freed = format_size(subject.freed_bytes)
+        return ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
+    count = len(subject.collections)
+    what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+    return ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
 
 
 def _request_sync_consent(context: Context, limits: Settings, plan: SyncPlan) -> Iterator[ConsentRequest]:
