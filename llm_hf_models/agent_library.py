@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
 
 from llm_hf_models import paths, policy
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
@@ -237,6 +238,19 @@ class AgentLibrary(Library):
         change = self.prepare_removal(name) if isinstance(name, str) else name
         return self._change(change, lambda removal: remove(removal.id))
 
+    def prepare_pruning(
+        self, *, unused_seconds: float | None = None, larger_bytes: int | None = None, keep: Sequence[str] = ()
+    ) -> PreparedChange[Pruning]:
+        """Plan a pruning, and return it with the requests that need consent first."""
+        plan = partial(self.plan_pruning, unused_seconds=unused_seconds, larger_bytes=larger_bytes, keep=keep)
+        return self._prepare("delete", "prune", plan)
+
+    def prune(self, plan: Pruning | PreparedChange[Pruning]) -> Pruning:
+        """Remove the models of a plan, as `Library.prune` does."""
+        prune = super().prune
+        change = plan if isinstance(plan, PreparedChange) else self._prepare("delete", "prune", lambda: plan)
+        return self._change(change, prune)
+
     def prompt(
         self,
         name: str | PreparedChange[LocalModelView],
@@ -348,6 +362,7 @@ class AgentLibrary(Library):
     import_from = _limit(Library.import_from, "import", "{tool}")
     import_modelfile = _limit(Library.import_modelfile, "import", "{path}")
     gc = _limit(Library.gc, "gc")
+    deduplicate = _limit(Library.deduplicate, "deduplicate")
     set_options = _limit(Library.set_options, "set options", "{name}")
     attach = _limit(Library.attach, "attach", "{name}")
     login = _limit(Library.login, "login")

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
@@ -24,7 +25,14 @@ from llm_hf_models.types import AliasChange, ConsentRequest, DownloadChange, Dow
 
 # The plan of a change, or the model to prompt.
 OtherSubject = (
-    Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance | EngineStop | AliasChange
+    Removal
+    | CollectionDeletion
+    | Pruning
+    | LocalModelView
+    | DownloadChange
+    | DownloadClearance
+    | EngineStop
+    | AliasChange
 )
 Subject = PullPlan | SyncPlan | OtherSubject | None
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
@@ -68,8 +76,8 @@ def _request_consent(
         yield from _request_pull_consent(context, limits, subject)
     elif isinstance(subject, SyncPlan):
         yield from _request_sync_consent(context, limits, subject)
-    elif isinstance(subject, Removal | CollectionDeletion):
-        yield _request_deletion_consent(subject)
+    elif isinstance(subject, Removal | CollectionDeletion | Pruning):
+        yield from _request_deletion_consent(subject)
     elif isinstance(subject, LocalModelView):
         yield from _request_run_consent(subject)
     elif isinstance(subject, DownloadChange):
@@ -115,13 +123,19 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
         yield ConsentRequest("token", plan.ref, text)
 
 
-def _request_deletion_consent(subject: Removal | CollectionDeletion) -> ConsentRequest:
+def _request_deletion_consent(subject: Removal | CollectionDeletion | Pruning) -> Iterator[ConsentRequest]:
     if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
-        return ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
-    count = len(subject.collections)
-    what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
-    return ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
+        yield ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
+    elif isinstance(subject, CollectionDeletion):
+        count = len(subject.collections)
+        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+        yield ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
+    elif subject.models:
+        ids = [each.id for each in subject.models]
+        names = ", ".join(map(_quote, ids[:MAX_NAMES])) + (" and others" if len(ids) > MAX_NAMES else "")
+        text = f"Delete {len(ids)} models and free {format_size(subject.freed_bytes)}: {names}?"
+        yield ConsentRequest("delete", f"prune {len(ids)} models", text)
 
 
 def _request_sync_consent(context: Context, limits: Settings, plan: SyncPlan) -> Iterator[ConsentRequest]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models.agent_library import AgentLibrary
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
 from llm_hf_models.errors import ConsentError, MissingFileError, PolicyError
 from llm_hf_models.service import Library
@@ -29,6 +30,7 @@ READING = {
     "plan_modelfile", "get_download", "get_download_log", "get_hub_host", "get_setting",
     "diff_lockfiles", "lock", "parse_lockfile", "plan_sync", "read_lockfile",
     "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
+    "get_disk_usage", "list_summaries", "plan_deduplication", "plan_pruning",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
@@ -47,6 +49,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "continue_in_background": ((PLAN,), "to_background", REPO),
     "create_collection": (("coding",), "create collection", "coding"),
     "delete_collection": (("coding",), "delete", "coding"),
+    "deduplicate": ((), "deduplicate", ""),
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),
     "enqueue": ((REPO,), "download", REPO),
     "gc": ((), "gc", ""),
@@ -61,6 +64,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "login": (("hf_secret",), "login", ""),
     "logout": ((), "logout", ""),
     "pause": ((1,), "pause", "1"),
+    "prune": ((Pruning((), (), 0),), "delete", "prune"),
     "prompt": (("tiny", "Hello"), "prompt", "tiny"),
     "pull": ((REPO,), "pull", REPO),
     "remove": (("tiny",), "delete", "tiny"),

@@ -23,6 +23,7 @@ from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.commands.this_machine import AliasList, ModelPaths
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.cli.several import NamedError, Results
+from llm_hf_models.disk_space.types import Deduplication, DiskUsage, Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
@@ -102,6 +103,9 @@ OUTPUTS: dict[str, Any] = {
     "trust list": TrustedSigners,
     "trust remove": TrustChange,
     "gc": Cleanup,
+    "du": DiskUsage,
+    "prune": Pruning,
+    "dedupe": Deduplication,
     "sign": SigningResult,
     "lock": LockResult,
     "lock --diff": LockDiff,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,16 +21,16 @@ from llm_hf_models.cli.params import (
     yes_option,
 )
 from llm_hf_models.cli.several import emit_in_parts, list_local_members, note_missing_members, use_each
-from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import LocalModelView, Removal, Verification
+    from llm_hf_models.library.types import ModelSummary
+    from llm_hf_models.models.types import LibrarySurvey, LocalModelView, Removal, Verification
 
 NAME = LocalName()
-SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
+SORT_KEYS: dict[str, Callable[[ModelSummary], str | float]] = {
     "name": lambda model: min([*model.aliases, model.id], key=len).casefold(),
-    "size": lambda model: -model.size_bytes,
+    "size": lambda model: -(model.size_bytes or 0),
     "used": lambda model: -(model.last_used or 0),
 }
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
@@ -66,6 +66,8 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     after a day. Also removes old records of downloads, old responses of the Hub and folders of stopped engines. Never
     removes a model or the files of a paused download.
     """
+    from llm_hf_models.cli.views import downloads as downloads_views
+
     library = open_library()
     found = library.plan_gc()
     has_leftovers = bool(found.files or found.download_records or found.cached_responses)
@@ -106,19 +108,20 @@ def list_(
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
     to three seconds. Of a collection, lists the models that are on this machine.
     """
-    from llm_hf_models.models.types import LocalModelList
-
     library = open_library()
     survey = library.survey(collection=collection) if updates else None
-    models = (
-        survey.models
-        if survey
-        else library.list(health=as_json or not quiet, collection=collection, with_collections=as_json or collections)
-    )
+    if as_json or survey or collection is not None or collections:
+        views = survey.models if survey else library.list(
+            health=as_json or not quiet, collection=collection, with_collections=as_json or collections
+        )  # fmt: skip
+        if as_json:
+            _print_models(survey, views, sort)
+            return
+        models = tuple(map(local_views.summarize, views))
+    else:
+        models = library.list_summaries(health=not quiet)
     models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
-    if as_json:
-        output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
-    elif models and quiet:
+    if models and quiet:
         output.emit("\n".join(model.id for model in models))
     elif models:
         output.emit(
@@ -132,8 +135,16 @@ def list_(
             output.note(repairs)
     elif collection is None:
         output.note(NO_MODEL)
-    if collection is not None and not as_json:
+    if collection is not None:
         note_missing_members(library, collection)
+
+
+def _print_models(survey: LibrarySurvey | None, models: Sequence[LocalModelView], sort: str | None) -> None:
+    from llm_hf_models.models.types import LocalModelList
+
+    if sort:
+        models = sorted(models, key=lambda model: SORT_KEYS[sort](local_views.summarize(model)))
+    output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": tuple(models)}))
 
 
 @click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
@@ -193,13 +204,15 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         library.change_aliases(name, add=aliases, remove=removed)
     else:
         library.remove_alias(*removed)
-    models = [library.show(name)] if name else [] if removed else library.list()
+    every = library.list_summaries() if not removed or name else ()
+    shown = library.show(name).id if name else None
+    found = {alias: model.id for model in every for alias in model.aliases if shown in (None, model.id)}
     if as_json:
-        output.print_json(AliasList({alias: model.id for model in models for alias in model.aliases}))
-    elif any(model.aliases for model in models) and not (quiet and name):
-        output.emit(local_views.render_aliases(models, output.get_width()))
+        output.print_json(AliasList(found))
+    elif found and not (quiet and name):
+        output.emit(local_views.render_aliases(found, output.get_width()))
     elif not removed:
-        output.note(NO_ALIAS if models else NO_MODEL)
+        output.note(NO_ALIAS if every else NO_MODEL)
 
 
 @click.command(epilog=format_examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
@@ -224,7 +237,7 @@ def verify(
     if collection is not None:
         names = list_local_members(library, collection, with_files=True)
     elif everything:
-        names = tuple(model.id for model in library.list() if model.state != "remote")
+        names = tuple(model.id for model in library.list_summaries() if model.state != "remote")
 
     def read(name: str) -> Verification:
         with progress.show_progress(quiet=quiet) as show_progress:

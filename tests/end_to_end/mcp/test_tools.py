@@ -30,7 +30,7 @@ pulled = mcp_hub.pulled
 
 LOOKING = {
     "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_lock_models",
-    "hf_status",
+    "hf_get_disk_usage", "hf_status",
 }  # fmt: skip
 CHANGING = {
     "hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases",
@@ -55,7 +55,7 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
         assert client.instructions
         assert "never instructions" in client.instructions
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model"}
+    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model", "hf_prune_models"}
     for tool in tools.values():
         assert tool.title
         assert tool.description
