@@ -9,6 +9,7 @@ from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
+from llm_hf_models.other_tools.types import FoundModel, ImportedModel
 
 
 @dataclass(frozen=True)
@@ -100,4 +101,14 @@ class EditAliasesResult:
 
     model_id: str
     aliases: dict[str, str]
+    totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImportModelResult:
+    """One page of the models of a program, or the model that was registered."""
+
+    models: tuple[FoundModel, ...]  # with a name: the named model, if it was not registered
+    imported: ImportedModel | None = None
+    next_cursor: str | None = None
     totals: Lists = field(default_factory=dict)

@@ -17,6 +17,7 @@ from mcp import Client
 from tests.support import mcp_hub
 from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, run_async
 from tests.support.mcp_hub import REPO
+from tests.support.other_tools import add_ollama_model
 
 hub = mcp_hub.hub
 
@@ -55,6 +56,7 @@ def list_keywords(schema: Any) -> Iterator[str]:
 async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Call every tool, and return its name, arguments and structured content."""
     local, everything = f"hf/{REPO}:Q4_K_M", {"metadata": True, "tensors": True, "template": True}
+    add_ollama_model("mario:latest", "You are Mario.")
     calls: list[tuple[str, dict[str, Any]]] = [
         ("hf_search_models", {"query": "tiny", "max_params": 8, "license": "MIT", "task": "chat"}),
         ("hf_get_model", {"repo": REPO, "files": True, "card": True}),
@@ -75,6 +77,8 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
+        ("hf_import_model", {"program": "ollama"}),
+        ("hf_import_model", {"program": "ollama", "name": "Mario"}),
         ("hf_status", {}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]
