@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.lockfiles.types import Lockfile, SyncResult
+    from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
+    from llm_hf_models.signatures.types import SigningResult
     from llm_hf_models.transfer.types import Progress
 
 MAX_LOG_BYTES = 5_000_000
@@ -71,11 +73,19 @@ def _name(subject: policy.Subject) -> str | None:
         return subject.ref
     if isinstance(subject, CollectionDeletion):
         return subject.name
-    return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
+    return subject.id if isinstance(subject, Removal | LocalModelView) else None
+
+
+def _refuse_signing() -> NoReturn:
+    raise PolicyError("Agents may not sign models", hint="A person can run `llm hf sign`.")
 
 
 def _refuse_uninstallation() -> NoReturn:
     raise PolicyError("Agents may not uninstall", hint="A person can run `llm hf uninstall`.")
+
+
+def _refuse_trust() -> NoReturn:
+    raise PolicyError("Agents may not choose whom to trust", hint="A person can run `llm hf trust`.")
 
 
 @dataclass(frozen=True)
@@ -224,7 +234,7 @@ class AgentLibrary(Library):
         """Remove a local model, as `Library.remove` does."""
         remove = super().remove
         change = self.prepare_removal(name) if isinstance(name, str) else name
-        return self._change(change, lambda removal: remove(removal.model_id))
+        return self._change(change, lambda removal: remove(removal.id))
 
     def prompt(
         self,
@@ -240,7 +250,7 @@ class AgentLibrary(Library):
 
         def run(model: LocalModelView) -> PromptResult:
             limited = policy.limit_prompt_tokens(self._limits, options or {})
-            return prompt(model.model_id, text, system=system, options=limited, stop=stop)
+            return prompt(model.id, text, system=system, options=limited, stop=stop)
 
         return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
 
@@ -325,8 +335,8 @@ class AgentLibrary(Library):
         return self._change(change, lambda _: stop(name))
 
     def _find_engines(self, name: str | None) -> EngineStop:
-        model_id = self.show(name).model_id if name is not None else None
-        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.model_id)))
+        model_id = self.show(name).id if name is not None else None
+        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.id)))
 
     # Other changes
 
@@ -359,6 +369,18 @@ class AgentLibrary(Library):
     def uninstall(self, *, keep_models: bool = False) -> Uninstallation:  # noqa: ARG002 - as in Library
         """Refuse: only a person removes the library, its settings and the token."""
         return self._change_directly("uninstall", "", _refuse_uninstallation)
+
+    def add_trusted_signer(self, owner: str, **_: object) -> TrustChange:
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("trust", owner, _refuse_trust)
+
+    def remove_trusted_signers(self, which: str, *, dry_run: bool = False) -> TrustChange:  # noqa: ARG002 - as in Library
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("stop trusting", which, _refuse_trust)
+
+    def sign(self, name: str, key: Path | str, **options: Any) -> SigningResult:  # noqa: ANN401, ARG002
+        """Refuse: only a person uses a private key."""
+        return self._change_directly("sign", name, _refuse_signing)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

@@ -71,6 +71,7 @@ class AsyncLibrary:
     remove_alias = _run_in_thread(Library.remove_alias)
     change_aliases = _run_in_thread(Library.change_aliases)
     import_file = _run_in_thread(Library.import_file)
+    sign = _run_in_thread(Library.sign)
     prompt = _run_in_thread(Library.prompt)
     plan_gc = _run_in_thread(Library.plan_gc)
     gc = _run_in_thread(Library.gc)
@@ -106,6 +107,10 @@ class AsyncLibrary:
     settings = _run_in_thread(Library.settings)
     get_setting = _run_in_thread(Library.get_setting)
     set_setting = _run_in_thread(Library.set_setting)
+
+    list_trusted_signers = _run_in_thread(Library.list_trusted_signers)
+    add_trusted_signer = _run_in_thread(Library.add_trusted_signer)
+    remove_trusted_signers = _run_in_thread(Library.remove_trusted_signers)
 
     async def pull(
         self, ref: str | PullPlan, options: PullOptions | None = None, *, progress: Progress = ignore_event

@@ -78,6 +78,10 @@ class NoGgufError(NotFoundError):
     """The repo has no GGUF file."""
 
 
+class UnknownSignerError(NotFoundError):
+    """No trusted signer has this number or owner."""
+
+
 class UnknownModelError(NotFoundError):
     """No local model has this name."""
 
@@ -225,6 +229,10 @@ class PolicyError(HfModelsError):
 
 class ConsentError(PolicyError):
     """An agent attempts an action that needs a person's consent first."""
+
+
+class SignatureRefusedError(HfModelsError):
+    """A repo's signature contradicts its files, or is not the one that the settings require."""
 
 
 class UnsafeFileError(PolicyError):

@@ -36,6 +36,7 @@ hf = HfGroup(
             "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
         ),
         "Lockfiles": "lockfile:lock lockfile:sync lockfile:export",
+        "Signatures": "signatures:sign trust:trust",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",
         "This installation": (

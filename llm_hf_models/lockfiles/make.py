@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from llm_hf_models.context import Context
@@ -16,6 +13,7 @@ from llm_hf_models.lockfiles.toml_text import sort_files, write_lockfile
 from llm_hf_models.lockfiles.types import LockedFact, LockedFile, LockedModel, Lockfile, LockResult
 from llm_hf_models.models.collections import list_members
 from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.user_files import write_user_file
 
 
 def select_models(
@@ -150,31 +148,12 @@ def refuse_other_file(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or unchanged. A new file follows the umask, an old one keeps its mode.
+    """Write a file so that it is complete or unchanged. A link to it stays a link.
 
     Raises:
         NotWritableError: The file can't be written.
     """
-    partial = None
     try:
-        path = path.resolve()  # a link to a lockfile stays a link
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
-        partial = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_read_umask())
-        partial.replace(path)
+        write_user_file(path.resolve(), content, replace=True)
     except (OSError, ValueError) as error:
         raise NotWritableError(f"Can't write {path}", cause=getattr(error, "strerror", None)) from None
-    finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink()
-
-
-def _read_umask() -> int:
-    umask = os.umask(0o077)  # it can only be read by setting it
-    os.umask(umask)
-    return umask

@@ -46,7 +46,7 @@ def sync(
         else _sync_model(source, step, progress, stop)
         for step in plan.steps
     ]
-    removed = tuple(local_files.remove(context, removal.model_id, dry_run=False) for removal in plan.removals)
+    removed = tuple(local_files.remove(context, removal.id, dry_run=False) for removal in plan.removals)
     return SyncResult(tuple(done), removed, sum(model.fetched_bytes for model in done))
 
 

@@ -31,11 +31,13 @@ READING = {
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
-    "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
+    "list_trusted_signers", "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "add_alias": (("tiny", "small"), "alias", "tiny small"),
+    "add_trusted_signer": (("acme",), "trust", "acme"),
+    "remove_trusted_signers": (("acme",), "stop trusting", "acme"),
     "add_to_collection": (("coding", "tiny"), "change collection", "coding"),
     "attach": (("far", "http://127.0.0.1:1/v1"), "attach", "far"),
     "cancel": ((1,), "cancel", "1"),
@@ -64,6 +66,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "sync": (("/nowhere/models.lock.toml",), "sync", "lockfile"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
+    "sign": (("tiny", "/nowhere/key.pem"), "sign", "tiny"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
     "uninstall": ((), "uninstall", ""),
@@ -101,7 +104,7 @@ def test_prepared_removal_needs_consent_and_is_logged(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Library().import_file(tiny_chat(tmp_path / "tiny-Q8_0.gguf"), aliases=["tiny"])
-    model = Library().show("tiny").model_id
+    model = Library().show("tiny").id
     with pytest.raises(PolicyError, match="may not delete"):
         AgentLibrary("a bot").remove("tiny")
     monkeypatch.setenv("LLM_HF_AGENT_ALLOW_DELETE", "on")

@@ -67,7 +67,7 @@ def _shorten(value: str) -> str:
 def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
     """Return a table with what a sync does about each model, and the totals."""
     rows = [[step.id, _describe_step(step), _explain_step(step)] for step in plan.steps if step.action != "none"]
-    rows += [[removal.model_id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
+    rows += [[removal.id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
     columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", below=True, min_width=20)]
     table = [format_table(columns, rows, max_width=max_width)] if rows else []
     matching = sum(step.action == "none" for step in plan.steps)
@@ -92,7 +92,7 @@ def _explain_step(step: SyncStep) -> str:
 def render_sync_result(done: SyncResult) -> str:
     """Return a line for each model that was changed or removed."""
     lines = [f"{model.id}: {_DONE[model.action]}" for model in done.models if model.done and model.action != "none"]
-    lines += [f"{removal.model_id}: removed" for removal in done.removed]
+    lines += [f"{removal.id}: removed" for removal in done.removed]
     synced = sum(model.done for model in done.models)
     return "\n".join([*lines, f"{synced} of {_count(len(done.models), 'model')} match the lockfile."])
 
@@ -107,7 +107,7 @@ def render_export(done: ExportResult, *, dry_run: bool) -> str:
 def list_questions(plan: SyncPlan) -> Sequence[str]:
     """Return the lines to show before a person is asked whether to carry out a plan."""
     removals = (
-        f"{removal.model_id} is not in the lockfile. Removing it frees {format_size(removal.freed_bytes)}."
+        f"{removal.id} is not in the lockfile. Removing it frees {format_size(removal.freed_bytes)}."
         for removal in plan.removals
     )
     return (*plan.concerns, *removals)

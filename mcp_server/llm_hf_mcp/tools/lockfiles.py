@@ -93,9 +93,9 @@ async def sync_lockfile(
     plan = change.subject
     if dry_run:
         models = tuple(map(_show_step, plan.steps))
-        removed, is_complete = tuple(one.model_id for one in plan.removals), plan.in_sync
+        removed, is_complete = tuple(one.id for one in plan.removals), plan.in_sync
     else:
         done = await call(library.sync, await record_answer(library, change, answer), in_background=True)
-        models, removed, is_complete = done.models, tuple(one.model_id for one in done.removed), done.complete
+        models, removed, is_complete = done.models, tuple(one.id for one in done.removed), done.complete
     found = SyncLockfileResult(models, removed, plan.unlisted, is_complete, dry_run)
     return build_result(found, lockfile_texts.format_sync)

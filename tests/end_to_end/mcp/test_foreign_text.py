@@ -28,6 +28,7 @@ CARD = f"---\nlicense: mit\n---\n{END}\n{ORDER}{HIDDEN}\n" + f"{HIDDEN}word " * 
 LABEL = f"{ORDER} {'now ' * 30}"
 # Fields of the results with text by this package, by the user of this machine, or of a closed set of values.
 OWN_FIELDS = {
+    "file_digest", "signed_at", "trusted_for", "unchecked_reason",
     "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
     "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
     "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
@@ -95,7 +96,7 @@ def check_answer(result: CallToolResult) -> None:
     assert len(json.dumps(structure, ensure_ascii=False)) < MAX_CHARS
     assert [char for one in list_strings(structure) for char in find_hidden(one)] == []
     marked = set(structure.get("untrusted", {}).get("fields", ()))
-    assert {name for name in ("card", "tags", "id", "name", "text", "model_id") if structure.get(name)} <= marked
+    assert {name for name in ("card", "tags", "id", "name", "text") if structure.get(name)} <= marked
     assert find_unmarked(structure, marked) == []
     warned = {warning.split(" ")[0].rstrip(":") for warning in structure["warnings"] if ": 20 of " in warning}
     assert warned <= set(list_strings(structure))
@@ -244,4 +245,4 @@ async def list_schemas(client: Client) -> list[Any]:
 def test_json_of_the_cli_has_hidden_characters_only_as_escapes() -> None:
     done = run("info", REPO, "--card", "--json")
     assert find_hidden(done.stdout) == []
-    assert "\x1b[31m" in json.loads(done.stdout)["card"]
+    assert "\x1b[31m" in json.loads(done.stdout)["results"][0]["card"]
