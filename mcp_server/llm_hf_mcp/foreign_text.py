@@ -49,7 +49,7 @@ FOREIGN_FIELDS = frozenset({
     "aliases", "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail",
     "differing", "engine_log", "error", "files", "findings", "hub", "id", "identity", "issuer", "key_hint",
     "left_out", "library", "license", "local_model", "local_models", "log", "metadata", "mmproj", "name",
-    "output", "owner", "path", "problem", "quant", "quantization", "reasoning", "recommended_quant", "ref", "refused",
+    "output", "owner", "path", "problem", "quant", "quantization", "reasoning", "recommended_quant", "ref", "refused", "removed",
     "repo", "scan", "scan_problem", "signature", "summary", "tags", "task", "tensors", "text", "tokenizer",
     "unchecked", "unlisted", "unusable", "update_note",
 })  # fmt: skip
