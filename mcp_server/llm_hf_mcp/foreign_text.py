@@ -49,9 +49,9 @@ FOREIGN_FIELDS = frozenset({
     "aliases", "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail",
     "differing", "engine_log", "error", "files", "findings", "hub", "id", "identity", "issuer", "key_hint",
     "left_out", "library", "license", "local_model", "local_models", "log", "metadata", "mmproj", "name",
-    "output", "owner", "path", "problem", "quant", "quantization", "reasoning", "recommended_quant", "ref", "refused", "removed",
+    "output", "owner", "path", "problem", "quant", "quantization", "reasoning", "recommended_quant", "ref", "refused",
     "repo", "scan", "scan_problem", "signature", "summary", "tags", "task", "tensors", "text", "tokenizer",
-    "unchecked", "unlisted", "unusable", "update_note",
+    "hint", "removed", "unchecked", "unlisted", "unusable", "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)
