@@ -288,9 +288,9 @@ def _fetch_files(
         get_rate_limit=share.get_rate_limit,
         progress=progress,
         stop=stop,
-        manifest=manifest,
         sources={path: Path(source) for path, source in plan.sources.items()},
         local_only=plan.local_only,
+        manifest=manifest,
     )
     return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
 

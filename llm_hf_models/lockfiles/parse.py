@@ -43,22 +43,20 @@ def read_lockfile(path: Path) -> Lockfile:
         MissingFileError: The file does not exist or can't be read.
         LockfileError: It is not a valid lockfile.
     """
-    return parse_lockfile(read_text(path), str(path))
+    return parse_lockfile(decode_text(read_content(path), str(path)), str(path))
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a lockfile.
+def read_content(path: Path) -> bytes:
+    """Return the content of a file, up to a byte more than a lockfile may have.
 
     Raises:
         MissingFileError: The file does not exist or can't be read.
-        LockfileError: It is too large, or not UTF-8.
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise MissingFileError(f"{path} can't be read", cause=getattr(error, "strerror", None)) from None
-    return decode_text(content, str(path))
 
 
 def decode_text(content: bytes, name: str) -> str:

@@ -10,6 +10,7 @@ from llm_hf_models.library.download_records import DownloadNote
 from llm_hf_models.lockfiles.types import SyncedModel
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
+from llm_hf_models.other_tools.types import FoundModel, ImportedModel
 
 
 @dataclass(frozen=True)
@@ -124,3 +125,13 @@ class SyncLockfileResult:
     unlisted: tuple[str, ...]  # models that the lockfile does not list, and that stay
     complete: bool  # whether this machine matches the lockfile
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ImportModelResult:
+    """One page of the models of a program, or the model that was registered."""
+
+    models: tuple[FoundModel, ...]  # with a name: the named model, if it was not registered
+    imported: ImportedModel | None = None
+    next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)

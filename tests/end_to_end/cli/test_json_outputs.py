@@ -169,13 +169,6 @@ def test_output_of_commands_about_collections_follows_the_schema(hub: HubServer)
     check_output("collection delete", "collection", "delete", "work", "-y")
 
 
-def test_output_of_commands_about_trust_follows_the_schema() -> None:
-    check_output("trust add", "trust", "add", "acme", "--identity", "a@b.example", "--issuer", "https://b.example")
-    check_output("trust", "trust")
-    check_output("trust list", "trust", "list", "acme")
-    check_output("trust remove", "trust", "remove", "acme")
-
-
 def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
     (tmp_path / "model").mkdir()
@@ -195,6 +188,13 @@ def test_output_of_commands_about_lockfiles_follows_the_schema(tmp_path: Path) -
     run("rm", REPO, "-y")
     check_output("sync --dry-run", "sync", new, "--dry-run")
     check_output("sync", "sync", new)
+
+
+def test_output_of_commands_about_trust_follows_the_schema() -> None:
+    check_output("trust add", "trust", "add", "acme", "--identity", "a@b.example", "--issuer", "https://b.example")
+    check_output("trust", "trust")
+    check_output("trust list", "trust", "list", "acme")
+    check_output("trust remove", "trust", "remove", "acme")
 
 
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
