@@ -76,6 +76,11 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
+        ("hf_edit_collection", {"action": "create", "name": "coding/small", "note": "for work"}),
+        ("hf_edit_collection", {"action": "add", "name": "coding", "members": [local], "role": "best"}),
+        ("hf_list_collections", {}),
+        ("hf_list_collections", {"name": "coding"}),
+        ("hf_edit_collection", {"action": "delete", "name": "coding", "confirm": "coding"}),
         ("hf_status", {}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]
