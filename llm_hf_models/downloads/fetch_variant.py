@@ -59,6 +59,8 @@ def fetch_into_cache(
     progress: Progress,
     stop: threading.Event,
     manifest: SignedManifest | None = None,
+    sources: Mapping[str, Path] | None = None,
+    local_only: bool = False,
 ) -> list[StoredFile]:
     """Download the missing files of a variant. The snapshot's links and refs appear once every file is verified.
 
@@ -76,15 +78,19 @@ def fetch_into_cache(
         stop: As in `download_file`. It is also set when a file fails, so that the other files end too.
         manifest: A signed manifest. If it lists other digests than the Hub records, they are computed as well, while
             the bytes of a file arrive. A file that was here already is read once for them.
+        sources: Files to copy instead of downloading them, by path in the repo. The digest of each copy is compared.
+        local_only: Raise an error instead of downloading a file.
 
     Raises:
         HfModelsError: Any error of `download_file`.
+        MissingFileError: With `local_only`, no file on this machine has the bytes.
         StorageError: Another tool keeps removing the files from the cache.
     """
     folder = cache_layout.cache_work_folder(cache_dir)
     fetcher = FileFetcher(
         hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop, manifest
     )
+    fetcher.sources, fetcher.local_only = dict(sources or {}), local_only
     blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
     files = [fetcher.complete(file) for file in files]
     fetched: set[str] = set()

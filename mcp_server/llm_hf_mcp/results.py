@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
+from llm_hf_models.lockfiles.types import SyncedModel
 from llm_hf_models.models.collection_types import (
     CollectionDeletion,
     CollectionMember,
@@ -131,3 +132,25 @@ class EditCollectionResult:
     skipped: tuple[SkippedItem, ...] = ()  # items of the Hub's collection that were not imported
     deletion: CollectionDeletion | None = None
     totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LockModelsResult:
+    """One page of the text of a lockfile, and figures about the whole."""
+
+    text: str
+    models: int
+    size_bytes: int
+    left_out: tuple[str, ...] = ()  # models that can't be locked, each with the reason
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class SyncLockfileResult:
+    """The outcome of a sync for each model. With `dry_run`, what it would do."""
+
+    models: tuple[SyncedModel, ...]
+    removed: tuple[str, ...]
+    unlisted: tuple[str, ...]  # models that the lockfile does not list, and that stay
+    complete: bool  # whether this machine matches the lockfile
+    dry_run: bool = False

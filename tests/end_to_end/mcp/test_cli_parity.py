@@ -125,8 +125,11 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
+        assert (await tool("hf_lock_models"))["text"] == (await run_command("lock"))["text"]
+        assert (await tool("hf_sync_lockfile", lockfile=run("lock").stdout, dry_run=True))["complete"]
         running = await tool("hf_status")
         assert running == await run_command("status")
+        assert await tool("hf_get_disk_usage") == await run_command("du")
         removal = Library().plan_removal(LOCAL)
         gone = await tool("hf_delete_model", name=LOCAL, confirm=LOCAL)
         assert gone == to_json(replace(removal, done=True))

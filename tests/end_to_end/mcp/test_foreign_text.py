@@ -128,7 +128,11 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_edit_collection", {"action": "add", "name": "theirs", "members": [ref]}),
         ("hf_list_collections", {}),
         ("hf_list_collections", {"name": "theirs"}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "dry_run": True}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": ref, "confirm": f"hf/{ref}"}),
     ]
     async with connect_stdio("--allow-delete") as client:

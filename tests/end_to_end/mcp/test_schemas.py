@@ -81,7 +81,11 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_list_collections", {}),
         ("hf_list_collections", {"name": "coding"}),
         ("hf_edit_collection", {"action": "delete", "name": "coding", "confirm": "coding"}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "prune": False}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {"by": "repo"}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]
     return [(name, arguments, await call_tool(client, name, **arguments)) for name, arguments in calls]
