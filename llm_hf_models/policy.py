@@ -18,9 +18,10 @@ from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
 from llm_hf_models.system.units import format_size
 from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
+from llm_hf_models.updates.types import UpdatePlan
 
 # The plan of a change, or the model to prompt.
-Subject = PullPlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+Subject = PullPlan | UpdatePlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
 _STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
@@ -52,6 +53,9 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
     if isinstance(subject, PullPlan):
         _refuse_to_overfill(context, limits, subject)
         return tuple(_request_pull_consent(context, limits, subject))
+    if isinstance(subject, UpdatePlan):
+        plans = (each.plan for each in subject.models if each.plan is not None)
+        return tuple(request for plan in plans for request in review(context, limits, plan))
     if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
         return (ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?"),)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
+from llm_hf_models.transfer.types import ignore_event
+from llm_hf_models.verbs.updates import UpdateVerbs
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     )
     from llm_hf_models.servers.hub_mirror import MirrorServer
     from llm_hf_models.servers.openai_relay import RelayServer
-    from llm_hf_models.transfer.types import Event, Progress
+    from llm_hf_models.transfer.types import Progress
     from llm_hf_models.types import (
         Cleanup,
         EngineView,
@@ -41,10 +43,6 @@ if TYPE_CHECKING:
         TokenStatus,
         Uninstallation,
     )
-
-
-def ignore_event(event: Event) -> None:
-    """Ignore a progress event."""
 
 
 def _ignore_message(message: str) -> None:
@@ -58,7 +56,7 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library:
+class Library(UpdateVerbs):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library
@@ -356,7 +354,8 @@ class Library:
         from llm_hf_models.models import local_models
 
         with self._context.open_database() as db:
-            return local_models.make_full_view(db.find_model(name))
+            model = db.find_model(name)
+            return local_models.make_full_view(model, versions=db.list_versions(model.model_id))
 
     def path(self, name: str) -> tuple[str, ...]:
         """Return the paths of a local model's files: its shards in order, then its mmproj."""

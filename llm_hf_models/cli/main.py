@@ -35,6 +35,7 @@ hf = HfGroup(
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
             "this_machine:rm this_machine:import_ this_machine:gc"
         ),
+        "Versions": "updates:outdated updates:update updates:rollback updates:pin",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",
         "This installation": (

@@ -27,6 +27,9 @@ ModelState = Literal["ready", "missing", "unverified", "changed"]
 # A new mode, owner or hard link changes it, and so does copying the cache, or a program that hides a modification.
 FileState = Literal["as recorded", "missing", "other size", "touched", "other ctime"]
 UNPROVEN_STATES = frozenset({"touched", "other ctime"})
+# `kept`: with its files. `replaced`: its files are removed unless another model uses them. `refused`: it was downloaded
+# and failed its load test, and never replaced the current version.
+VersionState = Literal["kept", "replaced", "refused"]
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 
 # Settings of a remote endpoint. They are stored with a model's options.
@@ -106,6 +109,7 @@ class LocalModel:
     endpoint: str | None = None  # base URL of the remote endpoint that serves it
     place: Place = "cache"
     hub: Mapping[str, Any] = field(default_factory=dict)  # the Hub's metadata of the repo at the pull
+    pinned: bool = False  # `llm hf update` leaves it at its commit
 
     @property
     def size(self) -> int:
@@ -160,6 +164,30 @@ class LocalModel:
         """Return whether the newest digest check found a mismatch."""
         digest = self.latest_check("digest")
         return digest is not None and digest.result == "differs"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """Another version of a local model: one that was replaced, or a new one that failed its load test."""
+
+    repo: str | None
+    commit: str | None
+    facts: ModelFacts
+    hub: Mapping[str, Any]
+    files: tuple[LocalFile, ...]
+    checks: tuple[Check, ...]  # newest first
+    replaced: UnixTime  # or refused
+    state: VersionState
+
+    @property
+    def size(self) -> int:
+        """Return the size of all files, in bytes."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all its files are on this machine."""
+        return all(file.compare_with_disk() not in ("missing", "other size") for file in self.files)
 
 
 @dataclass(frozen=True)

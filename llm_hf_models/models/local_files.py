@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
-from llm_hf_models.library.records import Check, LocalFile, LocalModel
+from llm_hf_models.library.records import Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.types import Removal, Verification
@@ -33,21 +34,44 @@ class RemovalPlanner:
 
     Args:
         models: All local models.
+        versions: Their other versions, by the id of the model. Those that are kept use their files.
     """
 
-    def __init__(self, models: Sequence[LocalModel]) -> None:
-        self._models = models
+    def __init__(
+        self, models: Sequence[LocalModel], versions: Mapping[str, Sequence[ModelVersion]] = MappingProxyType({})
+    ) -> None:
+        self._models, self._versions = models, versions
         self._caches: dict[Path, CacheContents] = {}
 
     def list_removable(self, models: Collection[LocalModel]) -> list[LocalFile]:
         """Return the files that removing all these models removes: no file that another model uses or that a user owns.
 
-        A file that was imported in place belongs to the user. A read-only cache can belong to another user.
+        The files of their other versions are included. A file that was imported in place belongs to the user. A
+        read-only cache can belong to another user.
         """
         ids = {model.model_id for model in models}
-        used = {file.location for model in self._models if model.model_id not in ids for file in model.files}
-        own = (file for model in models if model.place != "in place" for file in model.files)
-        removable = {file.location: file for file in own if file.location not in used}
+        own = [file for model in models if model.place != "in place" for file in model.files]
+        other = [file for model in models for version in self._list_versions(model) for file in version.files]
+        return self._select_unused([*own, *filter(_exists, other)], self._list_used(except_ids=ids))
+
+    def list_abandoned(self, model: LocalModel) -> list[LocalFile]:
+        """Return the files that only versions of the model use that are not kept."""
+        abandoned = (version for version in self._list_versions(model) if version.state != "kept")
+        return self._select_unused(
+            filter(_exists, (file for version in abandoned for file in version.files)), self._list_used()
+        )
+
+    def _list_versions(self, model: LocalModel) -> Sequence[ModelVersion]:
+        return self._versions.get(model.model_id, ())
+
+    def _list_used(self, except_ids: Collection[str] = ()) -> set[str]:
+        """Return the locations of the files of all models and their kept versions, except for some models."""
+        models = [model for model in self._models if model.model_id not in except_ids]
+        return {file.location for each in list_kept(models, self._versions) for file in each.files}
+
+    @staticmethod
+    def _select_unused(files: Iterable[LocalFile], used: Collection[str]) -> list[LocalFile]:
+        removable = {file.location: file for file in files if file.location not in used}
         return [file for location, file in removable.items() if _is_removable(Path(location))]
 
     def count_freed_bytes(self, models: Collection[LocalModel]) -> int:
@@ -56,8 +80,8 @@ class RemovalPlanner:
         Data that another model, another snapshot or another hard link uses is not freed.
         """
         files = self.list_removable(models)
-        cached = {model.model_id for model in models if model.place == "cache"}
-        in_cache = {file.location for model in models if model.model_id in cached for file in model.files}
+        in_cache = {file.location for model in models if model.place == "cache" for file in model.files}
+        in_cache |= {file.location for model in models for one in self._list_versions(model) for file in one.files}
         unlinked = {Path(file.location) for file in files if file.location not in in_cache}
         shared = 0
         for cache, locations in group_by_cache([file for file in files if file.location in in_cache]).items():
@@ -72,6 +96,16 @@ class RemovalPlanner:
         if cache not in self._caches:
             self._caches[cache] = CacheContents(cache)
         return self._caches[cache]
+
+
+def list_kept(
+    models: Iterable[LocalModel], versions: Mapping[str, Sequence[ModelVersion]]
+) -> list[LocalModel | ModelVersion]:
+    """Return the models and those of their other versions that are kept."""
+    found: list[LocalModel | ModelVersion] = []
+    for model in models:
+        found += [model, *(one for one in versions.get(model.model_id, ()) if one.state == "kept")]
+    return found
 
 
 def group_by_cache(files: Iterable[LocalFile]) -> dict[Path, set[Path]]:
@@ -89,7 +123,8 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
     """
     with context.open_database() as db:
         model = db.find_model(name)
-        planner = RemovalPlanner(db.list_models())
+        versions = db.list_versions(model.model_id)
+        planner = RemovalPlanner(db.list_models(), db.list_all_versions())
         removable, freed = planner.list_removable([model]), planner.count_freed_bytes([model])
         locations = [file.location for file in removable]
         kept = tuple(file.location for file in model.files if file.location not in locations)
@@ -98,9 +133,12 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
             # Remove the record first: after a kill, a pull adopts the files, and no record names missing files.
             db.remove_model(model.model_id)
             try:
-                _delete_files(model, removable)
+                _delete_files(model, versions, removable)
             except StorageError:
-                db.register(model)  # the files could not be removed, so keep the record
+                with db.transaction():  # the files could not be removed, so keep the record
+                    db.register(model)
+                    for version in versions:
+                        db.save_version(model.model_id, version)
                 raise
     default = suggest_new_default((model.model_id, *model.aliases))
     return Removal(model.model_id, tuple(locations), freed, kept, done=not dry_run, llm_default=default)
@@ -117,14 +155,25 @@ def _is_removable(path: Path) -> bool:
     return is_own or os.access(path.parent, os.W_OK)
 
 
-def _delete_files(model: LocalModel, files: Sequence[LocalFile]) -> None:
-    if model.place == "cache":
-        from llm_hf_models.hub.cache_files import delete_cached_files  # imported late: only needed here
+def _exists(file: LocalFile) -> bool:
+    return Path(file.location).exists()
 
-        for cache, locations in group_by_cache(files).items():
-            delete_cached_files(cache, locations)
-        return
-    for path in (Path(file.location) for file in files):
+
+def delete_from_cache(files: Iterable[LocalFile]) -> None:
+    """Delete files of models from the Hugging Face cache."""
+    from llm_hf_models.hub.cache_files import delete_cached_files  # imported late: only needed here
+
+    for cache, locations in group_by_cache(files).items():
+        delete_cached_files(cache, locations)
+
+
+def _delete_files(model: LocalModel, versions: Sequence[ModelVersion], files: Sequence[LocalFile]) -> None:
+    """Delete files of a model and of its other versions, which are always in the cache."""
+    in_cache = {file.location for version in versions for file in version.files}
+    if model.place == "cache":
+        in_cache |= {file.location for file in model.files}
+    delete_from_cache(file for file in files if file.location in in_cache)
+    for path in (Path(file.location) for file in files if file.location not in in_cache):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -15,17 +16,38 @@ from llm_hf_models.library.records import (
     EndpointHealth,
     LocalModel,
     ModelState,
+    ModelVersion,
 )
-from llm_hf_models.models.types import LocalModelView
+from llm_hf_models.models.types import LocalModelView, VersionView
 
 
-def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
+def make_full_view(
+    model: LocalModel, health: EndpointHealth | None = None, versions: Sequence[ModelVersion] = ()
+) -> LocalModelView:
     """Build the view of a local model, including every default that applies to it."""
     # Imported late: a list of models does not need the modules for engines.
     from llm_hf_models.models.default_options import list_effective_defaults, list_sampling
 
     view = make_view(model, health)
-    return replace(view, defaults=list_effective_defaults(model), sampling=list_sampling(model))
+    return replace(
+        view,
+        defaults=list_effective_defaults(model),
+        sampling=list_sampling(model),
+        other_versions=tuple(map(_make_version_view, versions)),
+    )
+
+
+def _make_version_view(version: ModelVersion) -> VersionView:
+    test = next((check for check in version.checks if check.kind == "load_test"), None)
+    problem = f"{test.result}: {test.detail.get('reason') or ''}".rstrip(": ") if test else None
+    return VersionView(
+        version.commit,
+        version.state,
+        version.size,
+        version.is_complete,
+        version.replaced,
+        problem if version.state == "refused" else None,
+    )
 
 
 def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
@@ -56,6 +78,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         health=health,
         fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
         left_out=_find_left_out(model),
+        pinned=model.pinned,
     )
 
 

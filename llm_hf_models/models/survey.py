@@ -16,10 +16,10 @@ from llm_hf_models.models.types import LibrarySurvey
 def survey(context: Context, text: str) -> LibrarySurvey:
     """Return the local models with `text` in their id or in an alias, newest first."""
     with context.open_database() as db:
-        every = db.list_models()
+        every, versions = db.list_models(), db.list_all_versions()
     wanted = text.casefold()
     models = [each for each in every if any(wanted in name.casefold() for name in (each.model_id, *each.aliases))]
-    states, planner = updates.find_updates(context, models), RemovalPlanner(every)
+    states, planner = updates.find_updates(context, models), RemovalPlanner(every, versions)
     views = tuple(
         replace(
             local_models.make_view(model),

@@ -67,6 +67,10 @@ class Event:
 Progress = Callable[[Event], None]
 
 
+def ignore_event(event: Event) -> None:
+    """Ignore a progress event."""
+
+
 @dataclass(frozen=True)
 class ExpectedFile:
     """The size in bytes and the digest of a file, as the Hub recorded them at the pinned commit."""

@@ -28,7 +28,7 @@ READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
     "list_importable", "list_options",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
-    "plan_gc", "plan_removal",
+    "outdated", "plan_gc", "plan_removal", "plan_rollback", "plan_update",
     "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
@@ -46,17 +46,20 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "login": (("hf_secret",), "login", ""),
     "logout": ((), "logout", ""),
     "pause": ((1,), "pause", "1"),
+    "pin": (("tiny",), "pin", "tiny"),
     "prompt": (("tiny", "Hello"), "prompt", "tiny"),
     "pull": ((REPO,), "pull", REPO),
     "remove": (("tiny",), "delete", "tiny"),
     "remove_alias": (("small",), "remove alias", "small"),
     "resume": ((1,), "resume", "1"),
     "retry": ((1,), "retry", "1"),
+    "rollback": (("tiny",), "rollback", "tiny"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
     "uninstall": ((), "uninstall", ""),
+    "update": ((["tiny"],), "update", "tiny"),
     "verify": (("tiny",), "verify", "tiny"),
 }
 

@@ -42,6 +42,7 @@ from llm_hf_models.types import (
     TokenStatus,
     Uninstallation,
 )
+from llm_hf_models.updates.types import OutdatedModels, UpdatedModel, UpdatedModels, UpdatePlan
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 
@@ -75,6 +76,12 @@ OUTPUTS: dict[str, Any] = {
     "rm": Removal,
     "import": ImportResult,
     "gc": Cleanup,
+    "outdated": OutdatedModels,
+    "update": UpdatedModels,
+    "update --dry-run": UpdatePlan,
+    "rollback": UpdatedModel,
+    "rollback --dry-run": PullPlan,
+    "pin": LocalModelView,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,
