@@ -59,6 +59,8 @@ _TOOL_FOR = {
     "test": "hf_verify_model",
     "rm": "hf_delete_model",
     "alias": "hf_edit_aliases",
+    "outdated": "hf_list_models",
+    "update": "hf_update_model",
     "status": "hf_status",
 }
 # The next step for an agent, if the hint is only for a user at a terminal.

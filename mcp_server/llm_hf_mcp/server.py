@@ -26,6 +26,7 @@ from llm_hf_mcp.time_limit import start_timer
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
+from llm_hf_mcp.tools import updates as tools_updates
 from llm_hf_mcp.verbosity import relax_schema
 from llm_hf_models import types
 from llm_hf_models.agent_library import AgentLibrary
@@ -112,6 +113,14 @@ TOOLS = (
         writes=False,
         open_world=True,
         lists_commands=True,
+    ),
+    ToolSpec(
+        tools_updates.update_model,
+        "Update a local model",
+        results.UpdateModelResult,
+        destroys=True,  # it removes the files of the old version
+        open_world=True,
+        command="llm hf update NAME",
     ),
     ToolSpec(
         tools_local.verify_model,

@@ -121,6 +121,7 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_verify_model", {"name": ref}),
         ("hf_run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
         ("hf_edit_aliases", {"name": ref, "add": ["hostile"]}),
+        ("hf_update_model", {"name": ref}),
         ("hf_status", {}),
         ("hf_delete_model", {"name": ref, "confirm": f"hf/{ref}"}),
     ]

@@ -75,6 +75,7 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
+        ("hf_update_model", {"name": local}),
         ("hf_status", {}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]

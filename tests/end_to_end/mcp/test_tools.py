@@ -29,7 +29,14 @@ hub = mcp_hub.hub
 pulled = mcp_hub.pulled
 
 LOOKING = {"hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status"}
-CHANGING = {"hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases"}
+CHANGING = {
+    "hf_download_model",
+    "hf_control_download",
+    "hf_verify_model",
+    "hf_run_prompt",
+    "hf_edit_aliases",
+    "hf_update_model",
+}
 
 
 def read_audit_log(home: Home) -> list[dict[str, Any]]:
