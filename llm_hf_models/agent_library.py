@@ -22,6 +22,7 @@ from llm_hf_models import paths, policy
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
+from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.redaction import redact
 from llm_hf_models.service import Library
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
+    from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
     from llm_hf_models.transfer.types import Progress
 
@@ -68,11 +70,17 @@ def log_path() -> Path:
 def _name(subject: policy.Subject) -> str | None:
     if isinstance(subject, PullPlan):
         return subject.ref
+    if isinstance(subject, CollectionDeletion):
+        return subject.name
     return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
 
 
 def _refuse_uninstallation() -> NoReturn:
     raise PolicyError("Agents may not uninstall", hint="A person can run `llm hf uninstall`.")
+
+
+def _refuse_trust() -> NoReturn:
+    raise PolicyError("Agents may not choose whom to trust", hint="A person can run `llm hf trust`.")
 
 
 @dataclass(frozen=True)
@@ -350,9 +358,32 @@ class AgentLibrary(Library):
     logout = _limit(Library.logout, "logout")
     set_setting = _limit(Library.set_setting, "set", "{key}")
 
+    create_collection = _limit(Library.create_collection, "create collection", "{name}")
+    add_to_collection = _limit(Library.add_to_collection, "change collection", "{name}")
+    remove_from_collection = _limit(Library.remove_from_collection, "change collection", "{name}")
+    rename_collection = _limit(Library.rename_collection, "rename collection", "{name}")
+
+    def prepare_collection_deletion(self, name: str) -> PreparedChange[CollectionDeletion]:
+        """Plan the deletion of a collection, and return it with the requests that need consent first."""
+        return self._prepare("delete", name, partial(self.plan_collection_deletion, name))
+
+    def delete_collection(self, name: str | PreparedChange[CollectionDeletion]) -> CollectionDeletion:
+        """Delete a collection, as `Library.delete_collection` does."""
+        delete = super().delete_collection
+        change = self.prepare_collection_deletion(name) if isinstance(name, str) else name
+        return self._change(change, lambda deletion: delete(deletion.name))
+
     def uninstall(self, *, keep_models: bool = False) -> Uninstallation:  # noqa: ARG002 - as in Library
         """Refuse: only a person removes the library, its settings and the token."""
         return self._change_directly("uninstall", "", _refuse_uninstallation)
+
+    def add_trusted_signer(self, owner: str, **_: object) -> TrustChange:
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("trust", owner, _refuse_trust)
+
+    def remove_trusted_signers(self, which: str, *, dry_run: bool = False) -> TrustChange:  # noqa: ARG002 - as in Library
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("stop trusting", which, _refuse_trust)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

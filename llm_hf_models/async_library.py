@@ -86,6 +86,15 @@ class AsyncLibrary:
     uninstall = _run_in_thread(Library.uninstall)
     set_options = _run_in_thread(Library.set_options)
     attach = _run_in_thread(Library.attach)
+    list_collections = _run_in_thread(Library.list_collections)
+    show_collection = _run_in_thread(Library.show_collection)
+    list_collection_members = _run_in_thread(Library.list_collection_members)
+    create_collection = _run_in_thread(Library.create_collection)
+    add_to_collection = _run_in_thread(Library.add_to_collection)
+    remove_from_collection = _run_in_thread(Library.remove_from_collection)
+    rename_collection = _run_in_thread(Library.rename_collection)
+    plan_collection_deletion = _run_in_thread(Library.plan_collection_deletion)
+    delete_collection = _run_in_thread(Library.delete_collection)
     list_engines = _run_in_thread(Library.list_engines)
     stop_engines = _run_in_thread(Library.stop_engines)
     login = _run_in_thread(Library.login)
@@ -96,6 +105,10 @@ class AsyncLibrary:
     settings = _run_in_thread(Library.settings)
     get_setting = _run_in_thread(Library.get_setting)
     set_setting = _run_in_thread(Library.set_setting)
+
+    list_trusted_signers = _run_in_thread(Library.list_trusted_signers)
+    add_trusted_signer = _run_in_thread(Library.add_trusted_signer)
+    remove_trusted_signers = _run_in_thread(Library.remove_trusted_signers)
 
     async def pull(
         self, ref: str | PullPlan, options: PullOptions | None = None, *, progress: Progress = ignore_event

@@ -46,6 +46,10 @@ class UsageError(BadInputError):
     """The words of a command line are invalid, such as an unknown option or a missing argument."""
 
 
+class BadKeyError(BadInputError):
+    """A key or certificate can't be used for signatures, or its passphrase is wrong."""
+
+
 class BadRefError(BadInputError):
     """The name is not a valid model ref, or the file name could leave its folder."""
 
@@ -74,8 +78,20 @@ class NoGgufError(NotFoundError):
     """The repo has no GGUF file."""
 
 
+class UnknownSignerError(NotFoundError):
+    """No trusted signer has this number or owner."""
+
+
 class UnknownModelError(NotFoundError):
     """No local model has this name."""
+
+
+class UnknownCollectionError(NotFoundError):
+    """No collection has this name, or the collection does not have this member."""
+
+
+class CircularCollectionError(BadInputError):
+    """A collection would contain itself; the cause has the path."""
 
 
 class AmbiguousNameError(BadInputError):
@@ -203,6 +219,10 @@ class InvalidGgufError(VerificationError):
         self.offset = offset
 
 
+class BadSignatureError(VerificationError):
+    """A signature file is not in the OMS format or contradicts itself, or something can't be signed in that format."""
+
+
 class SlowHeaderError(VerificationError):
     """A model's header could not be read within its time limit, so it was not checked."""
 
@@ -221,6 +241,10 @@ class PolicyError(HfModelsError):
 
 class ConsentError(PolicyError):
     """An agent attempts an action that needs a person's consent first."""
+
+
+class SignatureRefusedError(HfModelsError):
+    """A repo's signature contradicts its files, or is not the one that the settings require."""
 
 
 class UnsafeFileError(PolicyError):

@@ -5,7 +5,7 @@ The `agent_…` settings define these limits. `agent_library.py` applies them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llm_hf_models import settings
@@ -13,6 +13,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
+from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
@@ -21,7 +22,10 @@ from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearanc
 from llm_hf_models.updates.types import UpdatePlan
 
 # The plan of a change, or the model to prompt.
-Subject = PullPlan | UpdatePlan | Removal | LocalModelView | DownloadChange | DownloadClearance | EngineStop | None
+Subject = (
+    PullPlan | UpdatePlan | Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance
+    | EngineStop | None
+)  # fmt: skip
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
 _STARTERS = {"cli": "a person started in a terminal", "python": "a Python program started"}
@@ -50,15 +54,17 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
     Raises:
         PolicyError: With this pull, the library would exceed its limit.
     """
-    if isinstance(subject, PullPlan):
-        _refuse_to_overfill(context, limits, subject)
-        return tuple(_request_pull_consent(context, limits, subject))
-    if isinstance(subject, UpdatePlan):
-        plans = (each.plan for each in subject.models if each.plan is not None)
-        return tuple(request for plan in plans for request in review(context, limits, plan))
+    if isinstance(subject, PullPlan | UpdatePlan):
+        plans = [subject] if isinstance(subject, PullPlan) else [one.plan for one in subject.models if one.plan]
+        _refuse_to_overfill(context, limits, plans)
+        return tuple(request for plan in plans for request in _request_pull_consent(context, limits, plan))
     if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
         return (ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?"),)
+    if isinstance(subject, CollectionDeletion):
+        count = len(subject.collections)
+        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+        return (ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept."),)
     if isinstance(subject, LocalModelView):
         return tuple(_request_run_consent(subject))
     if isinstance(subject, DownloadChange):
@@ -76,13 +82,13 @@ def _quote(name: str) -> str:
     return quote_label(name, MAX_NAME_CHARS)
 
 
-def _refuse_to_overfill(context: Context, limits: Settings, plan: PullPlan) -> None:
+def _refuse_to_overfill(context: Context, limits: Settings, plans: Iterable[PullPlan]) -> None:
     limit = limits.agent_max_total_bytes
     if not limit:
         return
     with context.open_database() as db:
         sizes = {file.location: file.size for model in db.list_models() for file in model.files}
-        total = sum(sizes.values()) + plan.fetch_bytes
+        total = sum(sizes.values()) + sum(plan.fetch_bytes for plan in plans)
     if total > limit:
         raise PolicyError(
             f"With this pull the library would take {format_size(total)}, over the limit for agents",

@@ -14,6 +14,8 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.transfer.types import ignore_event
+from llm_hf_models.verbs.collections import CollectionVerbs
+from llm_hf_models.verbs.trust import TrustVerbs
 from llm_hf_models.verbs.updates import UpdateVerbs
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(UpdateVerbs):
+class Library(CollectionVerbs, TrustVerbs, UpdateVerbs):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library

@@ -165,6 +165,11 @@ class Settings(BaseModel):
     )
     allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
     allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
+    require_signature: Literal["off", "if-present", "owners"] = Field(
+        "off",
+        description="Refuse a pull if the repo's signature is not proven (`if-present`), or also if an owner with"
+        " signers in `llm hf trust` has no signature by one of them that lists all files (`owners`).",
+    )
     agent_read_only: bool = Field(False, description="Agents (the MCP server) may view models but change nothing.")
     agent_allow_delete: bool = Field(False, description="Agents may delete models, each time with a person's consent.")
     agent_ask_above_bytes: int = Field(

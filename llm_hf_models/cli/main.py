@@ -33,11 +33,11 @@ hf = HfGroup(
         "Download queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),
         "On this machine": (
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
-            "this_machine:rm this_machine:import_ this_machine:gc"
+            "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
         ),
         "Versions": "updates:outdated updates:update updates:rollback updates:pin",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
-        "Account": "account:login account:logout account:whoami",
+        "Account and trust": "account:login account:logout account:whoami trust:trust",
         "This installation": (
             "installation:status installation:settings installation:mirror installation:mcp installation:uninstall"
         ),

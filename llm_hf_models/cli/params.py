@@ -126,6 +126,24 @@ class LocalName(_CompletableName):
         ]
 
 
+class CollectionName(_CompletableName):
+    """The name of a collection."""
+
+    name = "collection"
+
+    def list_completions(self) -> list[CompletionItem]:
+        """Return the names of all collections with their notes."""
+        return [CompletionItem(row.name, help=row.note) for row in open_library().list_collections()]
+
+
+class MemberName(LocalName):
+    """The name of a local model or of a collection, or a ref."""
+
+    def list_completions(self) -> list[CompletionItem]:
+        """Return the names of the local models and of the collections."""
+        return [*super().list_completions(), *CollectionName().list_completions()]
+
+
 class SettingKey(_CompletableName):
     """The name of a setting."""
 
@@ -227,6 +245,16 @@ def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = Fa
         return value
 
     return click.option("-q", "--quiet", is_flag=True, help=text, callback=store, expose_value=is_passed)
+
+
+def dry_run_option(command: F) -> F:
+    """Add `--dry-run`."""
+    return click.option("--dry-run", is_flag=True, help="Show the result without changing anything.")(command)
+
+
+def yes_option(command: F) -> F:
+    """Add `-y`, which skips a question."""
+    return click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")(command)
 
 
 def aliases_option(command: F) -> F:

@@ -20,6 +20,7 @@ OTHER_NAMES = {
     "aliases": "llm hf alias",
     "auth": "llm hf login",
     "chat": "llm chat -m NAME",
+    "collections": "llm hf collection list",
     "clean": "llm hf gc",
     "config": "llm hf settings",
     "configure": "llm hf settings",

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from llm_hf_models.downloads.file_verifier import FileVerifier
 from llm_hf_models.downloads.local_files import build_partial_path, build_whole_path, count_partial_bytes
+from llm_hf_models.downloads.manifest_digests import ManifestDigests
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
+from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.system.disk import require_space, sync_folder
 from llm_hf_models.system.hashing import copy_with_digests
 from llm_hf_models.system.ownership import count_owning_processes
@@ -44,12 +46,13 @@ class FileFetcher:
         get_rate_limit: Callable[[], int],
         progress: Progress,
         stop: threading.Event,
+        manifest: SignedManifest | None = None,
     ) -> None:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._get_connection_limit = get_connection_limit or (lambda: limits.connections)
         self._get_rate_limit, self._rate_limiter = get_rate_limit, RateLimiter(self._divide_rate)
-        self.verifier = FileVerifier(progress, stop)
+        self.verifier, self.manifest_digests = FileVerifier(progress, stop), ManifestDigests(manifest)
         self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # partial files that this call or another process downloads
@@ -152,7 +155,7 @@ class FileFetcher:
             return False
 
         with self._stop_on_failure():
-            return download_file(
+            is_downloaded = download_file(
                 lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
                 ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
                 partial,
@@ -163,7 +166,11 @@ class FileFetcher:
                 stop=self._stop,
                 final_path=whole,
                 is_already_present=complete_without_download,
+                create_observer=lambda: self.manifest_digests.start(file.path),
             )
+        if is_downloaded:
+            self.manifest_digests.finish(file.path)
+        return is_downloaded
 
     def _copy(self, file: HubFile, source: Path, whole: Path) -> bool:
         """Copy `source` to `whole`. Return False if `source` has the wrong digest or has been removed."""

@@ -11,6 +11,7 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.types import FileScan, HubFile, ScanState
+from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.system.arguments import check_fields
 from llm_hf_models.system.json_values import Result
@@ -107,6 +108,7 @@ class PullPlan(Result):
     scan_warnings: tuple[str, ...] = ()  # reports that a person should read before the pull
     scan_state: ScanState | None = None  # None in plans of earlier versions
     scan_problem: str | None = None  # why the Hub was not asked for the reports, or did not answer
+    signature: SignatureReport | None = None  # the facts about the repo's signature; None if it has none
     unsafe: tuple[str, ...] = ()  # files that a scanner reports as unsafe, pulled because of `--allow-unsafe`
     hub: Mapping[str, Any] | None = None  # the Hub's metadata about the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import fetch_variant, hub_scans, version_switch, xet_child
+from llm_hf_models.downloads import fetch_variant, hub_scans, signature_checks, version_switch, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan import complete_draft
@@ -27,7 +27,9 @@ from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.projector_choice import WITHOUT_HINT
+from llm_hf_models.models.repo_signature import make_check
 from llm_hf_models.models.variant_choice import refuse_invalid
+from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
 
 
@@ -150,8 +152,10 @@ def _fetch_and_register(
         version_switch.protect_target(context, plan)
     started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
     to_download = {file.path for file in plan.files if not file.local and not file.copy}
-    stored = _fetch_files(context, row, plan, counter, stop)
+    manifest = signature_checks.find_manifest_to_compare(context, plan)
+    stored = _fetch_files(context, row, plan, manifest, counter, stop)
     running.mark_verifying()
+    plan = signature_checks.compare_stored_files(context, plan, manifest, stored)
     model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
     before = _find_registered(context, plan)
     is_copy = before is not None and _is_registered_elsewhere(before, plan)
@@ -223,7 +227,12 @@ def _store_options(context: Context, plan: PullPlan, model_id: str) -> None:
 
 
 def _fetch_files(
-    context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
+    context: Context,
+    row: Download,
+    plan: PullPlan,
+    manifest: SignedManifest | None,
+    progress: Progress,
+    stop: threading.Event,
 ) -> list[fetch_variant.StoredFile]:
     if list_restrictions(plan):
         context.unlock_token()  # before the threads of the transfer need it
@@ -243,6 +252,7 @@ def _fetch_files(
             get_rate_limit=share.get_rate_limit,
             progress=progress,
             stop=stop,
+            manifest=manifest,
         )
     by_xet = _fetch_with_xet(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
     stored = fetch_variant.fetch_into_cache(
@@ -257,6 +267,7 @@ def _fetch_files(
         get_rate_limit=share.get_rate_limit,
         progress=progress,
         stop=stop,
+        manifest=manifest,
     )
     return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
 
@@ -365,7 +376,9 @@ def _build_checks(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
     has_answer = plan.scan_problem is None or plan.scan_state == "issues reported"
+    signature = (make_check(plan.signature),) if plan.signature else ()
     return (
+        *signature,
         Check("digest", "matches", now, matches),
         Check("scan", plan.scan or "not reported" if has_answer else "not asked", now, scan),
         Check("structure", "valid", now, {"findings": structure, "left_out": plan.left_out}),

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import NewVersionError, StorageError, UnknownModelError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
@@ -21,6 +23,7 @@ from llm_hf_models.models.local_models import format_pull_ref
 from llm_hf_models.system.units import format_size
 
 PASSED = "loads"
+FROM_HUB = ("scan", "signature")  # checks of a version that need the Hub
 
 
 def protect_target(context: Context, plan: PullPlan) -> None:
@@ -38,7 +41,7 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel)
     """Load-test a new version of a model, and return it with the result.
 
     A version with the same files takes over the last load test. A version that the model had before takes over the
-    report of the Hub's scanners from then.
+    reports about scans and signatures from then.
 
     Raises:
         NewVersionError: The new version failed the load test. Its files are kept until `gc` or the next update.
@@ -46,9 +49,9 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel)
     model = replace(model, options=before.options, quant=before.quant)
     with context.open_database() as db:
         known = next((one for one in db.list_versions(model.model_id) if one.commit == model.commit), None)
-    scan = next((check for check in known.checks if check.kind == "scan"), None) if known else None
-    if scan is not None:
-        model = replace(model, checks=(scan, *(check for check in model.checks if check.kind != "scan")))
+    recorded = {check.kind: check for check in known.checks[::-1] if check.kind in FROM_HUB} if known else {}
+    others = (check for check in model.checks if check.kind not in recorded)
+    model = replace(model, checks=(*recorded.values(), *others))
     if _list_digests(before) == _list_digests(model):
         tested = before.latest_check("load_test")
         return replace(model, checks=(*model.checks, *([tested] if tested else [])))
@@ -82,6 +85,7 @@ def complete_switch(context: Context, before: LocalModel, model: LocalModel) -> 
         if {file.location for file in before.files} != {file.location for file in model.files}:
             _retire_engines(db, model.model_id)
     try:
+        _cancel_superseded(context, model.model_id)
         remove_abandoned_files(context, model.model_id)
     except StorageError as error:
         return [f"the files of the previous version were not removed: {error.message}"]
@@ -93,6 +97,22 @@ def _retire_engines(db: Database, model_id: str) -> None:
     for row in running_engines.list_running_engines(db):
         if row.model_id == model_id:
             running_engines.get_engine_folder(row).renew_lease(0)
+
+
+def _cancel_superseded(context: Context, model_id: str) -> None:
+    """Cancel the interrupted updates and rollbacks of a model, which now has another version, and remove their files.
+
+    Otherwise nothing would end an update that was interrupted before the repo changed again.
+    """
+    stale, superseded = context.stale_seconds(), []
+    with context.open_database() as db, db.transaction():
+        for row in db.list_downloads(states=("paused",), limit=-1):
+            plan = load_plan_if_readable(row)
+            is_of_model = plan is not None and plan.switch is not None and plan.model_id == model_id
+            if is_of_model and not row.is_owner_running(stale_seconds=stale):
+                db.update_download(row.id, state="cancelled", wanted=None)
+                superseded.append(row)
+    remove_leftovers(context, superseded)
 
 
 def remove_abandoned_files(context: Context, model_id: str) -> None:

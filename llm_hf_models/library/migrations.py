@@ -89,14 +89,18 @@ MIGRATIONS: tuple[str, ...] = (
         created real not null
     );
     create table collection_members (
+        id integer primary key,
         collection integer not null references collections(id) on delete cascade,
-        position integer not null,
-        ref text not null collate nocase,
+        ref text collate nocase,
+        child integer references collections(id) on delete cascade,
         role text collate nocase,
         note text not null default '',
-        primary key (collection, ref)
+        unique (collection, ref),
+        unique (collection, child),
+        check ((ref is null) <> (child is null))
     );
     create unique index collection_roles on collection_members(collection, role) where role is not null;
+    create index collection_children on collection_members(child) where child is not null;
     create table versions (
         id integer primary key,
         model integer not null references models(id) on delete cascade,

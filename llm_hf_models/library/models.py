@@ -12,9 +12,10 @@ from typing import Any
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_template
 from llm_hf_models.gguf.spellings import find_named, list_file_names
+from llm_hf_models.library.collections import CollectionTables
 from llm_hf_models.library.records import KIND, TEMPLATE, Check, LocalFile, LocalModel
 from llm_hf_models.library.registered_models import list_repo_names
-from llm_hf_models.library.sqlite_file import Row, SQLiteFile, encode_json, translate_row_errors
+from llm_hf_models.library.sqlite_file import Row, encode_json, translate_row_errors
 from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.system.text import suggest_word
 
@@ -31,7 +32,7 @@ def parse_facts(text: str) -> ModelFacts:
     return ModelFacts(**known)
 
 
-class ModelTables(SQLiteFile):
+class ModelTables(CollectionTables):
     """The part of the database that stores local models."""
 
     def register(self, model: LocalModel) -> LocalModel:
@@ -98,8 +99,8 @@ class ModelTables(SQLiteFile):
     def find_model(self, name: str) -> LocalModel:
         """Find a model by a name that a user typed.
 
-        A name is an id with or without `hf/`, an alias, a repo with one local variant, or a file's name. The
-        quantization in it may have any spelling that a pull accepts.
+        A name is an id with or without `hf/`, an alias, a repo with one local variant, a file's name, or the role of
+        a model in a collection. The quantization in it may have any spelling that a pull accepts.
 
         Raises:
             UnknownModelError: no model has this name.
@@ -122,9 +123,18 @@ class ModelTables(SQLiteFile):
                 raise AmbiguousNameError(
                     f"{name[:MAX_NAME_CHARS]!r} names {len(found)} local models", cause=names, hint="Use one of these."
                 )
+        if ref := self.find_role(name.strip()):  # `hf://…` never is a role
+            return self._find_model_of_role(ref, name)
         known = [each for m in every for each in (*m.aliases, m.model_id, _extract_name(m.model_id))]
         hint = suggest_word(name, known) + "List the local models with `llm hf list`."
         raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
+
+    def _find_model_of_role(self, ref: str, name: str) -> LocalModel:
+        if model_id := self.find_local_ids([ref])[ref]:
+            return self.get_model(model_id)
+        raise UnknownModelError(
+            f"{ref}, which is {name[:MAX_NAME_CHARS]}, is not on this machine", hint=f"llm hf pull {ref}"
+        )
 
     def _load_models(self, tail: str, *values: object) -> list[LocalModel]:
         with self.snapshot():

@@ -16,6 +16,7 @@ from llm_hf_models.inference import running_engines
 from llm_hf_models.library.records import Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import suggest_new_default
+from llm_hf_models.models.repo_signature import judge_again, make_check
 from llm_hf_models.models.types import Removal, Verification
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.disk import count_freed_bytes
@@ -196,10 +197,12 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
         )  # fmt: skip
+        signature = judge_again(context, model)
+        if signature is not None:
+            db.add_check(model.model_id, make_check(signature))
         view = make_view(db.get_model(model.model_id))
-    return Verification(
-        model.model_id, matches, unchanged, files, None if matches else view.fix, model.latest_check("scan")
-    )
+    fix = None if matches else view.fix
+    return Verification(model.model_id, matches, unchanged, files, fix, model.latest_check("scan"), signature)
 
 
 def _has_difference(files: Sequence[tuple[str, str]]) -> bool:

@@ -16,6 +16,7 @@ from llm_hf_models.library.records import (
     ModelState,
     VersionState,
 )
+from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.system.json_values import Result, UnixTime
 
 
@@ -155,6 +156,7 @@ class Verification(Result):
     files: tuple[tuple[str, str], ...]  # (path, result)
     fix: str | None = None
     scan: Check | None = None  # the scan reports from the time of the pull
+    signature: SignatureReport | None = None  # with the signers that are trusted now; None if the repo had none
 
 
 @dataclass(frozen=True)

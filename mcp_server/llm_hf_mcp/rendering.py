@@ -119,6 +119,7 @@ def format_model(info: GetModelResult) -> Report:
             f"context {info.context_length:,}" if info.context_length else None,
             f"gated ({info.access})" if info.gated else None,
             "Hub scan: " + (info.scan if info.scan_state != "not reported" else NO_REPO_SCAN),
+            f"signature: {_quote(info.signature.summary)}" if info.signature else None,
         ]
     )
     chosen = next((variant for variant in info.variants if variant.chosen), None)
@@ -355,7 +356,7 @@ def _format_checks(found: LocalModelView, *, every: bool = True) -> list[str]:
 
 def _format_check_result(result: str, detail: Mapping[str, Any]) -> str:
     """Return the result of a check. If the Hub was not asked for its scans, add the reason."""
-    reason = detail.get("problem") if result == "not asked" else None
+    reason = detail.get("problem") if result == "not asked" else detail.get("summary")
     return f"{result}: {_quote(str(reason))}" if reason else result
 
 
@@ -366,6 +367,7 @@ def format_verification(verification: VerifyModelResult) -> Report:
     text = _join_lines(
         f"{verification.digest.model_id}: digest {_format_digest(verification)}",
         *(f"  {quote_label(path)}: {result}" for path, result in verification.digest.files),
+        f"signature: {_quote(verification.digest.signature.summary)}" if verification.digest.signature else None,
         f"structure: {structure.errors} errors, {structure.warnings} warnings"
         if structure
         else "structure: not checked",

@@ -26,19 +26,25 @@ PLAN = PullPlan(
 )  # fmt: skip
 READING = {
     "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
-    "list_importable", "list_options",
+    "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
+    "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "outdated", "plan_gc", "plan_removal", "plan_rollback", "plan_update",
-    "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
+    "list_trusted_signers", "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "add_alias": (("tiny", "small"), "alias", "tiny small"),
+    "add_trusted_signer": (("acme",), "trust", "acme"),
+    "remove_trusted_signers": (("acme",), "stop trusting", "acme"),
+    "add_to_collection": (("coding", "tiny"), "change collection", "coding"),
     "attach": (("far", "http://127.0.0.1:1/v1"), "attach", "far"),
     "cancel": ((1,), "cancel", "1"),
     "change_aliases": (("tiny",), "alias", "tiny"),
     "clear_downloads": ((), "clear downloads", ""),
     "continue_in_background": ((PLAN,), "to_background", REPO),
+    "create_collection": (("coding",), "create collection", "coding"),
+    "delete_collection": (("coding",), "delete", "coding"),
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),
     "enqueue": ((REPO,), "download", REPO),
     "gc": ((), "gc", ""),
@@ -51,6 +57,8 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "pull": ((REPO,), "pull", REPO),
     "remove": (("tiny",), "delete", "tiny"),
     "remove_alias": (("small",), "remove alias", "small"),
+    "remove_from_collection": (("coding", "tiny"), "change collection", "coding"),
+    "rename_collection": (("coding", "code"), "rename collection", "coding"),
     "resume": ((1,), "resume", "1"),
     "retry": ((1,), "retry", "1"),
     "rollback": (("tiny",), "rollback", "tiny"),

@@ -22,7 +22,9 @@ from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
+from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
     ImportResult,
     LoadTestReport,
@@ -75,6 +77,18 @@ OUTPUTS: dict[str, Any] = {
     "verify --all": tuple[Verification, ...],
     "rm": Removal,
     "import": ImportResult,
+    "collection": CollectionList,
+    "collection create": CollectionView,
+    "collection add": CollectionView,
+    "collection remove": CollectionView,
+    "collection list": CollectionList,
+    "collection show": CollectionView,
+    "collection rename": CollectionView,
+    "collection delete": CollectionDeletion,
+    "trust": TrustedSigners,
+    "trust add": TrustChange,
+    "trust list": TrustedSigners,
+    "trust remove": TrustChange,
     "gc": Cleanup,
     "outdated": OutdatedModels,
     "update": UpdatedModels,

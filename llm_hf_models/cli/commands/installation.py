@@ -11,7 +11,15 @@ import click
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli import mcp_hosts, output
 from llm_hf_models.cli.framework import format_examples, open_library
-from llm_hf_models.cli.params import LOOPBACK, SettingKey, confirm, json_option, listen_options, quiet_option
+from llm_hf_models.cli.params import (
+    LOOPBACK,
+    SettingKey,
+    confirm,
+    json_option,
+    listen_options,
+    quiet_option,
+    yes_option,
+)
 from llm_hf_models.cli.views import host_config as host_views
 from llm_hf_models.cli.views import local as local_views
 from llm_hf_models.system.units import format_size
@@ -137,7 +145,7 @@ def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[
 @click.command(epilog=format_examples("llm hf uninstall --dry-run", "llm hf uninstall --keep-models"))
 @click.option("--keep-models", is_flag=True, help="Keep the files of the models, for other tools.")
 @click.option("--dry-run", is_flag=True, help="List the files without removing anything.")
-@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@yes_option
 @quiet_option("Print nothing, except for the list of --dry-run.", is_passed=True)
 @json_option
 def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:

@@ -20,6 +20,7 @@ from llm_hf_models.cli.params import (
     kind_options,
     quiet_option,
     require_one_of,
+    yes_option,
 )
 from llm_hf_models.cli.several import emit_in_parts, use_each
 from llm_hf_models.cli.views import downloads as downloads_views
@@ -42,7 +43,7 @@ NOTHING_TO_REMOVE = "Nothing to remove."
 
 @click.command(epilog=format_examples("llm hf gc --dry-run", "llm hf gc -y"))
 @click.option("--dry-run", is_flag=True, help="List the leftovers without removing them.")
-@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@yes_option
 @quiet_option("Print nothing, except for the list of --dry-run.", is_passed=True)
 @json_option
 def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
@@ -211,7 +212,7 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
 
 @click.command(epilog=format_examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small walrus"))
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
-@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@yes_option
 @quiet_option("Hide notes.")
 @json_or_list_option
 def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:

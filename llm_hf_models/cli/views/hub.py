@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import Column, format_fields, format_table, wrap_words
+from llm_hf_models.cli.views.signatures import render_signature
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
@@ -108,6 +109,7 @@ def render_info(found: ModelInfo, max_width: int | None) -> str:
             ("Gated", _describe_gating(found) or "no"),
             ("Access", found.access),
             ("Hub scan", _describe_scan(found)),
+            ("Signature", render_signature(found.signature)),
             ("Downloads", cli_format.join_if_present(cli_format.format_number(found.downloads), "in 30 days")),
             ("Likes", cli_format.format_number(found.likes)),
             ("Created", cli_format.format_date(found.created)),
@@ -229,6 +231,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
                 "Hub scan",
                 "\n".join([planned.scan or "not reported", *cli_format.summarize_scans(map(asdict, planned.scans))]),
             ),
+            ("Signature", render_signature(planned.signature)),
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
             ("Download", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
         ],
@@ -266,6 +269,7 @@ def render_choice(planned: PullPlan, *, warns_of_memory: bool) -> str:
     lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
     lines += [f"Warning: Hub scan not asked: {planned.scan_problem}"] if planned.scan_problem else []
+    lines += [f"Warning: signature: {line}" for line in (planned.signature.warnings if planned.signature else ())]
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
               if finding.severity != "note"]  # fmt: skip
     return "\n".join(map(clean_text, lines))

@@ -191,6 +191,8 @@ def _format_check_title(check: Check) -> str:
 
 def _format_check(check: Check) -> str:
     detail: Mapping[str, Any] = check.detail
+    if check.kind == "signature":
+        return f"{detail.get('summary') or check.result}\nchecked on {cli_format.format_date(check.at)}"
     source = (
         f" {detail['repo']}@{str(detail['commit'])[: cli_format.SHORT_COMMIT]}"
         if detail.get("repo") and detail.get("commit")
@@ -214,6 +216,8 @@ def render_verification(done: Verification, max_width: int | None = None) -> str
     lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
     if done.scan is not None:
         lines.append(f"{done.model_id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
+    if done.signature is not None:
+        lines.append(f"{done.model_id}: Signature: " + done.signature.summary.replace("\n", "; "))
     if done.fix:
         lines.append(f"{'Verify' if done.unchanged else 'Repair'} it: {done.fix}")
     return "\n".join(wrap_words(clean_text(line), max_width, indent=INDENT) for line in lines)

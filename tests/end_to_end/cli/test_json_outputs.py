@@ -133,6 +133,26 @@ def test_output_of_commands_about_downloads_follows_the_schema() -> None:
     check_output("downloads clear", "downloads", "clear")
 
 
+def test_output_of_commands_about_collections_follows_the_schema() -> None:
+    check_output("collection create", "collection", "create", "coding/small", "--note", "for work")
+    check_output("collection add", "collection", "add", "coding", "owner/name:Q4_K_M", "--role", "best")
+    check_output("collection add", "collection", "add", "coding/small", "hf://owner/other")
+    for command in ("collection", "collection list"):
+        check_output(command, *command.split())
+    check_output("collection show", "collection", "show", "coding")
+    check_output("collection remove", "collection", "remove", "coding/small", "owner/other")
+    check_output("collection rename", "collection", "rename", "coding", "work")
+    check_output("collection delete", "collection", "delete", "work", "--dry-run")
+    check_output("collection delete", "collection", "delete", "work", "-y")
+
+
+def test_output_of_commands_about_trust_follows_the_schema() -> None:
+    check_output("trust add", "trust", "add", "acme", "--identity", "a@b.example", "--issuer", "https://b.example")
+    check_output("trust", "trust")
+    check_output("trust list", "trust", "list", "acme")
+    check_output("trust remove", "trust", "remove", "acme")
+
+
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_output("settings", "settings")
     check_output("settings KEY", "settings", "context", "4096")
