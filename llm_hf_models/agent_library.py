@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
+    from llm_hf_models.signatures.types import SigningResult
     from llm_hf_models.transfer.types import Progress
 
 MAX_LOG_BYTES = 5_000_000
@@ -72,7 +73,11 @@ def _name(subject: policy.Subject) -> str | None:
         return subject.ref
     if isinstance(subject, CollectionDeletion):
         return subject.name
-    return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
+    return subject.id if isinstance(subject, Removal | LocalModelView) else None
+
+
+def _refuse_signing() -> NoReturn:
+    raise PolicyError("Agents may not sign models", hint="A person can run `llm hf sign`.")
 
 
 def _refuse_uninstallation() -> NoReturn:
@@ -271,7 +276,7 @@ class AgentLibrary(Library):
         """Remove a local model, as `Library.remove` does."""
         remove = super().remove
         change = self.prepare_removal(name) if isinstance(name, str) else name
-        return self._change(change, lambda removal: remove(removal.model_id))
+        return self._change(change, lambda removal: remove(removal.id))
 
     def prompt(
         self,
@@ -287,7 +292,7 @@ class AgentLibrary(Library):
 
         def run(model: LocalModelView) -> PromptResult:
             limited = policy.limit_prompt_tokens(self._limits, options or {})
-            return prompt(model.model_id, text, system=system, options=limited, stop=stop)
+            return prompt(model.id, text, system=system, options=limited, stop=stop)
 
         return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
 
@@ -341,8 +346,8 @@ class AgentLibrary(Library):
         return self._change(change, lambda _: stop(name))
 
     def _find_engines(self, name: str | None) -> EngineStop:
-        model_id = self.show(name).model_id if name is not None else None
-        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.model_id)))
+        model_id = self.show(name).id if name is not None else None
+        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.id)))
 
     # Other changes
 
@@ -384,6 +389,10 @@ class AgentLibrary(Library):
     def remove_trusted_signers(self, which: str, *, dry_run: bool = False) -> TrustChange:  # noqa: ARG002 - as in Library
         """Refuse: only a person decides whom to trust."""
         return self._change_directly("stop trusting", which, _refuse_trust)
+
+    def sign(self, name: str, key: Path | str, **options: Any) -> SigningResult:  # noqa: ANN401, ARG002
+        """Refuse: only a person uses a private key."""
+        return self._change_directly("sign", name, _refuse_signing)
 
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""

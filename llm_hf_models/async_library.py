@@ -78,6 +78,7 @@ class AsyncLibrary:
     remove_alias = _run_in_thread(Library.remove_alias)
     change_aliases = _run_in_thread(Library.change_aliases)
     import_file = _run_in_thread(Library.import_file)
+    sign = _run_in_thread(Library.sign)
     prompt = _run_in_thread(Library.prompt)
     plan_gc = _run_in_thread(Library.plan_gc)
     gc = _run_in_thread(Library.gc)

@@ -60,7 +60,7 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
         return tuple(request for plan in plans for request in _request_pull_consent(context, limits, plan))
     if isinstance(subject, Removal):
         freed = format_size(subject.freed_bytes)
-        return (ConsentRequest("delete", subject.model_id, f"Delete {_quote(subject.model_id)} and free {freed}?"),)
+        return (ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?"),)
     if isinstance(subject, CollectionDeletion):
         count = len(subject.collections)
         what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
@@ -111,13 +111,13 @@ def _request_run_consent(model: LocalModelView) -> Iterator[ConsentRequest]:
     # The prompt itself verifies or refuses a file that has changed since its digest matched.
     digest = next((check.result for check in model.checks if check.kind == "digest"), None)  # the newest is first
     if model.state == "unverified" and digest != "matches":
-        text = f"Run {_quote(model.model_id)}, whose files were never verified against a digest?"
-        yield ConsentRequest("unverified", model.model_id, text)
+        text = f"Run {_quote(model.id)}, whose files were never verified against a digest?"
+        yield ConsentRequest("unverified", model.id, text)
     if model.endpoint:
         key = model.key_name or model.key_env
         with_key = f" with your API key {_quote(key)}" if key else ""
-        text = f"Prompt {_quote(model.model_id)} on {_quote(model.endpoint)}{with_key}?"
-        yield ConsentRequest("endpoint", model.model_id, text)
+        text = f"Prompt {_quote(model.id)} on {_quote(model.endpoint)}{with_key}?"
+        yield ConsentRequest("endpoint", model.id, text)
 
 
 def _request_control_consent(context: Context, limits: Settings, change: DownloadChange) -> Iterator[ConsentRequest]:
@@ -138,7 +138,7 @@ def _request_control_consent(context: Context, limits: Settings, change: Downloa
 
 def _request_interruption_consent(change: DownloadClearance | EngineStop) -> Iterator[ConsentRequest]:
     if isinstance(change, EngineStop):
-        if ids := sorted({engine.model_id for engine in change.engines}):
+        if ids := sorted({engine.id for engine in change.engines}):
             names = ", ".join(map(_quote, ids[:MAX_NAMES])) + (" and others" if len(ids) > MAX_NAMES else "")
             yield ConsentRequest("interrupt", "stop engines", f"Stop the engines of {names}, which may be in use?")
     elif count := sum(row.requested_by != AGENT for row in change.downloads):

@@ -15,6 +15,7 @@ from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.transfer.types import ignore_event
 from llm_hf_models.verbs.collections import CollectionVerbs
+from llm_hf_models.verbs.signatures import SignatureVerbs
 from llm_hf_models.verbs.trust import TrustVerbs
 from llm_hf_models.verbs.updates import UpdateVerbs
 
@@ -58,7 +59,7 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(CollectionVerbs, TrustVerbs, UpdateVerbs):
+class Library(CollectionVerbs, SignatureVerbs, TrustVerbs, UpdateVerbs):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library
@@ -326,38 +327,40 @@ class Library(CollectionVerbs, TrustVerbs, UpdateVerbs):
 
     # The library
 
-    def list(self, *, health: bool = False) -> tuple[LocalModelView, ...]:
-        """List the local models, newest first. With `health`, check whether the servers of remote models respond."""
+    def list(
+        self, *, health: bool = False, collection: str | None = None, with_collections: bool = False
+    ) -> tuple[LocalModelView, ...]:
+        """List the local models, newest first.
+
+        Args:
+            health: Check whether the servers of remote models respond.
+            collection: Return only the models of a collection.
+            with_collections: Fill in the names of the collections of each model.
+        """
         from llm_hf_models.models import local_models
 
-        with self._context.open_database() as db:
-            models = db.list_models()
-        states = {}
-        if health and (remote := [model for model in models if model.endpoint]):
-            from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+        return local_models.list_views(
+            self._context, health=health, collection=collection, with_collections=with_collections
+        )
 
-            states = remote_endpoints.check_health(remote)
-        return tuple(local_models.make_view(model, states.get(model.model_id)) for model in models)
-
-    def survey(self, text: str = "") -> LibrarySurvey:
+    def survey(self, text: str = "", *, collection: str | None = None) -> LibrarySurvey:
         """Return the local models, newest first, with the updates on the Hub and the space that removing them frees.
 
         The Hub is asked for at most 3 seconds. A model whose repo did not answer is unknown.
 
         Args:
             text: Return only models with this text in their id or in an alias.
+            collection: Return only the models of a collection.
         """
         from llm_hf_models.models import survey
 
-        return survey.survey(self._context, text)
+        return survey.survey(self._context, text, collection)
 
     def show(self, name: str) -> LocalModelView:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
         from llm_hf_models.models import local_models
 
-        with self._context.open_database() as db:
-            model = db.find_model(name)
-            return local_models.make_full_view(model, versions=db.list_versions(model.model_id))
+        return local_models.show(self._context, name)
 
     def path(self, name: str) -> tuple[str, ...]:
         """Return the paths of a local model's files: its shards in order, then its mmproj."""

@@ -36,8 +36,9 @@ hf = HfGroup(
             "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
         ),
         "Versions": "updates:outdated updates:update updates:rollback updates:pin",
+        "Signatures": "signatures:sign trust:trust",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
-        "Account and trust": "account:login account:logout account:whoami trust:trust",
+        "Account": "account:login account:logout account:whoami",
         "This installation": (
             "installation:status installation:settings installation:mirror installation:mcp installation:uninstall"
         ),

@@ -170,12 +170,12 @@ def _fetch_and_register(
     return PullResult(
         plan=_update_refused_aliases(context, plan),
         download_id=row.id,
-        model_id=model.model_id if model else None,
+        id=model.model_id if model else None,
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
         fetched_bytes=sum(counter.own_bytes.get(file.path, 0) for file in stored if file.fetched),
         other_process_bytes=sum(counter.other_bytes.get(file.path, 0) for file in stored if file.path in to_download),
-        seconds=time.monotonic() - started,
+        elapsed_seconds=time.monotonic() - started,
         warnings=tuple(warnings),
         is_copy=is_copy,
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.system.json_values import UnixTime
+from llm_hf_models.system.json_values import UnixTime, json_name
 
 FileRole = Literal["weights", "mmproj", "file"]
 
@@ -42,11 +42,11 @@ KIND = "kind"  # replaces the kind that the header tells
 
 @dataclass(frozen=True)
 class LocalFile:
-    """One recorded file of a local model. `size` is in bytes, `location` is an absolute path."""
+    """One recorded file of a local model. `location` is an absolute path."""
 
     path: str
     role: FileRole
-    size: int
+    size: int = field(metadata=json_name("size_bytes"))
     location: str
     sha256: str | None = None
     git_sha1: str | None = None
@@ -203,7 +203,7 @@ class ModelDefault:
 class EndpointHealth:
     """Whether a remote endpoint responds to a request for its list of models."""
 
-    model_id: str
+    model_id: str = field(metadata=json_name("id"))
     up: bool | None  # None: no request was sent, because its key was not found
     problem: str | None = None  # the reason if `up` is not True, or an oddity in the response
 

@@ -20,6 +20,11 @@ class CollectionMember(Result):
     fix: str | None = None  # the command that gets a model that is not on this machine
     clash: str | None = None  # why `collection/role` means another model
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the ref names a repo, and not an imported model or one on a remote endpoint."""
+        return not self.ref.startswith(("local/", "remote/"))
+
 
 @dataclass(frozen=True)
 class ContainedCollection:

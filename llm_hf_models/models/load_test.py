@@ -16,6 +16,7 @@ from llm_hf_models.inference.types import LoadResult
 from llm_hf_models.library.records import UNPROVEN_STATES, Check, LocalModel
 from llm_hf_models.models.inspect import resolve_source
 from llm_hf_models.models.types import LoadTestReport
+from llm_hf_models.system.json_values import get_json_names
 
 UNREADABLE = LoadResult("fails", "It is not a readable GGUF file: `llm hf check` explains why.")
 
@@ -67,7 +68,8 @@ def _load(context: Context, paths: Sequence[Path], mmproj: Path | None, template
 
 
 def _make_check(result: LoadResult, model: LocalModel, doubt: str | None) -> Check:
-    detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
+    names = get_json_names(LoadResult)
+    detail = {names[name]: value for name, value in asdict(result).items() if name != "verdict"}
     detail |= {"doubt": doubt, "template": model.template_digest}
     return Check("load_test", result.verdict, time.time(), detail)
 

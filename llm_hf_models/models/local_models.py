@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from llm_hf_models.context import Context
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
@@ -19,6 +20,35 @@ from llm_hf_models.library.records import (
     ModelVersion,
 )
 from llm_hf_models.models.types import LocalModelView, VersionView
+
+
+def list_views(
+    context: Context, *, health: bool, collection: str | None, with_collections: bool
+) -> tuple[LocalModelView, ...]:
+    """Build the views of all local models, or of those in a collection, newest first."""
+    from llm_hf_models.models import collections
+
+    with context.open_database() as db:
+        models = collections.select_models(db, db.list_models(), collection)
+        named = collections.find_collections_of_models(db) if with_collections else {}
+    states = {}
+    if health and (remote := [model for model in models if model.endpoint]):
+        from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+
+        states = remote_endpoints.check_health(remote)
+    return tuple(
+        make_view(model, states.get(model.model_id), collections=named.get(model.model_id, ())) for model in models
+    )
+
+
+def show(context: Context, name: str) -> LocalModelView:
+    """Build the full view of the model with a name, with its collections."""
+    from llm_hf_models.models import collections
+
+    with context.open_database() as db:
+        model = db.find_model(name)
+        view = make_full_view(model, versions=db.list_versions(model.model_id))
+        return replace(view, collections=collections.find_collections_of_models(db).get(view.id, ()))
 
 
 def make_full_view(
@@ -50,11 +80,13 @@ def _make_version_view(version: ModelVersion) -> VersionView:
     )
 
 
-def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
+def make_view(
+    model: LocalModel, health: EndpointHealth | None = None, *, collections: tuple[str, ...] = ()
+) -> LocalModelView:
     """Build the view of a local model, with its current state and the command that repairs it."""
     state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
-        model_id=model.model_id,
+        id=model.model_id,
         aliases=model.aliases,
         state=state,
         kind=model.facts.kind,
@@ -62,7 +94,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         revision=model.revision,
         commit=model.commit,
         quant=model.quant,
-        size=model.size,
+        size_bytes=model.size,
         facts=model.facts,
         files=model.files,
         options=model.user_options,
@@ -79,6 +111,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
         left_out=_find_left_out(model),
         pinned=model.pinned,
+        collections=collections,
     )
 
 

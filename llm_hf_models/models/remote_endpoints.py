@@ -28,7 +28,7 @@ from llm_hf_models.library.registered_models import REMOTE_PREFIX
 from llm_hf_models.models import names as models_names
 
 HEALTH_SECONDS = 2.0  # for all servers together, because `llm hf list` waits for them
-ATTACH_SECONDS = 10.0  # timeout for listing a server's models
+ATTACH_SECONDS = 5.0  # timeout for listing a server's models
 MAX_LISTED_MODELS = 8  # maximum number of a server's models in a message
 
 

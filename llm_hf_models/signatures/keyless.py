@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.errors import BadKeyError
 from llm_hf_models.signatures.bundle import Bundle
-from llm_hf_models.signatures.certificates import load_chain, read_identity
+from llm_hf_models.signatures.certificates import MALFORMED, load_chain, read_identity
 from llm_hf_models.signatures.keys import check_public_key, is_signed_by
 from llm_hf_models.signatures.statement import PAYLOAD_TYPE
 from llm_hf_models.signatures.types import SignatureFacts, Verdict
@@ -49,7 +49,7 @@ def judge_keyless_signature(bundle: Bundle) -> SignatureFacts:
     try:
         if not is_signed_by(bundle, check_public_key(leaf.public_key())):
             return state("invalid", "The signature does not match its content.")
-    except (BadKeyError, ValueError):
+    except (BadKeyError, *MALFORMED):
         return state("not_checked", "The signer's key is of a kind that is not supported.")
     try:
         verifier = _create_verifier()

@@ -32,6 +32,8 @@ _SECONDS: dict[str, Fraction] = {
     "d": Fraction(86400),
 }
 
+_DURATION_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
 
 def _parse_number(pattern: re.Pattern[str], text: str, description: str, example: str) -> tuple[Fraction, str]:
     match = pattern.fullmatch(text.strip())
@@ -141,19 +143,16 @@ def _format_scaled(value: float, units: tuple[str, ...], gap: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds: `45 s`, `3 min 20 s`, `2 h 05 min`, or `?` if the number is not finite."""
+    """Format seconds in one or two units: `45 s`, `3 min 20 s`, `2 h 5 min`, or `?` if the number is not finite."""
     if not math.isfinite(seconds):
         return "?"
     whole = round(seconds)
     if whole < 60:  # noqa: PLR2004
         return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:  # noqa: PLR2004
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:  # noqa: PLR2004
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
+    first = 0 if whole >= 2 * 86400 else 1 if whole >= 3600 else 2  # noqa: PLR2004
+    (large, factor), (small, part) = _DURATION_UNITS[first : first + 2]
+    count, rest = divmod(whole, factor)
+    return f"{count} {large}" + (f" {rest // part} {small}" if rest >= part else "")
 
 
 def format_range(minimum: float | None, maximum: float | None) -> str:

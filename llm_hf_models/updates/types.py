@@ -94,7 +94,7 @@ class UpdatedModel(Result):
     commit: str | None  # in force now
     previous_commit: str | None
     fetched_bytes: int = 0
-    seconds: float = 0.0
+    elapsed_seconds: float = 0.0
     message: str = ""  # why it was not updated
     hint: str | None = None
 

@@ -176,7 +176,7 @@ def _switch(
         plan.commit,
         before,
         result.fetched_bytes,
-        result.seconds,
+        result.elapsed_seconds,
         message="; ".join(result.warnings),
     )
 

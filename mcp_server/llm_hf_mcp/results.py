@@ -17,7 +17,7 @@ class Totals:
 
     total: int | None  # rows in all; None if the Hub does not report it
     shown: int  # rows in this answer
-    bytes: int | None = None  # of all rows; None if the rows have no sizes
+    size_bytes: int | None = None  # of all rows; None if the rows have no sizes
 
 
 Lists = Mapping[str, Totals]  # by the name of the list in the answer
@@ -110,6 +110,6 @@ class VerifyModelResult:
 class EditAliasesResult:
     """The names of a local model, as in `llm hf alias --json`: each alias with its model."""
 
-    model_id: str
+    id: str
     aliases: dict[str, str]
     totals: Lists = field(default_factory=dict)

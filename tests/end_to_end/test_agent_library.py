@@ -64,6 +64,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "rollback": (("tiny",), "rollback", "tiny"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
+    "sign": (("tiny", "/nowhere/key.pem"), "sign", "tiny"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
     "uninstall": ((), "uninstall", ""),
@@ -102,7 +103,7 @@ def test_prepared_removal_needs_consent_and_is_logged(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Library().import_file(tiny_chat(tmp_path / "tiny-Q8_0.gguf"), aliases=["tiny"])
-    model = Library().show("tiny").model_id
+    model = Library().show("tiny").id
     with pytest.raises(PolicyError, match="may not delete"):
         AgentLibrary("a bot").remove("tiny")
     monkeypatch.setenv("LLM_HF_AGENT_ALLOW_DELETE", "on")

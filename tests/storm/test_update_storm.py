@@ -77,7 +77,7 @@ class Storm:
         if kind == "seconds":
             until = time.monotonic() + self.random.uniform(0, LATEST_SECONDS)
         elif kind == "bytes":
-            sent = self.hub.sent(side="storage") + self.random.randrange(WEIGHTS_BYTES)
+            sent = self.hub.sent(side="storage") + self.random.randrange(WEIGHTS_BYTES // 3)
             self._poll(lambda: self.hub.sent(side="storage") >= sent or is_over(), until)
             return
         elif kind == "test":  # all files are verified, and the new version is being tested or switched to

@@ -351,4 +351,4 @@ def test_ten_minute_network_loss_does_not_end_a_download() -> None:
     ],
 )
 def test_list_setting_describes_its_elements(key: str, accepts: str) -> None:
-    assert run_json("settings", key)["accepts"] == accepts
+    assert [one["accepts"] for one in run_json("settings", key)["settings"]] == [accepts]

@@ -93,7 +93,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     if key != one.key:
         output.note(f"The setting {key} is now called {one.key}.")
     if as_json:
-        output.print_json(one)
+        output.print_json(SettingList((one,)))
     elif not quiet:
         output.emit(local_views.render_setting(one, output.get_width()))
     elif not unset and value is None:

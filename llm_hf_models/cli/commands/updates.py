@@ -10,13 +10,15 @@ from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import format_examples, open_library, stop_on_interrupt
 from llm_hf_models.cli.params import (
     LocalName,
+    collection_option,
     confirm,
+    dry_run_option,
     json_option,
-    json_or_list_option,
     quiet_option,
-    require_one_of,
+    require_names,
+    yes_option,
 )
-from llm_hf_models.cli.several import use_each
+from llm_hf_models.cli.several import list_local_members, use_each
 from llm_hf_models.cli.views import updates as updates_views
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.units import format_size
@@ -32,16 +34,25 @@ KEEP_OLD = click.option(
 
 @click.command(epilog=format_examples("llm hf outdated", "llm hf outdated Qwen3-0.6B", "llm hf outdated --all --json"))
 @click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
+@collection_option("Compare the models of a collection.")
 @click.option("everything", "--all", is_flag=True, help="Compare pinned models as well.")
 @quiet_option("Print only the ids of models with new files.", is_passed=True)
 @json_option
-def outdated(names: tuple[str, ...], everything: bool, quiet: bool, as_json: bool) -> None:
+def outdated(names: tuple[str, ...], collection: str | None, everything: bool, quiet: bool, as_json: bool) -> None:
     """Compare models with their repos on the Hub.
 
     Shows for each model whether the branch or tag that it was pulled from has new files for it. Sends one small request
     for each repo, and another one if the repo has changed. Changes nothing. Without NAME, compares all models.
     """
-    found = open_library(uses_hub=True).outdated(names, include_pinned=everything)
+    from llm_hf_models.updates.types import OutdatedModels
+
+    library = open_library(uses_hub=True)
+    if names and collection is not None:
+        raise click.UsageError("NAME and --collection exclude each other.")
+    if collection is not None:
+        names = list_local_members(library, collection)
+    is_empty = collection is not None and not names
+    found = OutdatedModels((), 0, 0) if is_empty else library.outdated(names, include_pinned=everything)
     if as_json:
         output.print_json(found)
         return
@@ -50,7 +61,8 @@ def outdated(names: tuple[str, ...], everything: bool, quiet: bool, as_json: boo
             output.emit("\n".join(ids))
         return
     if not found.models:
-        output.note(NO_MODEL)
+        if not is_empty:
+            output.note(NO_MODEL)
         return
     output.emit(updates_views.render_outdated(found, output.get_width()))
     if summary := updates_views.render_outdated_summary(found):
@@ -61,16 +73,18 @@ def outdated(names: tuple[str, ...], everything: bool, quiet: bool, as_json: boo
     epilog=format_examples("llm hf update Qwen3-0.6B", "llm hf update --all --dry-run", "llm hf update --all -y")
 )
 @click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
+@collection_option("Update the models of a collection that are on this machine.")
 @click.option("everything", "--all", is_flag=True, help="Update all models, except for pinned ones.")
 @KEEP_OLD
-@click.option("--dry-run", is_flag=True, help="Show the plan without changing anything.")
-@click.option("-y", "--yes", is_flag=True, help="Don't ask for confirmation.")
+@dry_run_option
+@yes_option
 @quiet_option()
 @json_option
 @click.pass_context
 def update(
     ctx: click.Context,
     names: tuple[str, ...],
+    collection: str | None,
     everything: bool,
     keep_old: bool | None,
     dry_run: bool,
@@ -84,10 +98,13 @@ def update(
     Return to the replaced version with `llm hf rollback`. Exits with code 1 if a model could not be updated.
     """
     from llm_hf_models.cli import progress
+    from llm_hf_models.updates.types import UpdatePlan
 
-    require_one_of(names or None, everything)
+    require_names(names, collection, "NAME, --collection or --all", everything=everything)
     library = open_library(uses_hub=True)
-    plan = library.plan_update(names, keep_old=keep_old)
+    if collection is not None:
+        names = list_local_members(library, collection)
+    plan = library.plan_update(names, keep_old=keep_old) if names or everything else UpdatePlan((), 0, 0, 0)
     if dry_run:
         output.print_json(plan) if as_json else output.emit(updates_views.render_update_plan(plan))
         return
@@ -119,7 +136,7 @@ def _ask(question: str, refused: str) -> None:
 @click.argument("name", metavar="NAME", type=NAME)
 @click.option("--to", metavar="COMMIT", help="The version to return to, instead of the one that was replaced last.")
 @KEEP_OLD
-@click.option("--dry-run", is_flag=True, help="Show the plan without changing anything.")
+@dry_run_option
 @click.option("-y", "--yes", is_flag=True, help="Don't ask before files are downloaded again.")
 @quiet_option()
 @json_option
@@ -152,7 +169,7 @@ def rollback(name: str, to: str | None, keep_old: bool | None, dry_run: bool, ye
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @click.option("--unpin", is_flag=True, help="Let updates change the models again.")
 @quiet_option("Print nothing.")
-@json_or_list_option
+@json_option
 def pin(names: tuple[str, ...], unpin: bool, as_json: bool) -> None:
     """Keep models at their commit.
 
@@ -162,6 +179,6 @@ def pin(names: tuple[str, ...], unpin: bool, as_json: bool) -> None:
     use_each(
         names,
         lambda name: library.pin(name, pinned=not unpin),
-        lambda model: output.note(f"{model.model_id} is {'pinned' if model.pinned else 'not pinned'}"),
+        lambda model: output.note(f"{model.id} is {'pinned' if model.pinned else 'not pinned'}"),
         as_json=as_json,
     )

@@ -62,7 +62,7 @@ async def list_models(
     survey = await call(library.survey, name)
     models, warnings = (survey.models, []) if verbosity == "full" else _group_notes(survey.models)
     wanted = sorted(models, key=_SORT_KEYS[sort])
-    totals = {"models": Totals(len(wanted), 0, survey.size)}
+    totals = {"models": Totals(len(wanted), 0, survey.size_bytes)}
     rest = ListModelsResult((), survey.freed_bytes, survey.outdated, survey.unknown, totals=totals)
     room = measure_room(rest, verbosity, reserved=LIST_RESERVED_CHARS + measure(warnings))
     rows, after = select_page(wanted, cursor, limit=limit, room=room, kind="models", level=verbosity)
@@ -84,7 +84,7 @@ def _group_notes(rows: Sequence[LocalModelView]) -> tuple[tuple[LocalModelView, 
 _SORT_KEYS: dict[str, Callable[[LocalModelView], float]] = {
     "newest": lambda model: -model.added,
     "unused": lambda model: model.last_used or model.added,
-    "largest": lambda model: -model.size,
+    "largest": lambda model: -model.size_bytes,
 }
 
 
@@ -115,13 +115,11 @@ async def verify_model(
 
 async def _verify(ctx: Context, library: AgentLibrary, name: str, *, load: bool) -> VerifyModelResult:
     model = await call(_find_model_to_verify, library, name)
-    hashing = HashingProgress(model.size)
-    digest = await report_hashing(
-        ctx, hashing, lambda: call(library.verify, model.model_id, progress=hashing.record_event)
-    )
+    hashing = HashingProgress(model.size_bytes)
+    digest = await report_hashing(ctx, hashing, lambda: call(library.verify, model.id, progress=hashing.record_event))
     whole = all(map(_is_present, await call(library.path, name)))
-    structure = await call(library.check, digest.model_id) if whole else None
-    load_test = await call(library.test, digest.model_id) if load and whole and digest.unchanged else None
+    structure = await call(library.check, digest.id) if whole else None
+    load_test = await call(library.test, digest.id) if load and whole and digest.unchanged else None
     return VerifyModelResult(digest, structure, load_test)
 
 
@@ -184,7 +182,7 @@ async def run_prompt(
         stop.set()
     if scope.cancelled_caught:
         raise ToolError(
-            f"{change.subject.model_id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
+            f"{change.subject.id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
             "max_tokens (the model may be loaded by now), or choose a smaller model."
         )
     return build_result(response, rendering.format_response)
@@ -236,12 +234,12 @@ async def edit_aliases(
     model = await call(library.show, name)
     for alias in remove:
         if alias.casefold() not in map(str.casefold, model.aliases):
-            raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
+            raise ToolError(f"{model.id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
     if add or remove:
-        model = await call(library.change_aliases, model.model_id, add=add, remove=remove)
+        model = await call(library.change_aliases, model.id, add=add, remove=remove)
     count = len(model.aliases)
     totals = {"aliases": Totals(count, min(count, MAX_KEYS))}
-    now = EditAliasesResult(model.model_id, dict.fromkeys(model.aliases, model.model_id), totals)
+    now = EditAliasesResult(model.id, dict.fromkeys(model.aliases, model.id), totals)
     return build_result(now, rendering.format_names)
 
 

@@ -21,7 +21,9 @@ from tests.support import mcp_hub
 from tests.support.commands import run, run_json, run_llm
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
+from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hub import REPO
+from tests.support.signatures import make_key, to_private_pem
 from tests.tools import json_reference
 from tests.tools.json_reference import OUTPUTS
 
@@ -72,6 +74,13 @@ def test_type_of_every_command_is_known() -> None:
     assert set(list_names(hf)) <= OUTPUTS.keys()
 
 
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_output_is_an_object_whose_names_follow_the_convention(command: str) -> None:
+    schema = build_schema(OUTPUTS[command])
+    assert schema["type"] == "object", "a list at the top can't get another member later"
+    assert list(list_misnamed_fields(schema, command)) == []
+
+
 def test_reference_describes_the_current_types() -> None:
     written = json_reference.DOCUMENT.read_text(encoding="utf-8")
     assert written == json_reference.make_document(), "run: make docs"
@@ -106,7 +115,7 @@ def test_output_of_commands_about_models_follows_the_schema(monkeypatch: pytest.
     for words in (("list",), ("list", "--updates"), ("show", "tiny"), ("show", "big"), ("path", "tiny"), ("alias",)):
         check_output(words[0], *words)
     check_output("verify", "verify", "tiny")
-    check_output("verify --all", "verify", "--all", code=1)
+    check_output("verify", "verify", "--all", code=1)
     assert run_json("ps")["engines"]
     check_output("ps", "ps")
     check_output("status", "status")
@@ -123,13 +132,14 @@ def test_output_of_commands_about_downloads_follows_the_schema() -> None:
     check_output("downloads --watch", "downloads", "--watch", "1")
     add_downloads()
     check_output("pause", "pause", "2")
-    check_output("pause --all", "pause", "--all")
+    check_output("pause", "pause", "--all")
+    check_output("pause", "pause", "2", "99", code=1)
     check_output("downloads", "downloads", "--all")
     check_output("downloads log", "downloads", "log", "1")
     check_output("cancel", "cancel", "2")
-    check_output("cancel --all", "cancel", "--all")
-    check_output("resume --all", "resume", "--all")
-    check_output("retry --all", "retry", "--all")
+    check_output("cancel", "cancel", "--all")
+    check_output("resume", "resume", "--all")
+    check_output("retry", "retry", "--all")
     check_output("downloads clear", "downloads", "clear")
 
 
@@ -153,10 +163,18 @@ def test_output_of_commands_about_trust_follows_the_schema() -> None:
     check_output("trust remove", "trust", "remove", "acme")
 
 
+def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.gguf").write_bytes(b"x")
+    for option in ("--dry-run", "-y"):
+        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
+
+
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_output("settings", "settings")
-    check_output("settings KEY", "settings", "context", "4096")
-    check_output("settings KEY", "settings", "context", "--unset")
+    check_output("settings", "settings", "context", "4096")
+    check_output("settings", "settings", "context", "--unset")
     check_output("limit", "limit", "5M")
     check_output("mcp", "mcp")
     monkeypatch.chdir(tmp_path)

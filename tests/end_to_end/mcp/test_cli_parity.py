@@ -32,8 +32,9 @@ hub = mcp_hub.hub
 LOCAL = f"hf/{REPO}:Q4_K_M"
 # Fields that differ between any two calls.
 MOVING = {
-    "freshness", "updated", "last_used", "free_memory", "disk_free", "cache_bytes", "at", "load_seconds", "peak_memory",
-    "tokens_per_second", "seconds_left", "bytes_per_second", "fetched_bytes",
+    "freshness", "updated", "last_used", "free_memory_bytes", "disk_free_bytes", "cache_bytes", "at", "load_seconds",
+    "peak_memory_bytes",
+    "tokens_per_second", "remaining_seconds", "bytes_per_second", "fetched_bytes",
 }  # fmt: skip
 NOTES = {"next_cursor", "totals", "untrusted", "warnings", "next_step"}  # of tools, which commands don't print
 
@@ -42,6 +43,11 @@ async def run_command(*words: str, codes: Collection[int] = (0,)) -> Any:
     done = await asyncio.to_thread(run, *words, "--json", code=None)
     assert done.exit_code in codes, done.output
     return drop_changing_fields(json.loads(done.stdout))
+
+
+async def run_command_for_one(*words: str, codes: Collection[int] = (0,)) -> Any:
+    (result,) = (await run_command(*words, codes=codes))["results"]
+    return result
 
 
 def drop_changing_fields(value: Any) -> Any:
@@ -75,16 +81,16 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
             "search", "tiny", "--fits"
         )
         assert await tool("hf_search_models", query="xyzzy", **full) == await run_command("search", "xyzzy")
-        assert await tool("hf_get_model", repo=REPO, files=True, card=True, **full) == await run_command(
+        assert await tool("hf_get_model", repo=REPO, files=True, card=True, **full) == await run_command_for_one(
             "info", REPO, "--card"
         )
         everything = {"metadata": True, "tensors": True, "template": True}
         seen = await tool("hf_inspect_gguf", model=REPO, **everything)
-        printed = await run_command("inspect", REPO, "--metadata", "--tensors", "--template")
+        printed = await run_command_for_one("inspect", REPO, "--metadata", "--tensors", "--template")
         assert seen["metadata"].keys() == printed["metadata"].keys()  # long arrays among the values are cut
         assert {**seen, "metadata": None} == {**printed, "metadata": None}
         pulled = await tool("hf_download_model", ref=REPO, wait_seconds=45)
-        assert pulled["model"] == await run_command("show", LOCAL)
+        assert pulled["model"] == await run_command_for_one("show", LOCAL)
         assert [pulled["download"]] == (await run_command("downloads", "--all"))["downloads"]
         finished = await tool("hf_get_downloads", finished=True, **full)
         assert finished["downloads"] == (await run_command("downloads", "--all"))["downloads"]
@@ -94,17 +100,19 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
             (await run_command("downloads", "log", str(pulled["download"]["id"])))["log"][-20:],
         )
         assert (await tool("hf_list_models", **full))["models"] == (await run_command("list", "--updates"))["models"]
-        assert await read_resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await run_command("show", LOCAL)
-        info = await run_command("info", REPO)
+        assert await read_resource(client, f"hf://library/{quote(LOCAL, safe='')}") == await run_command_for_one(
+            "show", LOCAL
+        )
+        info = await run_command_for_one("info", REPO)
         assert await read_resource(client, f"hf://models/{REPO}") == {**info, "files": []}
         proof = await tool("hf_verify_model", name=LOCAL)
-        assert proof["digest"] == await run_command("verify", LOCAL)
-        assert proof["structure"] == await run_command("check", LOCAL)
-        assert proof["load_test"] == await run_command("test", LOCAL, codes=(0, 1))
+        assert proof["digest"] == await run_command_for_one("verify", LOCAL)
+        assert proof["structure"] == await run_command_for_one("check", LOCAL)
+        assert proof["load_test"] == await run_command_for_one("test", LOCAL, codes=(0, 1))
         names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
-        assert names["aliases"] == await run_command("alias")
+        assert names["aliases"] == (await run_command("alias"))["aliases"]
         current = await tool("hf_update_model", name=LOCAL)
-        assert (current["download"], current["model"]) == (None, await run_command("show", LOCAL))
+        assert (current["download"], current["model"]) == (None, await run_command_for_one("show", LOCAL))
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
@@ -158,7 +166,7 @@ async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
     hub.add_repo(
         "owner/many-GGUF", {f"many-{size}B-Q{bits}_0.gguf": weights for size in range(1, 11) for bits in (4, 5, 6, 8)}
     )
-    whole = (await run_command("info", "owner/many-GGUF"))["variants"]
+    whole = (await run_command_for_one("info", "owner/many-GGUF"))["variants"]
     assert len(whole) == 40
     shown, cursor, pages = [], None, 0
     async with connect_stdio() as client:

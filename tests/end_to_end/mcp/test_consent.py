@@ -106,7 +106,7 @@ async def test_host_that_can_ask_asks_whatever_the_agent_confirms(era: Era, answ
     person = User(answer)
     async with connect_stdio(*FLAGS, era=era, person=person) as client:
         await refuse_each(client, person, home, check)
-    assert [model.model_id for model in Library().list()] == ["hf/local/mine:F16"]
+    assert [model.id for model in Library().list()] == ["hf/local/mine:F16"]
     assert Library().downloads(include_finished=True) == ()
     assert len(read_log(home)) == len(person.questions)
 

@@ -96,7 +96,7 @@ def check_answer(result: CallToolResult) -> None:
     assert len(json.dumps(structure, ensure_ascii=False)) < MAX_CHARS
     assert [char for one in list_strings(structure) for char in find_hidden(one)] == []
     marked = set(structure.get("untrusted", {}).get("fields", ()))
-    assert {name for name in ("card", "tags", "id", "name", "text", "model_id") if structure.get(name)} <= marked
+    assert {name for name in ("card", "tags", "id", "name", "text") if structure.get(name)} <= marked
     assert find_unmarked(structure, marked) == []
     warned = {warning.split(" ")[0].rstrip(":") for warning in structure["warnings"] if ": 20 of " in warning}
     assert warned <= set(list_strings(structure))
@@ -244,4 +244,4 @@ async def list_schemas(client: Client) -> list[Any]:
 def test_json_of_the_cli_has_hidden_characters_only_as_escapes() -> None:
     done = run("info", REPO, "--card", "--json")
     assert find_hidden(done.stdout) == []
-    assert "\x1b[31m" in json.loads(done.stdout)["card"]
+    assert "\x1b[31m" in json.loads(done.stdout)["results"][0]["card"]

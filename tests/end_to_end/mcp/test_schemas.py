@@ -15,6 +15,7 @@ import pytest
 from mcp import Client
 
 from tests.support import mcp_hub
+from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, run_async
 from tests.support.mcp_hub import REPO
 
@@ -105,6 +106,7 @@ async def test_schemas_are_valid_in_drafts_7_and_2020_12() -> None:
                 assert set(list_keywords(schema)) <= KEYWORDS, tool.name
                 for validator in (jsonschema.Draft7Validator, jsonschema.Draft202012Validator):
                     validator.check_schema(schema)
+            assert list(list_misnamed_fields(tool.output_schema or {}, tool.name)) == []
 
 
 @run_async

@@ -92,7 +92,7 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert not result.is_error, get_text(result)
         pulled: Any = result.structured_content
         assert (pulled["download"]["state"], pulled["download"]["requested_by"]) == ("done", "mcp")
-        assert pulled["model"]["model_id"] == f"hf/{REPO}:Q4_K_M"
+        assert pulled["model"]["id"] == f"hf/{REPO}:Q4_K_M"
         assert reported == sorted(set(reported))
         assert reported[-1] == pulled["download"]["total_bytes"]
         output = await call_tool(client, "hf_run_prompt", name="small", prompt="Hello", max_tokens=50)
@@ -104,10 +104,10 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert "tiny" in names["aliases"]
         assert "small" not in names["aliases"]
         (local,) = (await call_tool(client, "hf_list_models", name="tiny"))["models"]
-        assert (local["state"], local["model_id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
+        assert (local["state"], local["id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
         again = await call_tool(client, "hf_download_model", ref=REPO)
         assert again["download"] is None
-        assert again["model"]["model_id"] == local["model_id"]
+        assert again["model"]["id"] == local["id"]
         assert (await call_tool(client, "hf_status"))["models"] == 1
 
 
@@ -350,7 +350,7 @@ async def test_unverified_files_run_only_with_consent(tmp_path: Path) -> None:
         assert "never compared with the Hub" in get_text(proof)
         found: Any = proof.structured_content
         assert (found["digest"]["matches"], found["load_test"]["result"]["verdict"]) == (False, "loads")
-        name = Library().show("mine").model_id
+        name = Library().show("mine").id
         assert (await call_tool(client, "hf_run_prompt", name="mine", prompt="Hello", confirm=name))["text"] == ANSWER
 
 
@@ -405,7 +405,7 @@ async def test_answer_length_is_limited(home: Home) -> None:
 @run_async
 async def test_every_changing_call_is_logged_with_its_outcome(home: Home, tmp_path: Path) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
-    mine, ready = Library().show("mine").model_id, f"hf/{REPO}:Q4_K_M"
+    mine, ready = Library().show("mine").id, f"hf/{REPO}:Q4_K_M"
     async with connect_stdio("--allow-delete", "--ask-above", "1MB") as client:
         for tool, arguments, noted in (
             ("hf_download_model", {"ref": f"{REPO}:Q8_0"}, ("download", f"{REPO}:Q8_0", "refused")),

@@ -16,7 +16,7 @@ from llm_hf_models.models.types import LocalModelView
 from llm_hf_models.updates.types import UpdatedModel
 from tests.conftest import Home
 from tests.support import new_versions
-from tests.support.commands import run, run_json, run_process
+from tests.support.commands import run, run_json, run_json_one, run_process
 from tests.support.ggufs import tiny_chat, tiny_mmproj
 from tests.support.hub_server import Reset, Stall
 from tests.support.new_versions import CARD, MODEL, NEW_ANSWER, OLD_ANSWER, Q4, Q8, REPO, Origin
@@ -79,7 +79,7 @@ def test_only_changed_files_are_fetched(origin: Origin) -> None:
     origin.files = {path.name: path for path in paths}
     origin.commit()
     library = Library()
-    model = library.pull(f"{REPO}:Q5_K_M").model_id
+    model = library.pull(f"{REPO}:Q5_K_M").id
     other = origin.folder / "other"
     other.mkdir()
     tiny_chat(other / "m-Q5_K_M.gguf", seed=9, shards=3, weights_bytes=300_000)
@@ -125,7 +125,7 @@ def test_renamed_repo_updates_under_the_same_id(origin: Origin) -> None:
     origin.files[Q4] = origin.make_weights()
     origin.hub.add_repo("owner/renamed-GGUF", origin.files)
     assert update_one().outcome == "updated"
-    assert (show().model_id, show().repo, show().state) == (MODEL, "owner/renamed-GGUF", "ready")
+    assert (show().id, show().repo, show().state) == (MODEL, "owner/renamed-GGUF", "ready")
 
 
 def test_version_that_does_not_load_is_refused_and_the_old_one_answers(origin: Origin, home: Home) -> None:
@@ -226,7 +226,7 @@ def test_removal_counts_and_removes_kept_versions(origin: Origin, home: Home) ->
     update_one(keep_old=True)
     both = show().size + old.size
     assert library.plan_removal(MODEL).freed_bytes == both
-    (row,) = (row for row in library.survey().models if row.model_id == MODEL)
+    (row,) = (row for row in library.survey().models if row.id == MODEL)
     assert row.freed_bytes == both
     assert library.remove(MODEL).freed_bytes == both
     assert len(list_blobs(home)) == 1
@@ -236,7 +236,7 @@ def test_removal_counts_and_removes_kept_versions(origin: Origin, home: Home) ->
 def test_files_of_another_model_stay_after_an_update(origin: Origin) -> None:
     library = Library()
     commit = origin.hub.list_repos()[0].commit
-    other = library.pull(f"{REPO}@{commit}:Q4_K_M").model_id
+    other = library.pull(f"{REPO}@{commit}:Q4_K_M").id
     origin.change(Q4, origin.make_weights())
     assert update_one().outcome == "updated"
     assert library.show(str(other)).state == "ready"
@@ -252,13 +252,13 @@ def test_pinned_model_is_skipped_and_says_so(origin: Origin) -> None:
     done = run("update", "--all", "-y")
     assert "skipped: pinned" in done.stderr
     assert run_json("outdated")["models"][0]["status"] == "pinned"
-    assert not run_json("pin", MODEL, "--unpin")["pinned"]
+    assert not run_json_one("pin", MODEL, "--unpin")["pinned"]
     assert run_json("update", MODEL, "-y")["updated"] == 1
 
 
 def test_update_shows_a_plan_and_asks(origin: Origin) -> None:
     origin.change(Q4, origin.make_weights())
-    assert "Give either NAME or --all" in run("update", code=2).stderr
+    assert "Give either NAME, --collection or --all" in run("update", code=2).stderr
     dry = run("update", "--all", "--dry-run")
     assert "new files: " in dry.stdout
     assert run_json("update", "--all", "--dry-run")["models"][0]["action"] == "update"
@@ -325,7 +325,7 @@ def test_worker_updates_in_the_background(origin: Origin) -> None:
 
 
 def test_model_in_another_folder_is_not_replaced(origin: Origin, tmp_path: Path) -> None:
-    model = str(Library().import_file(tmp_path / "origin/weights-0.gguf", repo=REPO).model.model_id)
+    model = str(Library().import_file(tmp_path / "origin/weights-0.gguf", repo=REPO).model.id)
     origin.change(Q4, origin.make_weights())
     (planned,) = (each for each in Library().plan_update().models if each.id == model)
     assert planned.action in ("refuse", "skip", "update")

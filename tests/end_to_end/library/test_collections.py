@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm_hf_models import Library
 from llm_hf_models.context import Context
@@ -20,8 +18,6 @@ from llm_hf_models.errors import (
     UnknownCollectionError,
     UnknownModelError,
 )
-from llm_hf_models.hub.refs import ModelRef
-from llm_hf_models.models.collection_names import MAX_NAME_CHARS, parse_collection_name
 from llm_hf_models.models.collections import list_members
 from tests.support.local_models import forget_model, record_model
 
@@ -284,38 +280,6 @@ def test_dry_run_changes_nothing(library: Library) -> None:
 
 def test_notes_have_no_control_characters(library: Library) -> None:
     assert library.create_collection("coding", note="a\x1b[31mred\u202e\nnote").note == "ared note"
-
-
-@given(st.text(max_size=120))
-def test_name_is_valid_or_refused_and_is_never_an_id(text: str) -> None:
-    try:
-        name = parse_collection_name(text)
-    except BadInputError as error:
-        shown = str(error)
-        assert len(shown) < 400
-        assert shown.replace("\n", "").isprintable()
-        return
-    assert name == text
-    assert name.isascii()
-    assert name.isprintable()
-    assert 0 < len(name) <= MAX_NAME_CHARS
-    assert ":" not in name
-    assert "@" not in name
-    assert not name.startswith(("-", "/", ".", "hf/"))
-
-
-@given(st.lists(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True), min_size=1, max_size=3))
-def test_name_means_a_repo_only_in_the_plain_form(parts: list[str]) -> None:
-    text = "/".join(parts)
-    try:
-        name = parse_collection_name(text)
-    except BadInputError:
-        return
-    try:
-        ref = ModelRef.parse(name)
-    except BadRefError:
-        return
-    assert (str(ref), ref.quant, ref.file, ref.revision, ref.host) == (name, None, None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`llm hf collection`: output, questions and errors. The rules are in tests/unit/models/test_collections.py."""
+"""`llm hf collection`: output, questions and errors. The rules are in tests/end_to_end/library/test_collections.py."""
 
 from __future__ import annotations
 
