@@ -170,9 +170,9 @@ def test_running_engine_of_the_old_version_ends_after_its_work(origin: Origin) -
     (engine,) = library.list_engines()
     origin.change(Q4, origin.make_weights())
     update_one()
-    assert [each.keep_alive for each in library.list_engines() if each.pid == engine.pid] in ([0], [])
+    assert [each.keep_alive_seconds for each in library.list_engines() if each.pid == engine.pid] in ([0], [])
     assert answer() == NEW_ANSWER
-    assert engine.pid not in {each.pid for each in library.list_engines() if each.keep_alive}
+    assert engine.pid not in {each.pid for each in library.list_engines() if each.keep_alive_seconds}
 
 
 def test_kept_version_survives_cleanups_and_comes_back_offline(
@@ -197,11 +197,11 @@ def test_rollback_fetches_removed_files_again_at_their_commit(origin: Origin) ->
     origin.change(Q4, origin.make_weights())
     update_one()
     plan = Library().plan_rollback(MODEL)
-    assert plan.fetch_bytes == old.size
+    assert plan.fetch_bytes == old.size_bytes
     assert "to download again" in run("rollback", MODEL, "--dry-run").stdout
     assert "no terminal" in run("rollback", MODEL, code=2).stderr
     done = run_json("rollback", MODEL, "-y")
-    assert (done["outcome"], done["commit"], done["fetched_bytes"]) == ("rolled back", old.commit, old.size)
+    assert (done["outcome"], done["commit"], done["fetched_bytes"]) == ("rolled back", old.commit, old.size_bytes)
     assert (show().state, answer()) == ("ready", OLD_ANSWER)
     assert "has no earlier version" in run("rollback", MODEL, "--to", "abcdef", code=1).stderr
 
@@ -224,7 +224,7 @@ def test_removal_counts_and_removes_kept_versions(origin: Origin, home: Home) ->
     library.pull(f"{REPO}:Q8_0")
     origin.change(Q4, origin.make_weights())
     update_one(keep_old=True)
-    both = show().size + old.size
+    both = show().size_bytes + old.size_bytes
     assert library.plan_removal(MODEL).freed_bytes == both
     (row,) = (row for row in library.survey().models if row.id == MODEL)
     assert row.freed_bytes == both
