@@ -68,7 +68,27 @@ def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after:
     ref, details, freshness, note = repo_info.fetch_repo(context, requested, refresh=True)
     repo_info.notify_of_name(context, note)
     listing = Listing(variant_choice.settle_ref(ref, details), requested.repo, options, details, freshness, note)
-    return plan_listed(context, listing, draft_after=None if freshness.stale else draft_after)
+    wait = None if freshness.stale else draft_after
+    plan = plan_listed(context, listing, draft_after=wait)
+    commit = _find_pinned_commit(context, plan)
+    if commit is None:
+        return plan
+    pinned = replace(listing.ref, quant=plan.quant, file=None)
+    details, freshness = repo_info.fetch_details(context, replace(pinned, revision=commit))
+    note = f"{plan.model_id} is pinned: {commit[:12]} is pulled, not {plan.commit[:12]}."
+    repo_info.notify_of_name(context, note)
+    return plan_listed(context, Listing(pinned, listing.requested_repo, options, details, freshness, note),
+                       draft_after=wait)  # fmt: skip
+
+
+def _find_pinned_commit(context: Context, plan: PullPlan) -> str | None:
+    """Return the commit that the model of a plan is pinned at, if the plan is for another one."""
+    if plan.model_id is None or plan.options.to is not None:
+        return None
+    with context.open_database() as db, suppress(UnknownModelError):
+        model = db.get_model(plan.model_id)
+        return model.commit if model.pinned and model.commit != plan.commit else None
+    return None
 
 
 def plan_listed(context: Context, listing: Listing, *, draft_after: float | None) -> PullPlan:

@@ -256,6 +256,33 @@ def test_pinned_model_is_skipped_and_says_so(origin: Origin) -> None:
     assert run_json("update", MODEL, "-y")["updated"] == 1
 
 
+def test_pull_of_a_pinned_model_restores_its_commit(origin: Origin) -> None:
+    old = show()
+    run("pin", MODEL)
+    origin.change(Q4, origin.make_weights())
+    Path(old.files[0].location).unlink()
+    assert show().state == "missing"
+    done = run("pull", f"{REPO}:Q4_K_M")
+    assert "is pinned" in done.stderr
+    assert (show().commit, show().state, show().pinned) == (old.commit, "ready", True)
+    assert answer() == OLD_ANSWER
+
+
+def test_collection_is_compared_and_updated(origin: Origin) -> None:
+    library = Library()
+    library.pull(f"{REPO}:Q8_0")
+    run("collection", "create", "small")
+    run("collection", "create", "empty")
+    run("collection", "add", "small", MODEL)
+    origin.files[Q8] = origin.make_weights(seed=4)
+    origin.change(Q4, origin.make_weights())
+    assert [row["id"] for row in run_json("outdated", "--collection", "small")["models"]] == [MODEL]
+    assert run_json("update", "--collection", "empty", "-y")["models"] == []
+    assert [row["id"] for row in run_json("update", "--collection", "small", "-y")["models"]] == [MODEL]
+    assert MODEL in {member.id for member in library.list_collection_members("small")}
+    assert library.outdated([f"hf/{REPO}:Q8_0"]).outdated == 1
+
+
 def test_update_shows_a_plan_and_asks(origin: Origin) -> None:
     origin.change(Q4, origin.make_weights())
     assert "Give either NAME, --collection or --all" in run("update", code=2).stderr
