@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -11,11 +12,11 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
-from llm_hf_models.errors import NewVersionError, StorageError, UnknownModelError
-from llm_hf_models.hub import cache_layout
+from llm_hf_models.errors import HfModelsError, NewVersionError, NotWritableError, StorageError, UnknownModelError
+from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.database import Database
-from llm_hf_models.library.records import LocalFile, LocalModel
+from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.library.versions import make_version
 from llm_hf_models.models.load_test import load_files
 from llm_hf_models.models.local_files import RemovalPlanner, delete_from_cache, list_kept
@@ -23,7 +24,7 @@ from llm_hf_models.models.local_models import format_pull_ref
 from llm_hf_models.system.units import format_size
 
 PASSED = "loads"
-FROM_HUB = ("scan", "signature")  # checks of a version that need the Hub
+FROM_HUB = frozenset({"scan", "signature"})  # checks of a version that need the Hub
 
 
 def protect_target(context: Context, plan: PullPlan) -> None:
@@ -31,17 +32,15 @@ def protect_target(context: Context, plan: PullPlan) -> None:
     with context.open_database() as db, suppress(UnknownModelError), db.transaction():
         model_id = str(plan.model_id)
         known = next((one for one in db.list_versions(model_id) if one.commit == plan.commit), None)
-        if known is not None and known.state == "refused":
-            db.remove_version(model_id, plan.commit)
-        elif known is not None:
-            db.set_version_state(model_id, plan.commit, "kept")
+        if known is not None:
+            was_in_force = known.state in ("kept", "replaced")
+            db.set_version_state(model_id, plan.commit, "kept" if was_in_force else "untested")
 
 
 def check_before_switch(context: Context, before: LocalModel, model: LocalModel) -> LocalModel:
     """Load-test a new version of a model, and return it with the result.
 
-    A version with the same files takes over the last load test. A version that the model had before takes over the
-    reports about scans and signatures from then.
+    A version with the same files takes over the last load test.
 
     Raises:
         NewVersionError: The new version failed the load test. Its files are kept until `gc` or the next update.
@@ -49,18 +48,15 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel)
     model = replace(model, options=before.options, quant=before.quant)
     with context.open_database() as db:
         known = next((one for one in db.list_versions(model.model_id) if one.commit == model.commit), None)
-    recorded = {check.kind: check for check in known.checks[::-1] if check.kind in FROM_HUB} if known else {}
-    others = (check for check in model.checks if check.kind not in recorded)
-    model = replace(model, checks=(*recorded.values(), *others))
+    model = _take_over_reports(known, model)
     if _list_digests(before) == _list_digests(model):
-        tested = before.latest_check("load_test")
-        return replace(model, checks=(*model.checks, *([tested] if tested else [])))
-    check = load_files(context, model)
-    model = replace(model, checks=(*model.checks, check))
+        last = before.latest_check("load_test")
+        return replace(model, checks=(*model.checks, *([last] if last else [])))
+    tested = replace(model, checks=(*model.checks, _test(context, model, is_new=known is None)))
+    check = tested.checks[-1]
     if check.result == PASSED:
-        return model
-    with context.open_database() as db:
-        db.save_version(model.model_id, make_version(model, "refused"))
+        return tested
+    _refuse(context, tested)
     commit = (model.commit or "")[:12]
     raise NewVersionError(
         f"{model.model_id} stays at {(before.commit or '')[:12]}: the load test of {commit} failed ({check.result})",
@@ -69,6 +65,39 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel)
         f"`llm hf pin {model.model_id}`. To replace the model without a load test: "
         f"`llm hf pull {format_pull_ref(before)}`.",
     )
+
+
+def _take_over_reports(known: ModelVersion | None, model: LocalModel) -> LocalModel:
+    """Return a version with the recorded reports that need the Hub, if it was not asked for them now."""
+    asked = {check.kind for check in model.checks if check.result != "not asked"}
+    recorded = {check.kind: check for check in (known.checks[::-1] if known else ()) if check.kind in FROM_HUB - asked}
+    others = (check for check in model.checks if check.kind not in recorded)
+    return replace(model, checks=(*recorded.values(), *others))
+
+
+def _test(context: Context, model: LocalModel, *, is_new: bool) -> Check:
+    """Return the result of the load test. A record of the version keeps track of its files until it is in force.
+
+    Raises:
+        EngineError: The test could not be run.
+    """
+    if is_new:
+        with context.open_database() as db:
+            db.save_version(model.model_id, make_version(model, "untested"))
+    try:
+        return load_files(context, model)
+    except HfModelsError as error:
+        reason = Check("load_test", "not run", time.time(), {"reason": error.message})
+        _refuse(context, replace(model, checks=(*model.checks, reason)))
+        raise
+
+
+def _refuse(context: Context, model: LocalModel) -> None:
+    """Record that a version failed its load test. One that was in force before stays as it was recorded."""
+    with context.open_database() as db, db.transaction():
+        known = next((one for one in db.list_versions(model.model_id) if one.commit == model.commit), None)
+        if known is None or known.state not in ("kept", "replaced"):
+            db.save_version(model.model_id, make_version(model, "refused"))
 
 
 def _list_digests(model: LocalModel) -> set[tuple[str, str | None]]:
@@ -112,6 +141,9 @@ def _cancel_superseded(context: Context, model_id: str) -> None:
             if is_of_model and not row.is_owner_running(stale_seconds=stale):
                 db.update_download(row.id, state="cancelled", wanted=None)
                 superseded.append(row)
+        for version in db.list_versions(model_id):
+            if version.state == "untested":
+                db.set_version_state(model_id, version.commit, "refused")
     remove_leftovers(context, superseded)
 
 
@@ -127,10 +159,21 @@ def remove_abandoned_files(context: Context, model_id: str) -> None:
         model, versions = db.get_model(model_id), db.list_versions(model_id)
         delete_from_cache(RemovalPlanner(db.list_models(), db.list_all_versions()).list_abandoned(model))
         for version in versions:
-            if version.state != "kept":
+            if version.state not in STATES_WITH_FILES:
                 _remove_unused_ref(db, version.files, version.commit)
+                _remove_empty_snapshot(version)
             if version.state == "refused":
                 db.remove_version(model_id, version.commit)
+
+
+def _remove_empty_snapshot(version: ModelVersion) -> None:
+    """Remove the folder of a version that has no files any more, which a killed deletion has left."""
+    for file in version.files[:1]:
+        folder = cache_layout.infer_repo_folder(file.location, file.path)
+        try:
+            cache_files.remove_empty_snapshot(folder, folder / "snapshots" / str(version.commit))
+        except OSError as error:
+            raise NotWritableError(f"Can't remove {error.filename}", cause=error.strerror) from None
 
 
 def _remove_unused_ref(db: Database, files: Iterable[LocalFile], commit: str | None) -> None:

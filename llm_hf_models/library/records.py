@@ -27,9 +27,10 @@ ModelState = Literal["ready", "missing", "unverified", "changed"]
 # A new mode, owner or hard link changes it, and so does copying the cache, or a program that hides a modification.
 FileState = Literal["as recorded", "missing", "other size", "touched", "other ctime"]
 UNPROVEN_STATES = frozenset({"touched", "other ctime"})
-# `kept`: with its files. `replaced`: its files are removed unless another model uses them. `refused`: it was downloaded
-# and failed its load test, and never replaced the current version.
-VersionState = Literal["kept", "replaced", "refused"]
+# `kept`: with its files. `replaced`: its files are removed unless another model uses them. `untested`: downloaded, but
+# its load test has not ended. `refused`: it failed that test. The last two were never in force.
+VersionState = Literal["kept", "replaced", "untested", "refused"]
+STATES_WITH_FILES = frozenset({"kept", "untested"})
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 
 # Settings of a remote endpoint. They are stored with a model's options.

@@ -13,7 +13,7 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
-from llm_hf_models.library.records import Check, LocalFile, LocalModel, ModelVersion
+from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.repo_signature import judge_again, make_check
@@ -53,14 +53,21 @@ class RemovalPlanner:
         ids = {model.model_id for model in models}
         own = [file for model in models if model.place != "in place" for file in model.files]
         other = [file for model in models for version in self._list_versions(model) for file in version.files]
-        return self._select_unused([*own, *filter(_exists, other)], self._list_used(except_ids=ids))
+        return self._select_unused([*own, *filter(self._is_on_disk, other)], self._list_used(except_ids=ids))
 
     def list_abandoned(self, model: LocalModel) -> list[LocalFile]:
         """Return the files that only versions of the model use that are not kept."""
-        abandoned = (version for version in self._list_versions(model) if version.state != "kept")
+        abandoned = (version for version in self._list_versions(model) if version.state not in STATES_WITH_FILES)
         return self._select_unused(
-            filter(_exists, (file for version in abandoned for file in version.files)), self._list_used()
+            filter(self._is_on_disk, (file for version in abandoned for file in version.files)), self._list_used()
         )
+
+    def _is_on_disk(self, file: LocalFile) -> bool:
+        """Return whether a cached file exists, or only its blob is left, because a deletion was killed."""
+        if Path(file.location).exists():
+            return True
+        blob, cache = _find_blob(file), cache_layout.infer_cache_dir(file.location, file.path)
+        return blob.is_file() and all(cached.blob != blob for cached in self._read_cache(cache).files)
 
     def _list_versions(self, model: LocalModel) -> Sequence[ModelVersion]:
         return self._versions.get(model.model_id, ())
@@ -102,10 +109,10 @@ class RemovalPlanner:
 def list_kept(
     models: Iterable[LocalModel], versions: Mapping[str, Sequence[ModelVersion]]
 ) -> list[LocalModel | ModelVersion]:
-    """Return the models and those of their other versions that are kept."""
+    """Return the models and those of their other versions whose files are kept."""
     found: list[LocalModel | ModelVersion] = []
     for model in models:
-        found += [model, *(one for one in versions.get(model.model_id, ()) if one.state == "kept")]
+        found += [model, *(one for one in versions.get(model.model_id, ()) if one.state in STATES_WITH_FILES)]
     return found
 
 
@@ -156,16 +163,22 @@ def _is_removable(path: Path) -> bool:
     return is_own or os.access(path.parent, os.W_OK)
 
 
-def _exists(file: LocalFile) -> bool:
-    return Path(file.location).exists()
+def _find_blob(file: LocalFile) -> Path:
+    """Return the path that the blob of a cached file has, whether or not it exists."""
+    folder = cache_layout.infer_repo_folder(file.location, file.path)
+    return folder / "blobs" / (file.sha256 or file.git_sha1 or "unknown")
 
 
 def delete_from_cache(files: Iterable[LocalFile]) -> None:
-    """Delete files of models from the Hugging Face cache."""
-    from llm_hf_models.hub.cache_files import delete_cached_files  # imported late: only needed here
+    """Delete files of models from the Hugging Face cache, and blobs that are left of them."""
+    from llm_hf_models.hub import cache_files  # imported late: only needed here
 
+    files = list(files)
     for cache, locations in group_by_cache(files).items():
-        delete_cached_files(cache, locations)
+        cache_files.delete_cached_files(cache, locations)
+        of_cache = (file for file in files if Path(file.location) in locations)
+        if orphans := {blob for file in of_cache if (blob := _find_blob(file)).is_file()}:
+            cache_files.delete_orphans(cache, orphans)
 
 
 def _delete_files(model: LocalModel, versions: Sequence[ModelVersion], files: Sequence[LocalFile]) -> None:

@@ -45,7 +45,9 @@ class SamplingValue:
 
 @dataclass(frozen=True)
 class VersionView:
-    """Another version of a local model: one that was replaced, or a new one that failed its load test (`refused`).
+    """Another version of a local model: one that was replaced (`kept` with its files, or `replaced`), or a new one.
+
+    A new one has failed its load test (`refused`), or that test has not ended (`untested`).
 
     `on_disk` tells whether all its files are on this machine. `rollback` downloads them again otherwise.
     """

@@ -195,7 +195,7 @@ def plan_rollback(context: Context, name: str, *, to: str | None = None, keep_ol
     """
     with context.open_database() as db:
         model = db.find_model(name)
-        versions = [version for version in db.list_versions(model.model_id) if version.state != "refused"]
+        versions = [version for version in db.list_versions(model.model_id) if version.state in ("kept", "replaced")]
     refuse_other_place(model)
     if to is not None and len(to) < MIN_COMMIT_CHARS:
         raise BadInputError(f"{to!r} is too short for a commit", hint=f"Give at least {MIN_COMMIT_CHARS} characters.")

@@ -173,6 +173,8 @@ def format_version(version: VersionView) -> str:
     commit, when = (version.commit or "")[: cli_format.SHORT_COMMIT], cli_format.format_date(version.replaced)
     if version.state == "refused":
         return f"{commit}, not used: its load test failed on {when} ({version.problem or 'no reason'})"
+    if version.state == "untested":
+        return f"{commit}, not used: its load test has not ended"
     place = f"{format_size(version.size_bytes)} kept" if version.on_disk else "its files are removed"
     return f"{commit}, replaced on {when}, {place}"
 

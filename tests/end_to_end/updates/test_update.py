@@ -182,6 +182,7 @@ def test_kept_version_survives_cleanups_and_comes_back_offline(
     origin.change(Q4, origin.make_weights())
     assert update_one(keep_old=True).outcome == "updated"
     assert library.gc().files == ()
+    assert any("another version" in item.description for item in library.list_stored_files())
     run_process("hf", "cache", "prune", "-y", "--cache-dir", home.cache)
     assert [(each.commit, each.state, each.on_disk) for each in show().other_versions] == [(old.commit, "kept", True)]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -295,6 +296,23 @@ def test_update_shows_a_plan_and_asks(origin: Origin) -> None:
     assert show().commit == origin.hub.list_repos()[0].commit
 
 
+def test_version_whose_test_was_killed_leaves_with_the_next_one(origin: Origin, home: Home) -> None:
+    """A kill during the load test can't be timed exactly, so its record is made here."""
+    origin.change(Q4, origin.make_unloadable_weights())
+    update_one()
+    with Library()._context.open_database() as db:
+        db.set_version_state(MODEL, show().other_versions[0].commit, "untested")
+    assert Library().gc().files == ()
+    assert "its load test has not ended" in run("show", MODEL).stdout
+    with pytest.raises(NotFoundError):
+        Library().rollback(MODEL)
+    assert len(list_blobs(home)) == 2
+    origin.change(Q4, origin.make_weights())
+    assert update_one().outcome == "updated"
+    assert [each.state for each in show().other_versions] == ["replaced"]
+    assert len(list_blobs(home)) == 1
+
+
 def test_failed_update_of_one_model_does_not_stop_the_others(origin: Origin) -> None:
     library = Library()
     library.pull(f"{REPO}:Q8_0")
@@ -351,11 +369,17 @@ def test_worker_updates_in_the_background(origin: Origin) -> None:
     assert (show().commit, [each.state for each in show().other_versions]) == (planned.new_commit, ["replaced"])
 
 
-def test_model_in_another_folder_is_not_replaced(origin: Origin, tmp_path: Path) -> None:
-    model = str(Library().import_file(tmp_path / "origin/weights-0.gguf", repo=REPO).model.id)
-    origin.change(Q4, origin.make_weights())
-    (planned,) = (each for each in Library().plan_update().models if each.id == model)
-    assert planned.action in ("refuse", "skip", "update")
+def test_model_in_another_folder_is_compared_and_not_replaced(origin: Origin, tmp_path: Path) -> None:
+    own = tmp_path / Q8
+    own.write_bytes(Path(str(origin.files[Q8])).read_bytes())
+    library = Library()
+    model = library.import_file(own, repo=REPO).model.id
+    origin.change(Q8, origin.make_weights(seed=6))
+    assert [row.status for row in library.outdated([model]).models] == ["new files"]
+    (planned,) = library.plan_update([model]).models
+    assert planned.action == "refuse"
+    assert "only models in the cache are replaced" in planned.reason
+    assert f"llm hf pull {REPO}:Q8_0" in str(planned.hint)
 
 
 def test_error_of_the_load_test_names_both_commits(origin: Origin) -> None:
