@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from llm_hf_models.cli import output
@@ -20,7 +18,6 @@ from llm_hf_models.cli.params import (
 )
 from llm_hf_models.cli.several import list_local_members, use_each
 from llm_hf_models.cli.views import updates as updates_views
-from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.units import format_size
 
 NAME = LocalName()
@@ -127,8 +124,6 @@ def update(
 
 
 def _ask(question: str, refused: str) -> None:
-    if not output.is_terminal(sys.stdin):
-        raise BadInputError(f"{refused}: there is no terminal for the question", hint="Pass -y to skip the question.")
     confirm(question, refused=refused, hint="Pass -y to skip the question.")
 
 

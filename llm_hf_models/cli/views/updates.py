@@ -38,7 +38,7 @@ def render_outdated(found: OutdatedModels, max_width: int | None) -> str:
             _WORDS.get(row.status, row.status) + (" (pinned)" if row.pinned and row.status != "pinned" else ""),
             format_size(row.fetch_bytes) if row.status == "new files" else "",
             _format_commits(row.commit, row.new_commit),
-            _format_note(row),
+            _format_note(row, found.problem),
         ]
         for row in found.models
     ]
@@ -66,10 +66,11 @@ def _format_commits(old: str | None, new: str | None) -> str:
     return f"{old} → {new}" if new and new != old else old
 
 
-def _format_note(row: OutdatedModel) -> str:
+def _format_note(row: OutdatedModel, problem: str | None) -> str:
+    """Return what the other columns don't show. A problem that concerns all rows is printed once, below the table."""
     renamed = f"the repo is now {row.renamed_to}" if row.renamed_to else None
     files = _list_files(row.files) if row.status in ("new files", "other files") else None
-    return "; ".join(filter(None, (renamed, files, row.note)))
+    return "; ".join(filter(None, (renamed, files, row.note if row.note != problem else None)))
 
 
 def _list_files(files: Sequence[str]) -> str:

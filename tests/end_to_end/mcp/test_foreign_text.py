@@ -35,7 +35,7 @@ OWN_FIELDS = {
     "next_cursor", "next_step", "note", "notes", "options", "part", "place", "reason", "requested_action",
     "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
     "suggestions", "token_kind", "token_name", "type", "updated", "value", "verdict", "versions", "warnings", "where",
-    "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started", "replaced",
 }  # fmt: skip
 
 

@@ -200,7 +200,7 @@ def test_rollback_fetches_removed_files_again_at_their_commit(origin: Origin) ->
     plan = Library().plan_rollback(MODEL)
     assert plan.fetch_bytes == old.size_bytes
     assert "to download again" in run("rollback", MODEL, "--dry-run").stdout
-    assert "no terminal" in run("rollback", MODEL, code=2).stderr
+    assert "no answer was given" in run("rollback", MODEL, code=2).stderr
     done = run_json("rollback", MODEL, "-y")
     assert (done["outcome"], done["commit"], done["fetched_bytes"]) == ("rolled back", old.commit, old.size_bytes)
     assert (show().state, answer()) == ("ready", OLD_ANSWER)
@@ -290,7 +290,7 @@ def test_update_shows_a_plan_and_asks(origin: Origin) -> None:
     dry = run("update", "--all", "--dry-run")
     assert "new files: " in dry.stdout
     assert run_json("update", "--all", "--dry-run")["models"][0]["action"] == "update"
-    assert "there is no terminal" in run("update", "--all", code=2).stderr
+    assert "no answer was given" in run("update", "--all", code=2).stderr
     assert show().commit != origin.hub.list_repos()[0].commit
     assert run("update", "--all", "-y", "-q").output == ""
     assert show().commit == origin.hub.list_repos()[0].commit
