@@ -15,7 +15,11 @@ from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.transfer.types import ignore_event
 from llm_hf_models.verbs.collections import CollectionVerbs
+from llm_hf_models.verbs.disk_space import DiskSpaceVerbs
+from llm_hf_models.verbs.lockfiles import LockfileVerbs
+from llm_hf_models.verbs.other_tools import OtherToolVerbs
 from llm_hf_models.verbs.signatures import SignatureVerbs
+from llm_hf_models.verbs.summaries import SummaryVerbs
 from llm_hf_models.verbs.trust import TrustVerbs
 from llm_hf_models.verbs.updates import UpdateVerbs
 
@@ -59,7 +63,16 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(CollectionVerbs, SignatureVerbs, TrustVerbs, UpdateVerbs):
+class Library(
+    CollectionVerbs,
+    DiskSpaceVerbs,
+    LockfileVerbs,
+    OtherToolVerbs,
+    SignatureVerbs,
+    SummaryVerbs,
+    TrustVerbs,
+    UpdateVerbs,
+):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library
@@ -686,6 +699,7 @@ class Library(CollectionVerbs, SignatureVerbs, TrustVerbs, UpdateVerbs):
         *,
         allow: Sequence[str] = (),
         allowed_hosts: Collection[str] = (),
+        source: Path | str | None = None,
     ) -> MirrorServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
@@ -694,14 +708,22 @@ class Library(CollectionVerbs, SignatureVerbs, TrustVerbs, UpdateVerbs):
             port: The port; 0 chooses a free one, which `server_address` contains.
             allow: The gated and private repos and the imported models (local/NAME) to serve. Others are hidden.
             allowed_hosts: Names of this machine that clients may use, besides its addresses, host name and localhost.
+            source: A folder that `export` made, to serve in place of the library.
 
         Raises:
             NotWritableError: The server can't listen on that address.
+            MissingFileError, LockfileError: The folder is not an exported one.
         """
         from llm_hf_models.hub import refs
         from llm_hf_models.servers import hub_mirror, library_catalog
 
-        catalog = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        allowed, exported = frozenset(refs.RepoId.parse(name) for name in allow), None
+        if source is not None:
+            from llm_hf_models.lockfiles import export  # imported late: rarely needed
+
+            models = export.read_exported_models(Path(source).expanduser().absolute())
+            exported = lambda: models  # noqa: E731
+        catalog = library_catalog.LibraryCatalog(self._context, allowed, exported)
         if self._context.notify and (missing := catalog.list_missing_repos()):
             self._context.notify(f"Not on this machine: {', '.join(missing)}. List local models with `llm hf list`.")
         server = hub_mirror.make_server(catalog, host, port, allowed_hosts=allowed_hosts)

@@ -14,7 +14,7 @@ from llm_hf_models.hub.refs import ModelRef, RepoId
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import LocalModel, ModelVersion
 from llm_hf_models.models import repo_info
-from llm_hf_models.models.local_models import format_pull_ref
+from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import group_variants
 
@@ -29,7 +29,7 @@ def refuse_other_place(model: LocalModel) -> None:
     if model.place == "cache":
         return
     how = "was pulled to a folder" if model.place == "folder" and model.commit else "was imported"
-    hint = f"Pull it into the cache, which replaces the entry: llm hf pull {format_pull_ref(model)}"
+    hint = f"Pull it into the cache, which replaces the entry: llm hf pull {format_pull_ref(model.model_id)}"
     raise BadInputError(f"{model.model_id} {how}, and only models in the cache are replaced", hint=hint)
 
 

@@ -20,7 +20,7 @@ from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, L
 from llm_hf_models.library.versions import make_version
 from llm_hf_models.models.load_test import load_files
 from llm_hf_models.models.local_files import RemovalPlanner, delete_from_cache, list_kept
-from llm_hf_models.models.local_models import format_pull_ref
+from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.system.units import format_size
 
 PASSED = "loads"
@@ -63,7 +63,7 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel)
         cause=str(check.detail.get("reason") or "") or None,
         hint="Upgrade with `llm install -U llm-hf-models xllamacpp` and update again, or leave the new version out: "
         f"`llm hf pin {model.model_id}`. To replace the model without a load test: "
-        f"`llm hf pull {format_pull_ref(before)}`.",
+        f"`llm hf pull {format_pull_ref(before.model_id)}`.",
     )
 
 

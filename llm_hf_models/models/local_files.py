@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -13,14 +14,15 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.repo_signature import judge_again, make_check
 from llm_hf_models.models.types import Removal, Verification
 from llm_hf_models.system import verified_files
-from llm_hf_models.system.disk import count_freed_bytes
-from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests
+from llm_hf_models.system.disk import count_freed_bytes, measure_file, measure_files
+from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests, read_stamp
 from llm_hf_models.transfer.types import Event, Progress
 
 if TYPE_CHECKING:
@@ -52,12 +54,12 @@ class RemovalPlanner:
         """
         ids = {model.model_id for model in models}
         own = [file for model in models if model.place != "in place" for file in model.files]
-        other = [file for model in models for version in self._list_versions(model) for file in version.files]
+        other = [file for model in models for version in self.list_versions(model) for file in version.files]
         return self._select_unused([*own, *filter(self._is_on_disk, other)], self._list_used(except_ids=ids))
 
     def list_abandoned(self, model: LocalModel) -> list[LocalFile]:
         """Return the files that only versions of the model use that are not kept."""
-        abandoned = (version for version in self._list_versions(model) if version.state not in STATES_WITH_FILES)
+        abandoned = (version for version in self.list_versions(model) if version.state not in STATES_WITH_FILES)
         return self._select_unused(
             filter(self._is_on_disk, (file for version in abandoned for file in version.files)), self._list_used()
         )
@@ -69,7 +71,8 @@ class RemovalPlanner:
         blob, cache = _find_blob(file), cache_layout.infer_cache_dir(file.location, file.path)
         return blob.is_file() and all(cached.blob != blob for cached in self._read_cache(cache).files)
 
-    def _list_versions(self, model: LocalModel) -> Sequence[ModelVersion]:
+    def list_versions(self, model: LocalModel) -> Sequence[ModelVersion]:
+        """Return the other versions of a model."""
         return self._versions.get(model.model_id, ())
 
     def _list_used(self, except_ids: Collection[str] = ()) -> set[str]:
@@ -89,7 +92,7 @@ class RemovalPlanner:
         """
         files = self.list_removable(models)
         in_cache = {file.location for model in models if model.place == "cache" for file in model.files}
-        in_cache |= {file.location for model in models for one in self._list_versions(model) for file in one.files}
+        in_cache |= {file.location for model in models for one in self.list_versions(model) for file in one.files}
         unlinked = {Path(file.location) for file in files if file.location not in in_cache}
         shared = 0
         for cache, locations in group_by_cache([file for file in files if file.location in in_cache]).items():
@@ -131,25 +134,92 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
     """
     with context.open_database() as db:
         model = db.find_model(name)
-        versions = db.list_versions(model.model_id)
         planner = RemovalPlanner(db.list_models(), db.list_all_versions())
         removable, freed = planner.list_removable([model]), planner.count_freed_bytes([model])
         locations = [file.location for file in removable]
         kept = tuple(file.location for file in model.files if file.location not in locations)
         if not dry_run:
-            running_engines.stop_engines(db, model.model_id)
-            # Remove the record first: after a kill, a pull adopts the files, and no record names missing files.
-            db.remove_model(model.model_id)
-            try:
-                _delete_files(model, versions, removable)
-            except StorageError:
-                with db.transaction():  # the files could not be removed, so keep the record
-                    db.register(model)
-                    for version in versions:
-                        db.save_version(model.model_id, version)
-                raise
+            removal = ModelRemoval(db, [model], planner)
+            removal.remove_records()
+            removal.delete_files()
     default = suggest_new_default((model.model_id, *model.aliases))
     return Removal(model.model_id, tuple(locations), freed, kept, done=not dry_run, llm_default=default)
+
+
+class ModelRemoval:
+    """Removes models in two steps: their records, then the files that nothing else uses.
+
+    After a kill between the steps, a pull adopts the files, and no record names missing files.
+
+    Args:
+        db: The library.
+        models: The models to remove.
+        planner: A planner that knows all local models.
+    """
+
+    def __init__(self, db: Database, models: Sequence[LocalModel], planner: RemovalPlanner) -> None:
+        self._db, self._models = db, models
+        self._versions = {model.model_id: planner.list_versions(model) for model in models}
+        self._removable = {file.location for file in planner.list_removable(models)}
+        self.freed_bytes = planner.count_freed_bytes(models)
+
+    def remove_records(self) -> None:
+        """Remove the records of the models."""
+        for model in self._models:
+            self._db.remove_model(model.model_id)
+
+    def delete_files(self) -> None:
+        """Stop the engines of the models, and delete the files.
+
+        Raises:
+            NotWritableError: A file can't be removed. The records of its models are restored.
+        """
+        for model in self._models:
+            running_engines.stop_engines(self._db, model.model_id)
+        linked = _find_linked_files(self._db, self._removable)
+        owners = [(model.place, model.files) for model in self._models]
+        owners += [("cache", one.files) for versions in self._versions.values() for one in versions]
+        try:
+            for place in ("cache", "folder"):
+                files = {file.location: file for each, own in owners if each == place for file in own}
+                _delete_files(place, [file for location, file in files.items() if location in self._removable])
+        except StorageError:
+            for model in self._models:
+                if all(Path(file.location).exists() for file in model.files):
+                    self._db.register(model)
+                    for version in self._versions[model.model_id]:
+                        self._db.save_version(model.model_id, version)
+            raise
+        finally:
+            _renew_stamps(self._db, linked)
+
+
+_LinkedFile = tuple[str, LocalFile, FileStamp]  # a model's id and its file, with the file's stamp
+
+
+def _find_linked_files(db: Database, removable: Collection[str]) -> list[_LinkedFile]:
+    """Return the unchanged files of other models that are hard links to files that will be removed."""
+    removed = {found[:2] for found in measure_files(removable)}
+    return [
+        (model.model_id, file, read_stamp(Path(file.location)))
+        for model in db.list_models()
+        for file in model.files
+        if file.location not in removable
+        and (found := measure_file(file.location))
+        and found[:2] in removed
+        and file.compare_with_disk() == "as recorded"
+    ]
+
+
+def _renew_stamps(db: Database, linked: Iterable[_LinkedFile]) -> None:
+    """Record the stamps of files again: removing another hard link has changed their ctime."""
+    for model_id, file, before in linked:
+        digest, location = file.sha256 or file.git_sha1, Path(file.location)
+        with suppress(OSError):
+            after = read_stamp(location)
+            if digest and after != before and after.has_same_content_as(before):
+                verified_files.note_verified(digest, location, after)
+                db.record_verified_files(model_id, {file.location: after})
 
 
 def _is_removable(path: Path) -> bool:
@@ -181,13 +251,11 @@ def delete_from_cache(files: Iterable[LocalFile]) -> None:
             cache_files.delete_orphans(cache, orphans)
 
 
-def _delete_files(model: LocalModel, versions: Sequence[ModelVersion], files: Sequence[LocalFile]) -> None:
-    """Delete files of a model and of its other versions, which are always in the cache."""
-    in_cache = {file.location for version in versions for file in version.files}
-    if model.place == "cache":
-        in_cache |= {file.location for file in model.files}
-    delete_from_cache(file for file in files if file.location in in_cache)
-    for path in (Path(file.location) for file in files if file.location not in in_cache):
+def _delete_files(place: str, files: Sequence[LocalFile]) -> None:
+    if place == "cache":
+        delete_from_cache(files)
+        return
+    for path in (Path(file.location) for file in files):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

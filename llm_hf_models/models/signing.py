@@ -69,7 +69,7 @@ def sign(
     found = _find_signable(context, name)
     target = _choose_target(found, output)
     replaces = _check_target(target, found)
-    key_pem, chain_pem = _read_key(key), _read_key(certificates) if certificates else None
+    key_pem, chain_pem = read_key(key), read_key(certificates) if certificates else None
     files = {path: file for path, file in found.files.items() if not _is_same_file(file, target)}
     _refuse_key_among(files, key)
     plan = SigningResult(
@@ -85,7 +85,7 @@ def sign(
         return plan
     if replaces and not overwrite:
         raise StorageError(f"{target} exists", hint="Choose another file with -o, or pass -y to replace it.")
-    signer = _make_signer(key_pem, chain_pem, ask_passphrase)
+    signer = make_signer(key_pem, chain_pem, ask_passphrase)
     digests = {path: found.known.get(path) or _hash(found, path, files[path], progress) for path in files}
     data = signer.sign(digests, found.name, _list_ignored(found, target))
     _write(target, data, replace=replaces)
@@ -169,7 +169,7 @@ def _check_target(target: Path, found: _Signable) -> bool:
         raise BadInputError(f"The folder {target.parent} does not exist")
     if not os.path.lexists(target):
         return False
-    if not _is_signature_file(target) or (
+    if not is_signature_file(target) or (
         found.model and any(_is_same_file(each, target) for each in found.files.values())
     ):
         raise BadInputError(
@@ -178,7 +178,12 @@ def _check_target(target: Path, found: _Signable) -> bool:
     return True
 
 
-def _is_signature_file(path: Path) -> bool:
+def is_signature_file(path: Path) -> bool:
+    """Return whether a file is a signature.
+
+    Raises:
+        StorageError: it can't be read.
+    """
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BUNDLE_BYTES:
@@ -191,7 +196,12 @@ def _is_signature_file(path: Path) -> bool:
     return True
 
 
-def _read_key(path: Path) -> bytes:
+def read_key(path: Path) -> bytes:
+    """Return the content of a file with a key or a certificate.
+
+    Raises:
+        BadKeyError: it is too large, or can't be read.
+    """
     path = make_absolute(path)
     try:
         if path.stat().st_size > MAX_KEY_BYTES:
@@ -217,7 +227,7 @@ def _refuse_key_among(files: dict[str, Path], key: Path) -> None:
             )
 
 
-def _make_signer(key_pem: bytes, chain_pem: bytes | None, ask_passphrase: Callable[[], str] | None) -> Signer:
+def make_signer(key_pem: bytes, chain_pem: bytes | None, ask_passphrase: Callable[[], str] | None) -> Signer:
     """Load the key. This imports cryptography."""
     from llm_hf_models.signatures.keys import is_encrypted
     from llm_hf_models.signatures.sign import Signer

@@ -40,6 +40,7 @@ NAMES: dict[tuple[str, str], dict[str, Any]] = {
     ("hf_delete_model", "name"): {},
     ("hf_update_model", "name"): {},
     ("hf_edit_aliases", "name"): {"add": ["x"]},
+    ("hf_import_model", "name"): {"program": "ollama"},
 }
 WRONG_NAMES = (
     "../../../../etc/passwd",
