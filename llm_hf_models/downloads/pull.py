@@ -150,7 +150,7 @@ def _fetch_and_register(
         running.finish(_build_unchanged(before))
         return replace(result, download_id=row.id)
     if plan.switch is not None:
-        version_switch.protect_target(context, plan)
+        version_switch.record_target(context, plan)
     started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
     to_download = {file.path for file in plan.files if not file.local and not file.copy}
     manifest = signature_checks.find_manifest_to_compare(context, plan)

@@ -13,7 +13,9 @@ from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import HfModelsError, NewVersionError, NotWritableError, StorageError, UnknownModelError
+from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.hub import cache_files, cache_layout
+from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
@@ -27,14 +29,36 @@ PASSED = "loads"
 FROM_HUB = frozenset({"scan", "signature"})  # checks of a version that need the Hub
 
 
-def protect_target(context: Context, plan: PullPlan) -> None:
-    """Keep `gc` from removing the files of the version that a plan leads to, if the model had or tried it before."""
+def record_target(context: Context, plan: PullPlan) -> None:
+    """Record the version that a plan leads to, before its files appear in the cache.
+
+    The record keeps `gc` from removing them. After a kill, the next update finds them by it.
+    """
     with context.open_database() as db, suppress(UnknownModelError), db.transaction():
         model_id = str(plan.model_id)
         known = next((one for one in db.list_versions(model_id) if one.commit == plan.commit), None)
-        if known is not None:
+        if known is None:
+            db.save_version(model_id, _make_target(context, plan))
+        else:
             was_in_force = known.state in ("kept", "replaced")
             db.set_version_state(model_id, plan.commit, "kept" if was_in_force else "untested")
+
+
+def _make_target(context: Context, plan: PullPlan) -> ModelVersion:
+    cache, repo = context.cache_dir().absolute(), RepoId.parse(plan.repo)
+    files = tuple(
+        LocalFile(
+            file.path,
+            "mmproj" if file.path == plan.mmproj else "weights",
+            file.size,
+            str(cache_layout.cache_path(cache, repo, plan.commit, file.path)),
+            file.sha256,
+            file.git_sha1,
+        )
+        for file in plan.files
+    )
+    facts = plan.facts or ModelFacts()
+    return ModelVersion(plan.repo, plan.commit, facts, plan.hub or {}, files, (), time.time(), "untested")
 
 
 def check_before_switch(context: Context, before: LocalModel, model: LocalModel) -> LocalModel:
@@ -52,7 +76,7 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel)
     if _list_digests(before) == _list_digests(model):
         last = before.latest_check("load_test")
         return replace(model, checks=(*model.checks, *([last] if last else [])))
-    tested = replace(model, checks=(*model.checks, _test(context, model, is_new=known is None)))
+    tested = replace(model, checks=(*model.checks, _test(context, model)))
     check = tested.checks[-1]
     if check.result == PASSED:
         return tested
@@ -75,15 +99,12 @@ def _take_over_reports(known: ModelVersion | None, model: LocalModel) -> LocalMo
     return replace(model, checks=(*recorded.values(), *others))
 
 
-def _test(context: Context, model: LocalModel, *, is_new: bool) -> Check:
-    """Return the result of the load test. A record of the version keeps track of its files until it is in force.
+def _test(context: Context, model: LocalModel) -> Check:
+    """Return the result of the load test.
 
     Raises:
         EngineError: The test could not be run.
     """
-    if is_new:
-        with context.open_database() as db:
-            db.save_version(model.model_id, make_version(model, "untested"))
     try:
         return load_files(context, model)
     except HfModelsError as error:

@@ -21,7 +21,7 @@ FileRole = Literal["weights", "mmproj", "file"]
 # folder, from which they were imported without a copy.
 Place = Literal["cache", "folder", "in place"]
 
-# `kept`: with its files. `replaced`: its files are removed unless another model uses them. `untested`: downloaded, but
+# `kept`: with its files. `replaced`: its files are removed unless another model uses them. `untested`: its download or
 # its load test has not ended. `refused`: it failed that test. The last two were never in force.
 VersionState = Literal["kept", "replaced", "untested", "refused"]
 STATES_WITH_FILES = frozenset({"kept", "untested"})

@@ -62,7 +62,9 @@ def make_full_view(
         view,
         defaults=list_effective_defaults(model),
         sampling=list_sampling(model),
-        other_versions=tuple(map(_make_version_view, versions)),
+        other_versions=tuple(
+            _make_version_view(version) for version in versions if version.state != "untested" or version.is_complete
+        ),
     )
 
 
