@@ -131,6 +131,8 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
         assert names["aliases"] == (await run_command("alias"))["aliases"]
         await check_collections(tool)
+        current = await tool("hf_update_model", name=LOCAL)
+        assert (current["download"], current["model"]) == (None, await run_command_for_one("show", LOCAL))
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
