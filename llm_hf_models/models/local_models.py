@@ -10,6 +10,8 @@ from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
+    IMPORTED_FROM,
+    MODELFILE,
     UNPROVEN_STATES,
     Check,
     EndpointHealth,
@@ -102,6 +104,9 @@ def suggest_fix(model: LocalModel) -> str:
             return f"llm hf verify {model.model_id}"
         return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
     if model.repo is None:
+        source = model.hub.get(IMPORTED_FROM)
+        if isinstance(source, dict) and source.get("tool") not in (None, MODELFILE):
+            return shlex.join(["llm", "hf", "import", "--from", str(source["tool"]), str(source.get("name"))])
         return f"llm hf import {shlex.quote(model.files[0].location)}"
     return f"llm hf pull {format_pull_ref(model)}"
 

@@ -67,7 +67,8 @@ def test_second_import_registers_nothing_unless_asked(store: OllamaStore) -> Non
     assert run("import", "--from", "ollama", "tiny:1b", "--all").stdout == "hf/local/tiny-1b:F16\n"
     assert len(run_json("list")["models"]) == 3
     (store.folder / "blobs").rename(store.folder / "gone")
-    assert {model["state"] for model in run_json("list")["models"]} == {"missing"}
+    models = {model["model_id"]: (model["state"], model["fix"]) for model in run_json("list")["models"]}
+    assert models["hf/local/mario:F16"] == ("missing", "llm hf import --from ollama mario:latest")
 
 
 @pytest.mark.usefixtures("store")
