@@ -142,6 +142,19 @@ def test_recorded_repos_are_proved_by_digest(hub: HubServer, home: Home, tmp_pat
     assert hub.endpoint
 
 
+def test_hub_that_does_not_answer_is_not_asked_about_each_model(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for number in range(4):
+        folder = home.root / f".lmstudio/models/acme/Tiny{number}-GGUF"
+        folder.mkdir(parents=True)
+        tiny_chat(folder / f"Tiny{number}-Q8_0.gguf", seed=number)
+    digests = [one["result"]["digest"] for one in run_json("import", "--from", "lmstudio")["imported"]]
+    assert [digest.rpartition("127.0.0.1:9 ")[2] for digest in digests] == [
+        "can't be reached", "can't be reached", "did not respond in time", "did not respond in time",
+    ]  # fmt: skip
+    assert {model["state"] for model in run_json("list")["models"]} == {"unverified"}
+
+
 @pytest.mark.usefixtures("store")
 def test_each_tool_is_imported_in_place(home: Home, tmp_path: Path) -> None:
     other_tools.make_lm_studio_store(home.root / ".lmstudio/models")
