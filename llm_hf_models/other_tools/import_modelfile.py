@@ -74,8 +74,8 @@ def _keep_proof(context: Context, found: FoundModel, done: ImportedModel) -> Imp
         check = db.get_model(found.name).latest_check("digest")
         if check is None or check.result != MATCHES:
             return done
-        db.add_check(done.result.model.model_id, check)
-        view = make_view(db.get_model(done.result.model.model_id))
+        db.add_check(done.result.model.id, check)
+        view = make_view(db.get_model(done.result.model.id))
     return replace(done, result=replace(done.result, model=view, digest=f"matches, as that of {found.name}"))
 
 

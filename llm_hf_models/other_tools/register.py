@@ -84,7 +84,7 @@ def import_found(
 ) -> ImportedModel:
     """Register one model where it is, with its options and the proposed aliases that are free."""
     result = _register(context, found, progress, aliases)
-    model_id = result.model.model_id
+    model_id = result.model.id
     notes = [*found.notes, *_store_options(context, result.model, found.options)]
     if found.has_foreign_template:
         applies = "the template in the file's header applies" if result.model.facts.chat_template else (
@@ -136,8 +136,8 @@ def _store_options(context: Context, model: LocalModelView, options: Mapping[str
     notes = []
     for key, value in options.items():
         try:
-            validate_for_model({key: value}, model.model_id, embedding=model.kind == "embedding")
-            set_options(context, model.model_id, {key: value})
+            validate_for_model({key: value}, model.id, embedding=model.kind == "embedding")
+            set_options(context, model.id, {key: value})
         except BadInputError as error:
             notes.append(error.message)
     return notes
@@ -164,7 +164,7 @@ def _add_if_free(context: Context, alias: str, model: LocalModelView, taken: Tak
         if owner := taken.find_owner(alias, model.kind):
             return f"is the name of {owner} in llm"
         with context.open_database() as db:
-            db.add_alias(alias, model.model_id)
+            db.add_alias(alias, model.id)
     except BadInputError as error:
         return error.message.removeprefix(repr(alias)).strip()
     return None

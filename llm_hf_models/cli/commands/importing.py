@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     File,
     aliases_option,
+    json_option,
     kind_options,
     quiet_option,
 )
@@ -26,6 +28,13 @@ if TYPE_CHECKING:
 
 TOOLS = ("ollama", "lmstudio", "llamacpp", "jan", "gpt4all", "llm-gguf")
 _FOR_FILES = ("repo", "copy", "mmproj", "no_mmproj", "kind", "pooling")
+
+
+@dataclass(frozen=True)
+class ImportableFiles:
+    """A file of each model that an import would register."""
+
+    files: tuple[str, ...]
 
 
 @click.command(
@@ -53,7 +62,7 @@ _FOR_FILES = ("repo", "copy", "mmproj", "no_mmproj", "kind", "pooling")
 @kind_options
 @aliases_option
 @quiet_option(is_passed=True)
-@click.option("as_json", "--json", is_flag=True, help="Print JSON; a list for a folder or several files.")
+@json_option
 @click.pass_context
 def import_(
     ctx: click.Context,
@@ -108,7 +117,7 @@ def import_(
         )
     if dry_run:
         paths = [str(model) for model in models]
-        output.print_json(paths) if as_json else output.emit("\n".join(paths))
+        output.print_json(ImportableFiles(tuple(paths))) if as_json else output.emit("\n".join(paths))
         return
     arguments = {
         "repo": repo,
@@ -118,8 +127,7 @@ def import_(
         "aliases": aliases,
         "options": {key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
     }
-    is_list = len(files) > 1 or Path(files[0]).is_dir()
-    _import_files(library, models, arguments, quiet=quiet, as_json=as_json, is_list=is_list)
+    _import_files(library, models, arguments, quiet=quiet, as_json=as_json)
 
 
 def _import_files(
@@ -129,7 +137,6 @@ def _import_files(
     *,
     quiet: bool,
     as_json: bool,
-    is_list: bool,
 ) -> None:
     from llm_hf_models.cli import progress
 
@@ -139,9 +146,9 @@ def _import_files(
 
     def show(done: ImportResult) -> None:
         output.note(local_views.render_import(done, arguments["aliases"]))
-        output.emit(done.model.model_id)
+        output.emit(done.model.id)
 
-    use_each(models, register, show, as_json=as_json, is_list=is_list)
+    use_each(models, register, show, as_json=as_json)
 
 
 def _refuse_options(ctx: click.Context, what: str) -> None:
@@ -177,7 +184,7 @@ def _import_from_tool(
     else:
         for one in done.imported:
             output.note(views.render_imported(one))
-            output.emit(one.result.model.model_id)
+            output.emit(one.result.model.id)
         if text := views.render_left_out(done):
             output.note(text)
         if done.failed:
@@ -201,4 +208,4 @@ def _import_modelfile(
         output.print_json(done)
         return
     output.note(views.render_imported(done))
-    output.emit(done.result.model.model_id)
+    output.emit(done.result.model.id)

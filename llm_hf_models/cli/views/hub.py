@@ -292,8 +292,8 @@ def render_pull_result(result: PullResult) -> str:
     """Return a pull's downloaded bytes and speed, and the command to use the model."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
     if result.fetched_bytes:
-        speed = format_size(result.fetched_bytes / max(result.seconds, 0.001))
-        moved = f"{format_size(result.fetched_bytes)} in {cli_format.format_elapsed(result.seconds)}"
+        speed = format_size(result.fetched_bytes / max(result.elapsed_seconds, 0.001))
+        moved = f"{format_size(result.fetched_bytes)} in {cli_format.format_elapsed(result.elapsed_seconds)}"
         lines.append(f"Downloaded {moved} ({speed}/s). Digests match the Hub's.")
     if result.other_process_bytes:
         lines.append(f"Another process downloaded {format_size(result.other_process_bytes)}. Digests match the Hub's.")
@@ -301,11 +301,11 @@ def render_pull_result(result: PullResult) -> str:
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing to download." if copied else "Nothing to download.")
     if result.is_copy:
-        lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
-    if result.model_id:
+        lines.append(f"This is an additional copy: {result.id} keeps its own files.")
+    if result.id:
         kind = result.plan.facts.kind if result.plan.facts else "chat"
         lines += list_missing_aliases(result.plan, result.aliases)
-        lines.append(cli_format.suggest_usage(result.model_id, result.plan.options.aliases or result.aliases, kind))
+        lines.append(cli_format.suggest_usage(result.id, result.plan.options.aliases or result.aliases, kind))
     return "\n".join(lines)
 
 

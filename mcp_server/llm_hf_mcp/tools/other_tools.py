@@ -51,6 +51,6 @@ async def import_model(
     totals = {"models": Totals(len(listed.models), 0, sum(model.size_bytes for model in listed.models))}
     room = measure_room(ImportModelResult((), totals=totals), reserved=RESERVED_CHARS + measure(warnings))
     rows, after = select_page(listed.models, cursor, limit=MAX_ROWS, room=room, kind="")
-    totals = {"models": Totals(len(listed.models), len(rows), totals["models"].bytes)}
+    totals = {"models": Totals(len(listed.models), len(rows), totals["models"].size_bytes)}
     found = ImportModelResult(rows, next_cursor=after, totals=totals)
     return build_result(found, partial(rendering.format_import, program=program, warnings=warnings))

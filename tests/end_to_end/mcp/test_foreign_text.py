@@ -97,7 +97,7 @@ def check_answer(result: CallToolResult) -> None:
     assert len(json.dumps(structure, ensure_ascii=False)) < MAX_CHARS
     assert [char for one in list_strings(structure) for char in find_hidden(one)] == []
     marked = set(structure.get("untrusted", {}).get("fields", ()))
-    assert {name for name in ("card", "tags", "id", "name", "text", "model_id") if structure.get(name)} <= marked
+    assert {name for name in ("card", "tags", "id", "name", "text") if structure.get(name)} <= marked
     assert find_unmarked(structure, marked) == []
     warned = {warning.split(" ")[0].rstrip(":") for warning in structure["warnings"] if ": 20 of " in warning}
     assert warned <= set(list_strings(structure))
@@ -125,10 +125,14 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_verify_model", {"name": ref}),
         ("hf_run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
         ("hf_edit_aliases", {"name": ref, "add": ["hostile"]}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "dry_run": True}),
         ("hf_import_model", {"program": "ollama"}),
         ("hf_import_model", {"program": "ollama", "name": "hostile"}),
         ("hf_list_models", {"verbosity": "full"}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": ref, "confirm": f"hf/{ref}"}),
     ]
     async with connect_stdio("--allow-delete") as client:
@@ -249,4 +253,4 @@ async def list_schemas(client: Client) -> list[Any]:
 def test_json_of_the_cli_has_hidden_characters_only_as_escapes() -> None:
     done = run("info", REPO, "--card", "--json")
     assert find_hidden(done.stdout) == []
-    assert "\x1b[31m" in json.loads(done.stdout)["card"]
+    assert "\x1b[31m" in json.loads(done.stdout)["results"][0]["card"]

@@ -77,8 +77,8 @@ async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None
                 assert len(output) < 3000, (tool, wrong[:40])
                 for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):
                     assert leak not in output, (tool, argument, wrong[:40], output)
-        assert (await call_tool(client, "hf_list_models"))["models"][0]["model_id"] == LOCAL
-    assert [model.model_id for model in Library().list()] == [model.model_id for model in models]
+        assert (await call_tool(client, "hf_list_models"))["models"][0]["id"] == LOCAL
+    assert [model.id for model in Library().list()] == [model.id for model in models]
     assert Library().downloads(include_finished=True)[0].id == 1, "no name became a download"
 
 

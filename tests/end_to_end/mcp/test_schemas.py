@@ -15,6 +15,7 @@ import pytest
 from mcp import Client
 
 from tests.support import mcp_hub
+from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, run_async
 from tests.support.mcp_hub import REPO
 from tests.support.other_tools import add_ollama_model
@@ -77,9 +78,13 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "prune": False}),
         ("hf_import_model", {"program": "ollama"}),
         ("hf_import_model", {"program": "ollama", "name": "Mario"}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {"by": "repo"}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]
     return [(name, arguments, await call_tool(client, name, **arguments)) for name, arguments in calls]
@@ -108,6 +113,7 @@ async def test_schemas_are_valid_in_drafts_7_and_2020_12() -> None:
                 assert set(list_keywords(schema)) <= KEYWORDS, tool.name
                 for validator in (jsonschema.Draft7Validator, jsonschema.Draft202012Validator):
                     validator.check_schema(schema)
+            assert list(list_misnamed_fields(tool.output_schema or {}, tool.name)) == []
 
 
 @run_async
