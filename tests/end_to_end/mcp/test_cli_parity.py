@@ -75,6 +75,16 @@ async def compare_lockfiles_and_imports(tool: Callable[..., Awaitable[Any]]) -> 
     assert (await tool("hf_import_model", program="ollama"))["models"] == printed["models"]
 
 
+async def check_collections(tool: Callable[..., Awaitable[Any]]) -> None:
+    await tool("hf_edit_collection", action="create", name="coding")
+    edited = await tool("hf_edit_collection", action="add", name="coding", members=[LOCAL, "far/away"])
+    shown = await run_command_for_one("collection", "show", "coding")
+    assert edited["members"] == shown["members"]
+    assert (await tool("hf_list_collections", name="coding"))["members"] == shown["members"]
+    listed = await run_command("collection", "list")
+    assert (await tool("hf_list_collections"))["collections"] == listed["collections"]
+
+
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_every_tool_returns_the_json_of_its_command() -> None:
@@ -120,6 +130,7 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         assert proof["load_test"] == await run_command_for_one("test", LOCAL, codes=(0, 1))
         names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
         assert names["aliases"] == (await run_command("alias"))["aliases"]
+        await check_collections(tool)
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
