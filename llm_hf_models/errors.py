@@ -251,6 +251,14 @@ class LibraryTooNewError(LibraryError):
     """The library file was written by a newer version of this package."""
 
 
+class LockfileError(BadInputError):
+    """A lockfile can't be read, or a part of it is not valid."""
+
+
+class LockfileTooNewError(LockfileError):
+    """The lockfile was written by a newer version of this package."""
+
+
 class LibraryBusyError(LibraryError):
     """Another process kept the library file locked for too long."""
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from llm_hf_models.cli import output
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+
+if TYPE_CHECKING:
+    from llm_hf_models.service import Library
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -98,6 +101,32 @@ def _add(result: R, results: list[R], show: Callable[[R], None] | None) -> None:
 def _choose_exit_code(errors: Sequence[HfModelsError]) -> int:
     """Return the exit code of an interruption, which is the last error, or else that of the first error."""
     return (errors[-1] if isinstance(errors[-1], InterruptedByUserError) else errors[0]).exit_code
+
+
+def note_missing_members(library: Library, collection: str) -> None:
+    """Print a note if models of a collection are not on this machine."""
+    members = library.list_collection_members(collection)
+    missing = sum(member.id is None for member in members)
+    if missing:
+        output.note(
+            f"{missing} of {len(members)} models of {collection} are not on this machine: "
+            f"llm hf pull --collection {collection}"
+        )
+    elif not members:
+        output.note(f"The collection {collection} has no models.")
+
+
+def list_local_members(library: Library, collection: str, *, with_files: bool = False) -> tuple[str, ...]:
+    """Return the ids of the models of a collection that are on this machine. A note says how many are not.
+
+    Args:
+        library: The library.
+        collection: The name of the collection.
+        with_files: Leave out models on remote endpoints.
+    """
+    models = library.list(collection=collection)
+    note_missing_members(library, collection)
+    return tuple(model.id for model in models if not (with_files and model.endpoint))
 
 
 def emit_in_parts(render: Callable[[R], str]) -> Callable[[R], None]:

@@ -117,6 +117,10 @@ class PullPlan(Result):
     note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
     unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names
+    # A plan from a lockfile: its commit may be older than that of the branch, which keeps its ref in the cache.
+    from_lockfile: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)  # files to copy instead of downloading them, by path
+    local_only: bool = False  # a file that is not on this machine is an error, not a download
 
 
 def list_restrictions(plan: PullPlan) -> list[str]:

@@ -22,7 +22,7 @@ from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, 
 from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.validate import ValidationReport, check_shards
 from llm_hf_models.hub import cache_layout
-from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.hub.refs import DEFAULT_BRANCH, RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.default_options import set_options
@@ -274,22 +274,32 @@ def _fetch_files(
             stop=stop,
             manifest=manifest,
         )
-    by_xet = _fetch_with_xet(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
+    uses_xet = context.settings().transport == "xet" and not plan.local_only
+    by_xet = _fetch_with_xet(context, plan, limits, progress, stop) if uses_xet else set()
     stored = fetch_variant.fetch_into_cache(
         hub,
         repo,
         plan.commit,
         plan.files,
         cache_dir=context.cache_dir(),
-        revision=plan.revision,
+        revision=_choose_ref(context, plan, repo),
         limits=limits,
         get_connection_limit=share.get_connection_limit,
         get_rate_limit=share.get_rate_limit,
         progress=progress,
         stop=stop,
+        sources={path: Path(source) for path, source in plan.sources.items()},
+        local_only=plan.local_only,
         manifest=manifest,
     )
     return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
+
+
+def _choose_ref(context: Context, plan: PullPlan, repo: RepoId) -> str | None:
+    """Return the revision whose ref in the cache is written. An existing ref never moves back to an older commit."""
+    name = plan.revision or DEFAULT_BRANCH
+    ref = cache_layout.repo_folder(context.cache_dir(), repo) / "refs" / name
+    return plan.commit if plan.from_lockfile and ref.exists() else plan.revision
 
 
 def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:
@@ -392,6 +402,7 @@ def _build_checks(
     template = [asdict(finding) for finding in report.findings if finding.part == "template"]
     structure = [asdict(finding) for finding in report.findings if finding.part != "template"]
     matches = {"repo": plan.repo, "commit": plan.commit, "files": len(stored)}
+    matches |= {"record": "lockfile"} if plan.local_only else {}  # the Hub was not asked for its digests
     scan = hub_scans.build_scan_details(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference.types import LoadResult
+from llm_hf_models.library.file_states import ModelState
 from llm_hf_models.library.records import (
     Check,
     EndpointHealth,
     LocalFile,
     ModelDefault,
-    ModelState,
 )
 from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.system.json_values import Result, UnixTime, json_name
@@ -72,6 +72,7 @@ class LocalModelView(Result):
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
     left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    collections: tuple[str, ...] = ()  # those that have it as a member; empty in results of changes
     # Only in a survey (Library.survey). None otherwise, or if it is unknown.
     update_available: bool | None = None  # whether the repo has other files now
     update_note: str | None = None  # why that is unknown

@@ -141,6 +141,8 @@ def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     return "\n".join([*lines, f"{'Freed' if found.done else 'Would free'} {format_size(found.freed_bytes)}."])
 
 
-def render_queued(row: DownloadView) -> str:
-    """Return the command that shows a background download."""
+def render_queued(row: DownloadView, *, is_complete: bool) -> str:
+    """Return the command that shows a background download. `is_complete`: it has nothing to download."""
+    if is_complete:
+        return f"Download {row.id} has nothing to download and ends at once. Show it: llm hf downloads --all"
     return f"Download {row.id} continues in the background. Watch it: llm hf downloads --watch {row.id}"

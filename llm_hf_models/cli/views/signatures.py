@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from llm_hf_models.models.signature_types import SignatureReport, TrustChange, TrustedSigner
 
 SHORT_FINGERPRINT = 16
+MAX_FILES = 20
 
 
 def render_signers(signers: Sequence[TrustedSigner], max_width: int | None) -> str:

@@ -659,10 +659,12 @@ def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer
     before, sent = run_json_one("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
     rang = tmp_path / "rang"
     os.mkfifo(rang)
-    number = run(
-        "pull", f"{REPO}:Q8_0", "-a", "walrus", "--background", "-q", "--on-done", f'echo "$LLM_HF_MODEL" > {rang}'
-    ).stdout.strip()
-    assert number.isdigit()
+    queued = run("pull", f"{REPO}:Q8_0", "-a", "walrus", "--background", "--on-done", f'echo "$LLM_HF_MODEL" > {rang}')
+    number = queued.stdout.strip()
+    assert queued.stderr.splitlines() == [
+        f"hf/{REPO}:Q8_0 is already on this machine.",
+        f"Download {number} has nothing to download and ends at once. Show it: llm hf downloads --all",
+    ]
     assert rang.read_text("utf-8") == f"hf/{REPO}:Q8_0\n"
     assert "is done" in run("downloads", "--watch", number).stderr
     after = run_json_one("show", "walrus")

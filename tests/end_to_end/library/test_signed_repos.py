@@ -64,7 +64,7 @@ def test_signature_by_a_trusted_key_is_reported_everywhere(hub: HubServer, tmp_p
         True,
         added["fingerprint"],
     )
-    plan = run_json("pull", REPO, "--dry-run")["signature"]
+    plan = run_json("pull", REPO, "--dry-run")["results"][0]["signature"]
     assert plan["facts"]["coverage"] == {
         "files": 1, "matching": 1, "differing": [], "unlisted": [], "unchecked": [], "unchecked_reason": None,
         "not_in_model": 0,
@@ -77,13 +77,8 @@ def test_signature_by_a_trusted_key_is_reported_everywhere(hub: HubServer, tmp_p
     assert "valid: a manifest of files signed by the key" in shown
     assert "you trust this signer for acme" in shown
     assert "lists 1 of 1 files of this variant with the same digest" in shown
-    (verified,) = as_list(run_json("verify", REPO))
+    (verified,) = run_json("verify", REPO)["results"]
     assert verified["signature"]["trusted"] is True
-
-
-def as_list(result: Any) -> list[Any]:
-    """Return the results of a command for several names."""
-    return result if isinstance(result, list) else next(iter(result.values())) if "results" in result else [result]
 
 
 @pytest.mark.usefixtures("hub")
@@ -167,7 +162,7 @@ def test_setting_requires_a_proven_signature(
     Library().set_setting("require_signature", mode)
     Library().add_trusted_signer(owner, key=write_key(tmp_path, signer))
     if refusal is None:
-        assert Library().pull(REPO).model_id
+        assert Library().pull(REPO).id
         return
     with pytest.raises(SignatureRefusedError, match=refusal):
         Library().plan(REPO)
@@ -217,7 +212,7 @@ def test_signature_file_that_can_not_be_read_is_a_fact(hub: HubServer, tmp_path:
     assert report is not None
     assert report.facts is None
     assert report.problem
-    assert Library().pull(REPO).model_id, "the digests are compared with the Hub's in any case"
+    assert Library().pull(REPO).id, "the digests are compared with the Hub's in any case"
 
 
 def test_other_files_named_sig_are_no_signatures(hub: HubServer, tmp_path: Path) -> None:

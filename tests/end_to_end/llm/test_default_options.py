@@ -421,6 +421,14 @@ def test_suggested_attach_command_repeats_the_given_options(
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
 
 
+def test_attaching_a_silent_server_fails_within_its_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url, began = f"http://127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        refused = run("attach", "far", "--endpoint", url, code=1).stderr
+        assert time.monotonic() - began < 2 * remote_endpoints.ATTACH_SECONDS
+    assert refused == f"Error: No response from {url}\ntimed out after 5 s\nCheck that the server is running.\n"
+
+
 def test_silent_endpoint_delays_the_list_only_up_to_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_endpoints, "ATTACH_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
