@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
 
 from llm_hf_models import paths, policy
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
@@ -31,6 +32,7 @@ from llm_hf_models.settings import Settings
 from llm_hf_models.system.private_files import make_private_folder, open_private
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.types import (
+    AliasChange,
     Consent,
     ConsentRequest,
     DownloadChange,
@@ -236,6 +238,19 @@ class AgentLibrary(Library):
         change = self.prepare_removal(name) if isinstance(name, str) else name
         return self._change(change, lambda removal: remove(removal.id))
 
+    def prepare_pruning(
+        self, *, unused_seconds: float | None = None, larger_bytes: int | None = None, keep: Sequence[str] = ()
+    ) -> PreparedChange[Pruning]:
+        """Plan a pruning, and return it with the requests that need consent first."""
+        plan = partial(self.plan_pruning, unused_seconds=unused_seconds, larger_bytes=larger_bytes, keep=keep)
+        return self._prepare("delete", "prune", plan)
+
+    def prune(self, plan: Pruning | PreparedChange[Pruning]) -> Pruning:
+        """Remove the models of a plan, as `Library.prune` does."""
+        prune = super().prune
+        change = plan if isinstance(plan, PreparedChange) else self._prepare("delete", "prune", lambda: plan)
+        return self._change(change, prune)
+
     def prompt(
         self,
         name: str | PreparedChange[LocalModelView],
@@ -344,7 +359,10 @@ class AgentLibrary(Library):
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
     verify = _limit(Library.verify, "verify", "{name}")
     import_file = _limit(Library.import_file, "import", "{file}")
+    import_from = _limit(Library.import_from, "import", "{tool}")
+    import_modelfile = _limit(Library.import_modelfile, "import", "{path}")
     gc = _limit(Library.gc, "gc")
+    deduplicate = _limit(Library.deduplicate, "deduplicate")
     set_options = _limit(Library.set_options, "set options", "{name}")
     attach = _limit(Library.attach, "attach", "{name}")
     login = _limit(Library.login, "login")
@@ -354,11 +372,19 @@ class AgentLibrary(Library):
     create_collection = _limit(Library.create_collection, "create collection", "{name}")
     add_to_collection = _limit(Library.add_to_collection, "change collection", "{name}")
     remove_from_collection = _limit(Library.remove_from_collection, "change collection", "{name}")
+    import_collection = _limit(Library.import_collection, "import collection", "{source}")
     rename_collection = _limit(Library.rename_collection, "rename collection", "{name}")
 
     def prepare_collection_deletion(self, name: str) -> PreparedChange[CollectionDeletion]:
         """Plan the deletion of a collection, and return it with the requests that need consent first."""
         return self._prepare("delete", name, partial(self.plan_collection_deletion, name))
+
+    def prepare_collection_edit(self, name: str, *, deletes: bool) -> PreparedChange[CollectionDeletion | None]:
+        """Prepare a change of a collection for `request_agreement`. Only a deletion may need consent."""
+        if deletes:
+            change = self.prepare_collection_deletion(name)
+            return PreparedChange(change.action, change.target, change.subject, change.requests, change.preapproved)
+        return PreparedChange("change collection", name, None, ())
 
     def delete_collection(self, name: str | PreparedChange[CollectionDeletion]) -> CollectionDeletion:
         """Delete a collection, as `Library.delete_collection` does."""
@@ -388,15 +414,34 @@ class AgentLibrary(Library):
 
     def remove_alias(self, *aliases: str) -> None:
         """Remove aliases, as `Library.remove_alias` does."""
-        return self._change_directly("remove alias", " ".join(aliases), partial(super().remove_alias, *aliases))
+        remove = super().remove_alias
+        plan = partial(self._find_aliases, None, (), aliases)
+        return self._change(
+            self._prepare("remove alias", " ".join(aliases), plan), lambda change: remove(*change.remove)
+        )
 
-    def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
-        """Remove and add aliases, as `Library.change_aliases` does."""
+    def prepare_aliases(
+        self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> PreparedChange[AliasChange]:
+        """Find the models that lose an alias, and return the change with the requests that need consent first."""
         action, target = "alias", " ".join((name, *add))
         if remove:
             old = " ".join(remove)
             action, target = ("change aliases", f"{target} instead of {old}") if add else ("remove alias", old)
-        return self._change_directly(action, target, partial(super().change_aliases, name, add=add, remove=remove))
+        return self._prepare(action, target, partial(self._find_aliases, name, add, remove))
+
+    def change_aliases(
+        self, name: str | PreparedChange[AliasChange], *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> LocalModelView:
+        """Remove and add aliases, as `Library.change_aliases` does."""
+        change = self.prepare_aliases(name, add=add, remove=remove) if isinstance(name, str) else name
+        run = super().change_aliases
+        return self._change(change, lambda found: run(str(found.name), add=found.add, remove=found.remove))
+
+    def _find_aliases(self, name: str | None, add: Sequence[str], remove: Sequence[str]) -> AliasChange:
+        owners = {alias.casefold(): model.id for model in self.list() for alias in model.aliases} if remove else {}
+        lost = {alias: owners[alias.casefold()] for alias in remove if alias.casefold() in owners}
+        return AliasChange(name, tuple(add), tuple(remove), lost)
 
     # The policy and the log
 

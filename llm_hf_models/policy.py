@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_hf_models import settings
 from llm_hf_models.context import Context
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
@@ -20,10 +21,19 @@ from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
 from llm_hf_models.system.units import format_size
-from llm_hf_models.types import ConsentRequest, DownloadChange, DownloadClearance, EngineStop
+from llm_hf_models.types import AliasChange, ConsentRequest, DownloadChange, DownloadClearance, EngineStop
 
 # The plan of a change, or the model to prompt.
-OtherSubject = Removal | CollectionDeletion | LocalModelView | DownloadChange | DownloadClearance | EngineStop
+OtherSubject = (
+    Removal
+    | CollectionDeletion
+    | Pruning
+    | LocalModelView
+    | DownloadChange
+    | DownloadClearance
+    | EngineStop
+    | AliasChange
+)
 Subject = PullPlan | SyncPlan | OtherSubject | None
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
@@ -66,17 +76,14 @@ def _request_consent(
         yield from _request_pull_consent(context, limits, subject)
     elif isinstance(subject, SyncPlan):
         yield from _request_sync_consent(context, limits, subject)
-    elif isinstance(subject, Removal):
-        freed = format_size(subject.freed_bytes)
-        yield ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
-    elif isinstance(subject, CollectionDeletion):
-        count = len(subject.collections)
-        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
-        yield ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
+    elif isinstance(subject, Removal | CollectionDeletion | Pruning):
+        yield from _request_deletion_consent(subject)
     elif isinstance(subject, LocalModelView):
         yield from _request_run_consent(subject)
     elif isinstance(subject, DownloadChange):
         yield from _request_control_consent(context, limits, subject)
+    elif isinstance(subject, AliasChange):
+        yield from _request_alias_consent(subject)
     else:
         yield from _request_interruption_consent(subject)
 
@@ -114,6 +121,21 @@ def _request_pull_consent(context: Context, limits: Settings, plan: PullPlan) ->
     if restrictions and context.token() is not None:
         text = f"Use your Hub token to download {_quote(plan.ref)}, which is {' and '.join(restrictions)}?"
         yield ConsentRequest("token", plan.ref, text)
+
+
+def _request_deletion_consent(subject: Removal | CollectionDeletion | Pruning) -> Iterator[ConsentRequest]:
+    if isinstance(subject, Removal):
+        freed = format_size(subject.freed_bytes)
+        yield ConsentRequest("delete", subject.id, f"Delete {_quote(subject.id)} and free {freed}?")
+    elif isinstance(subject, CollectionDeletion):
+        count = len(subject.collections)
+        what = _quote(subject.name) + (f" and the {count - 1} in it" if count > 1 else "")
+        yield ConsentRequest("delete", subject.name, f"Delete the collection {what}? Its models are kept.")
+    elif subject.models:
+        ids = [each.id for each in subject.models]
+        names = ", ".join(map(_quote, ids[:MAX_NAMES])) + (" and others" if len(ids) > MAX_NAMES else "")
+        text = f"Delete {len(ids)} models and free {format_size(subject.freed_bytes)}: {names}?"
+        yield ConsentRequest("delete", f"prune {len(ids)} models", text)
 
 
 def _request_sync_consent(context: Context, limits: Settings, plan: SyncPlan) -> Iterator[ConsentRequest]:
@@ -180,6 +202,17 @@ def _request_interruption_consent(change: DownloadClearance | EngineStop) -> Ite
     elif count := sum(row.requested_by != AGENT for row in change.downloads):
         text = f"Remove the records of {count} downloads that a person started?"
         yield ConsentRequest("interrupt", "clear downloads", text)
+
+
+def _request_alias_consent(change: AliasChange) -> Iterator[ConsentRequest]:
+    """Request consent to take names from models: a command with such a name then fails, or uses another model."""
+    if change.owners:
+        taken = [f"{_quote(alias)} from {_quote(owner)}" for alias, owner in change.owners.items()]
+        names = ", ".join(taken[:MAX_NAMES]) + (" and others" if len(taken) > MAX_NAMES else "")
+        moved = {alias.casefold() for alias in change.add} & {alias.casefold() for alias in change.owners}
+        to = f" and give {'them' if len(moved) > 1 else 'it'} to {_quote(change.name or '')}" if moved else ""
+        kind = "name" if len(taken) == 1 else "names"
+        yield ConsentRequest("alias", " ".join(change.owners), f"Take the {kind} {names}{to}?")
 
 
 def limit_prompt_tokens(limits: Settings, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,11 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.verbs.collections import CollectionVerbs
+from llm_hf_models.verbs.disk_space import DiskSpaceVerbs
 from llm_hf_models.verbs.lockfiles import LockfileVerbs
+from llm_hf_models.verbs.other_tools import OtherToolVerbs
 from llm_hf_models.verbs.signatures import SignatureVerbs
+from llm_hf_models.verbs.summaries import SummaryVerbs
 from llm_hf_models.verbs.trust import TrustVerbs
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(CollectionVerbs, LockfileVerbs, SignatureVerbs, TrustVerbs):
+class Library(CollectionVerbs, DiskSpaceVerbs, LockfileVerbs, OtherToolVerbs, SignatureVerbs, SummaryVerbs, TrustVerbs):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library

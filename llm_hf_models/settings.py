@@ -20,8 +20,8 @@ from llm_hf_models.system.units import Unit, parse_duration, parse_rate, parse_s
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
 # Agents need a person's consent for these actions. `interrupt` stops or discards work that a person started, and
-# `endpoint` prompts a model on another server, usually with a person's API key.
-Action = Literal["delete", "large", "token", "unverified", "interrupt", "endpoint"]
+# `endpoint` prompts a model on another server, usually with a person's API key. `alias` takes a name from a model.
+Action = Literal["delete", "large", "token", "unverified", "interrupt", "endpoint", "alias"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
 

@@ -33,6 +33,7 @@ DESCRIPTIONS = {
     "sandbox.json": "result of the sandbox test",
     "settings.toml": "settings",
     "verified": "notes about verified files",
+    "worker.lock": "lock of the worker for background downloads",
     "worker.log": "log of background downloads",
 }
 

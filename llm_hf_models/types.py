@@ -172,6 +172,16 @@ class EngineStop:
 
 
 @dataclass(frozen=True)
+class AliasChange:
+    """A change of aliases. `owners` has the model's id for each removed alias that names one."""
+
+    name: str | None  # the model that gets the added aliases
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+    owners: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ConsentRequest:
     """A request that a person must agree to before an agent may act."""
 

@@ -36,6 +36,11 @@ _FOREIGN = (
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
+    "LOCALAPPDATA",
+    "OLLAMA_MODELS",
+    "LLAMA_CACHE",
+    "JAN_DATA_FOLDER",
+    "JAN_DATA_ROOT",
     "COLUMNS",
     "LINES",
     "http_proxy",
@@ -110,8 +115,8 @@ def pytest_unconfigure() -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Home]:
     """Provide a new machine: empty llm and Hugging Face folders, no token, no settings.
 
-    To save time, an end-to-end test finds the result of the sandbox test that the first engine of the session made,
-    and lists llm's names without another process. A test with the marker `new_machine` does both itself.
+    To save time, a test lists llm's names without another process, and an end-to-end test finds the result of the
+    sandbox test that the first engine of the session made. A test with the marker `new_machine` does both itself.
     """
     root = tmp_path / "home"
     root.mkdir()
@@ -125,12 +130,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     monkeypatch.setattr("llm_hf_models.hub.encrypted_token._keys", {})
     monkeypatch.setattr("llm_hf_models.hub.keychain._closed_until", 0.0)
     monkeypatch.setattr("llm_hf_models.hub.tokens._notified_of_keychain", False)
-    saves_time = "end_to_end" in request.path.parts and not request.node.get_closest_marker("new_machine")
+    saves_time = not request.node.get_closest_marker("new_machine")
+    starts_engines = "end_to_end" in request.path.parts
     if saves_time:
-        _copy_sandbox_result(_session_folder, home.llm / "hf")
         _list_names_in_this_process(monkeypatch)
+    if saves_time and starts_engines:
+        _copy_sandbox_result(_session_folder, home.llm / "hf")
     yield home
-    if saves_time:
+    if saves_time and starts_engines:
         _copy_sandbox_result(home.llm / "hf", _session_folder)
     if (home.llm / "hf" / "worker.log").exists():
         _end_workers()
@@ -147,7 +154,7 @@ def _list_names_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from llm_hf_models.llm_plugin.names import list_taken_names
     from llm_hf_models.models import names
 
-    monkeypatch.setattr(names, "_list_names_in_llm", list_taken_names)
+    monkeypatch.setattr(names, "list_names_in_llm", list_taken_names)
 
 
 def _end_workers() -> None:

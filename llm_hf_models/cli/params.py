@@ -73,13 +73,13 @@ def confirm_removal(question: str) -> None:
 class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
     """A number with a unit, such as `5M`."""
 
-    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
         self.name = name
         self._parse = parse
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes, or the count."""
-        if isinstance(value, int):
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of bytes or seconds, or the count."""
+        if isinstance(value, int | float):
             return value
         try:
             return self._parse(str(value))
@@ -89,6 +89,8 @@ class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic 
 
 RATE = _NumberWithUnit("rate", units.parse_rate)
 COUNT = _NumberWithUnit("count", units.parse_count)
+SIZE = _NumberWithUnit("size", units.parse_file_size)
+AGE = _NumberWithUnit("time", units.parse_age)
 
 
 class _CompletableName(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
@@ -121,7 +123,7 @@ class LocalName(_CompletableName):
         """Return all aliases, model ids, and ids without `hf/`."""
         return [
             CompletionItem(name)
-            for model in open_library().list()
+            for model in open_library().list_summaries()
             for name in dict.fromkeys((*model.aliases, model.id, model.id.removeprefix("hf/")))
         ]
 

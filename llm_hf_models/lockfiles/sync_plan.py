@@ -18,7 +18,8 @@ from llm_hf_models.errors import (
     NameTakenError,
     NotFoundError,
 )
-from llm_hf_models.library.records import UNPROVEN_STATES, LocalModel
+from llm_hf_models.library.file_states import UNPROVEN_STATES
+from llm_hf_models.library.records import LocalModel
 from llm_hf_models.lockfiles.diff import compare_models
 from llm_hf_models.lockfiles.local_bytes import FILES_FOLDER, LocalBytes
 from llm_hf_models.lockfiles.make import find_problem, lock_model

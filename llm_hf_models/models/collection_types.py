@@ -100,7 +100,7 @@ class CollectionImport(Result):
     title: str
     added: tuple[str, ...]  # refs of models that the collection did not have before
     kept: tuple[str, ...]  # refs of models that it already had
-    missing: tuple[str, ...]  # refs of models from an earlier import that the Hub's collection no longer has
+    missing: tuple[str, ...]  # refs of other models that it has and the Hub's collection does not
     skipped: tuple[SkippedItem, ...]
     collections: tuple[str, ...]  # collections on this machine with the models of nested ones
     done: bool = True

@@ -11,7 +11,8 @@ from llm_hf_models.gguf.facts import apply_template
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.inference import load_test
 from llm_hf_models.inference.types import LoadResult
-from llm_hf_models.library.records import UNPROVEN_STATES, Check, LocalModel
+from llm_hf_models.library.file_states import UNPROVEN_STATES
+from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.models.inspect import resolve_source
 from llm_hf_models.models.types import LoadTestReport
 from llm_hf_models.system.json_values import get_json_names

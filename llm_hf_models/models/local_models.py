@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from typing import Literal
 
 from llm_hf_models.context import Context
+from llm_hf_models.library.file_states import UNPROVEN_STATES, ModelState
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
-    UNPROVEN_STATES,
     Check,
     EndpointHealth,
     LocalModel,
-    ModelState,
 )
+from llm_hf_models.models import repairs
 from llm_hf_models.models.types import LocalModelView
 
 
@@ -85,7 +84,7 @@ def make_view(
         key_name=model.options.get(ENDPOINT_KEY_NAME),
         key_in_the_clear=_is_key_in_the_clear(model),
         health=health,
-        fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
+        fix=suggest_fix(model) if state in repairs.REPAIRABLE_STATES else None,
         left_out=_find_left_out(model),
         collections=collections,
     )
@@ -129,15 +128,8 @@ def _is_key_in_the_clear(model: LocalModel) -> bool:
 
 def suggest_fix(model: LocalModel) -> str:
     """Return the command that restores or verifies a model's files."""
-    if model.state == "unverified":
-        if model.commit is not None or any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files):
-            return f"llm hf verify {model.model_id}"
-        return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
-    if model.repo is None:
-        return f"llm hf import {shlex.quote(model.files[0].location)}"
-    return f"llm hf pull {format_pull_ref(model)}"
-
-
-def format_pull_ref(model: LocalModel) -> str:
-    """Return the model ref that pulls this model again."""
-    return model.model_id.removeprefix("hf/")
+    has_unproven_files = any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files)
+    location = model.files[0].location if model.files else None
+    return repairs.suggest_fix(
+        model.model_id, model.state, model.repo, model.commit, location, has_unproven_files=has_unproven_files
+    )

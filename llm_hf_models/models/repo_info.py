@@ -29,7 +29,8 @@ from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
 from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
-from llm_hf_models.models.local_models import format_pull_ref, suggest_fix
+from llm_hf_models.models.local_models import suggest_fix
+from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.models.repo_signature import judge_repo
 from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
 from llm_hf_models.models.signature_types import SignatureReport
@@ -188,7 +189,7 @@ def refuse_local_name(context: Context, text: str) -> None:
         message = f"The files of {name!r} are missing on this machine"
         raise BadRefError(message, cause=f"It is the local model {model.model_id}.", hint=suggest_fix(model))
     place = "on another server" if model.endpoint else "on this machine"
-    update = f" Pull its current version: llm hf pull {format_pull_ref(model)}" if model.repo else ""
+    update = f" Pull its current version: llm hf pull {format_pull_ref(model.model_id)}" if model.repo else ""
     raise BadRefError(
         f"{name!r} is {place} already",
         cause=f"It is the model {model.model_id}.",

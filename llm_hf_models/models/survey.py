@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import replace
 
 from llm_hf_models.context import Context
-from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import collections, local_models, updates
 from llm_hf_models.models.local_files import RemovalPlanner
 from llm_hf_models.models.types import LibrarySurvey
+from llm_hf_models.system.disk import measure_files, sum_space
 
 
 def survey(context: Context, text: str, collection: str | None) -> LibrarySurvey:
@@ -33,20 +31,8 @@ def survey(context: Context, text: str, collection: str | None) -> LibrarySurvey
     )
     return LibrarySurvey(
         views,
-        size_bytes=_measure_size(models),
+        size_bytes=sum_space(measure_files(file.location for model in models for file in model.files)),
         freed_bytes=planner.count_freed_bytes(models),
         outdated=sum(view.update_available is True for view in views),
         unknown=sum(view.update_available is None for view in views),
     )
-
-
-def _measure_size(models: Iterable[LocalModel]) -> int:
-    """Return the bytes of the models' files on the disk. Data that they share counts once."""
-    sizes = {}
-    for location in {file.location for model in models for file in model.files}:
-        try:
-            found = os.stat(location)  # noqa: PTH116 - faster than Path
-        except (OSError, ValueError):
-            continue
-        sizes[found.st_dev, found.st_ino] = found.st_size
-    return sum(sizes.values())

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference.types import LoadResult
+from llm_hf_models.library.file_states import ModelState
 from llm_hf_models.library.records import (
     Check,
     EndpointHealth,
     LocalFile,
     ModelDefault,
-    ModelState,
 )
 from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.system.json_values import Result, UnixTime, json_name

@@ -113,6 +113,31 @@ def parse_duration(text: str) -> float:
     return float(seconds)
 
 
+def parse_age(text: str) -> float:
+    """Return the seconds in `90d` or `12h`. A number without a unit is refused: it could mean days.
+
+    Raises:
+        BadInputError: the text is not a duration, has no unit, or is longer than a hundred years.
+    """
+    _require_unit(text, "d", "days")
+    return parse_duration(text)
+
+
+def parse_file_size(text: str) -> int:
+    """Return the bytes in `5G` or `700 MB`. A number without a unit is refused: it could mean gigabytes.
+
+    Raises:
+        BadInputError: the text is not a size, or has no unit.
+    """
+    _require_unit(text, "G", "gigabytes")
+    return parse_size(text)
+
+
+def _require_unit(text: str, unit: str, name: str) -> None:
+    if re.fullmatch(_NUMBER, text.strip()):
+        raise BadInputError(f"{text[:40]!r} has no unit", hint=f"Write {text.strip()[:40]}{unit} for {name}.")
+
+
 def format_typed(value: float, unit: Unit) -> str:
     """Format a number in the shortest form that `parse_size`, `parse_rate` or `parse_duration` reads as this number."""
     scale = {"d": 86400, "h": 3600, "m": 60, "s": 1} if unit == "seconds" else _TYPED_SIZES

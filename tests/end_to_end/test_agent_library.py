@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models.agent_library import AgentLibrary
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
 from llm_hf_models.errors import ConsentError, MissingFileError, PolicyError
 from llm_hf_models.service import Library
@@ -25,9 +26,11 @@ PLAN = PullPlan(
     mmproj=None, total_bytes=0, fetch_bytes=0, folder="", options=PullOptions(),
 )  # fmt: skip
 READING = {
-    "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
+    "check", "check_setting", "downloads", "find_in_other_tools", "follow", "is_modelfile", "plan_import_from",
+    "plan_modelfile", "get_download", "get_download_log", "get_hub_host", "get_setting",
     "diff_lockfiles", "lock", "parse_lockfile", "plan_sync", "read_lockfile",
     "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
+    "get_disk_usage", "list_summaries", "plan_deduplication", "plan_pruning",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
@@ -46,13 +49,22 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "continue_in_background": ((PLAN,), "to_background", REPO),
     "create_collection": (("coding",), "create collection", "coding"),
     "delete_collection": (("coding",), "delete", "coding"),
+    "deduplicate": ((), "deduplicate", ""),
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),
     "enqueue": ((REPO,), "download", REPO),
     "gc": ((), "gc", ""),
+    "import_collection": (
+        ("owner/title-64f9a55bb3115b4f513ec026",),
+        "import collection",
+        "owner/title-64f9a55bb3115b4f513ec026",
+    ),
     "import_file": (("/nowhere/tiny.gguf",), "import", "/nowhere/tiny.gguf"),
+    "import_from": (("ollama",), "import", "ollama"),
+    "import_modelfile": (("/nowhere/Modelfile",), "import", "/nowhere/Modelfile"),
     "login": (("hf_secret",), "login", ""),
     "logout": ((), "logout", ""),
     "pause": ((1,), "pause", "1"),
+    "prune": ((Pruning((), (), 0),), "delete", "prune"),
     "prompt": (("tiny", "Hello"), "prompt", "tiny"),
     "pull": ((REPO,), "pull", REPO),
     "remove": (("tiny",), "delete", "tiny"),
@@ -156,6 +168,28 @@ def test_what_a_person_started_is_stopped_only_with_consent(home: Home) -> None:
         ("stop engines", "refused"),
         ("stop engines", "done"),
         ("clear downloads", "done"),
+    ]
+
+
+def test_name_of_a_model_is_given_to_another_only_with_consent(home: Home, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        Library().import_file(tiny_chat(tmp_path / f"{name}.Q8_0.gguf"), aliases=[name])
+    library, cat, dog = AgentLibrary("a bot"), "hf/local/cat:Q8_0", "hf/local/dog:Q8_0"
+    assert "kitten" in library.change_aliases("cat", add=["kitten"]).aliases
+    with pytest.raises(ConsentError, match="must agree"):
+        library.remove_alias("cat")
+    with pytest.raises(ConsentError, match="must agree") as caught:
+        library.change_aliases(dog, add=["Cat"], remove=["CAT"])
+    assert caught.value.cause == f"Take the name CAT from {cat} and give it to {dog}?"
+    assert Library().show("cat").id == cat
+    change = library.prepare_aliases(dog, add=["cat"], remove=["cat"])
+    assert "cat" in library.change_aliases(replace(change, consent="person")).aliases
+    assert Library().show("cat").id == dog
+    assert [(line["what"], line["outcome"]) for line in read_log(home)] == [
+        ("alias", "done"),
+        ("remove alias", "refused"),
+        ("change aliases", "refused"),
+        ("change aliases", "done"),
     ]
 
 

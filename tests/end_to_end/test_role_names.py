@@ -10,7 +10,7 @@ import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.errors import NameTakenError
-from tests.support.commands import run, run_json, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.ggufs import ANSWER, tiny_chat, tiny_embedding
 from tests.support.local_models import record_model
 from tests.support.taken_names import THEIRS
@@ -43,12 +43,12 @@ def test_role_works_as_a_model_in_llm_and_follows_changes(library: Library) -> N
 
 def test_role_works_in_every_command_that_names_a_model(library: Library) -> None:
     run("set", "coding/best", "seed", "1")
-    assert run_json("show", "coding/best")["options"] == {"seed": 1}
-    assert library.prompt("coding/best", "hello").model_id == TINY
-    assert run_json("check", "coding/best")["source"] == TINY
+    assert run_json_one("show", "coding/best")["options"] == {"seed": 1}
+    assert library.prompt("coding/best", "hello").id == TINY
+    assert run_json_one("check", "coding/best")["source"] == TINY
     run("alias", "coding/best", "small")
     assert run("path", "coding/best").stdout == run("path", "small").stdout
-    assert run_json("rm", "coding/best", "--dry-run")["model_id"] == TINY
+    assert run_json_one("rm", "coding/best", "--dry-run")["id"] == TINY
 
 
 def test_role_of_a_missing_model_names_the_pull_and_llm_does_not_know_it(library: Library) -> None:
@@ -59,11 +59,11 @@ def test_role_of_a_missing_model_names_the_pull_and_llm_does_not_know_it(library
     assert llm.get_model("coding/best").model_id == "hf/far/away-GGUF:Q4_K_M"
     library.add_to_collection("coding", "hf://far/away-GGUF", role="bare")
     record_model("far/away-GGUF:Q8_0")
-    assert library.show("coding/bare").model_id == "hf/far/away-GGUF:Q4_K_M", "it was added when this one was here"
+    assert library.show("coding/bare").id == "hf/far/away-GGUF:Q4_K_M", "it was added when this one was here"
     library.add_to_collection("coding", "far/later-GGUF", role="bare")
     record_model("far/later-GGUF:Q2_K")
     record_model("far/later-GGUF:Q6_K")
-    assert llm.get_model("coding/bare").model_id == library.show("coding/bare").model_id == "hf/far/later-GGUF:Q6_K"
+    assert llm.get_model("coding/bare").model_id == library.show("coding/bare").id == "hf/far/later-GGUF:Q6_K"
 
 
 def test_embedding_model_has_its_role_among_embedding_models(library: Library, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_embedding_model_has_its_role_among_embedding_models(library: Library, t
 
 def test_real_model_or_alias_wins_over_a_role(library: Library) -> None:
     library.add_alias("other", "coding/best")
-    assert llm.get_model("coding/best").model_id == library.show("coding/best").model_id == OTHER
+    assert llm.get_model("coding/best").model_id == library.show("coding/best").id == OTHER
     assert "coding/best is a name of hf/local/other:Q8_0, which is used" in run("collection", "show", "coding").stderr
     library.remove_alias("coding/best")
     for quant in ("Q4_K_M", "Q8_0"):  # now the name of the repo means two models

@@ -16,16 +16,18 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from llm_hf_models.cli.commands.account import LoggedOut
+from llm_hf_models.cli.commands.importing import ImportableFiles
 from llm_hf_models.cli.commands.installation import InstalledEntry
 from llm_hf_models.cli.commands.queue import ClearedDownloads
 from llm_hf_models.cli.commands.running import StoppedEngines
 from llm_hf_models.cli.commands.this_machine import AliasList, ModelPaths
 from llm_hf_models.cli.output import ErrorReport
 from llm_hf_models.cli.several import NamedError, Results
+from llm_hf_models.disk_space.types import Deduplication, DiskUsage, Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
-from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
+from llm_hf_models.models.collection_types import CollectionDeletion, CollectionImport, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
@@ -36,6 +38,7 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
+from llm_hf_models.other_tools.types import ImportedModel, ModelfilePlan, ToolImport, ToolImportPlan
 from llm_hf_models.signatures.types import SigningResult
 from llm_hf_models.system.json_values import UnixTime, get_json_names, get_member_types
 from llm_hf_models.types import (
@@ -81,6 +84,11 @@ OUTPUTS: dict[str, Any] = {
     "verify": make_results_type(Verification),
     "rm": make_results_type(Removal),
     "import": make_results_type(ImportResult),
+    "import --dry-run": ImportableFiles,
+    "import --from": ToolImport,
+    "import --from --dry-run": ToolImportPlan,
+    "import Modelfile": ImportedModel,
+    "import Modelfile --dry-run": ModelfilePlan,
     "collection": CollectionList,
     "collection create": CollectionView,
     "collection add": CollectionView,
@@ -88,18 +96,22 @@ OUTPUTS: dict[str, Any] = {
     "collection list": CollectionList,
     "collection show": make_results_type(CollectionView),
     "collection rename": CollectionView,
+    "collection import": CollectionImport,
     "collection delete": make_results_type(CollectionDeletion),
     "trust": TrustedSigners,
     "trust add": TrustChange,
     "trust list": TrustedSigners,
     "trust remove": TrustChange,
     "gc": Cleanup,
+    "du": DiskUsage,
+    "prune": Pruning,
+    "dedupe": Deduplication,
+    "sign": SigningResult,
     "lock": LockResult,
     "lock --diff": LockDiff,
     "export": ExportResult,
     "sync": SyncResult,
     "sync --dry-run": SyncPlan,
-    "sign": SigningResult,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,

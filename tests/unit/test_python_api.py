@@ -76,10 +76,19 @@ def test_results_have_a_short_repr_and_a_form_for_json(tmp_path: Path) -> None:
 
 def test_async_library_has_every_verb_that_does_not_block() -> None:
     verbs = {name for name in dir(Library) if not name.startswith("_")}
-    assert verbs - {"check_setting", "list_importable", "list_options", "mirror", "serve"} == {
+    assert verbs - {"check_setting", "is_modelfile", "list_importable", "list_options", "mirror", "serve"} == {
         name for name in vars(AsyncLibrary) if name[0] != "_"
     }
-    for name in verbs - {"check_setting", "list_importable", "list_options", "mirror", "serve", "pull", "follow"}:
+    for name in verbs - {
+        "check_setting",
+        "is_modelfile",
+        "list_importable",
+        "list_options",
+        "mirror",
+        "serve",
+        "pull",
+        "follow",
+    }:
         assert inspect.iscoroutinefunction(getattr(AsyncLibrary, name))
         assert inspect.signature(getattr(AsyncLibrary, name)) == inspect.signature(getattr(Library, name))
 

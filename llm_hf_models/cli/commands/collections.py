@@ -196,6 +196,36 @@ def rename(name: str, new_name: str, dry_run: bool, as_json: bool) -> None:
     _print_change(found, "Would rename it to" if dry_run else "Renamed it to", as_json=as_json, dry_run=dry_run)
 
 
+@collection.command(
+    "import",
+    epilog=format_examples(
+        "llm hf collection import https://huggingface.co/collections/owner/title-64f9a55bb3115b4f513ec026",
+        "llm hf collection import owner/title-64f9a55bb3115b4f513ec026 --name coding --dry-run",
+    ),
+)
+@click.argument("source", metavar="SLUG|URL")
+@click.option("--name", metavar="NAME", help="Name of the collection on this machine instead of one from its title.")
+@dry_run_option
+@quiet_option()
+@json_option
+def import_(source: str, name: str | None, dry_run: bool, as_json: bool) -> None:
+    """Copy a collection of the Hub.
+
+    Stores the names of its models, and of the models in the collections that it contains. Downloads no model. Items
+    that are not models are listed as skipped. After another import of the same collection, it has the models that are
+    new on the Hub, and none is removed.
+    """
+    done = open_library(uses_hub=True).import_collection(source, name=name, dry_run=dry_run)
+    if as_json:
+        output.print_json(done)
+        return
+    output.note(views.render_import(done))
+    if done.skipped:
+        output.note(views.render_skipped(done.skipped))
+    if not dry_run:
+        output.emit(done.name)
+
+
 @collection.command(epilog=format_examples("llm hf collection delete coding", "llm hf collection delete old -y"))
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @yes_option

@@ -155,10 +155,11 @@ def pull(
     if collection is not None:
         refs = _list_missing_members(library, collection)
     pull_options = PullOptions(mmproj=not no_mmproj, aliases=aliases, **options)  # type: ignore[arg-type]
-    plans = _plan_all(library, refs, pull_options, stops_at_error=collection is None and not dry_run)
+    names = list(dict.fromkeys(refs))
     if dry_run:
-        use_each(list(plans), lambda ref: _get_plan(plans[ref]), emit_in_parts(_render_plan), as_json=as_json)
+        use_each(names, lambda ref: library.plan(ref, pull_options), emit_in_parts(_render_plan), as_json=as_json)
         return
+    plans = _plan_all(library, names, pull_options, stops_at_error=collection is None)
     for ref, plan in plans.items():
         if isinstance(plan, HfModelsError):
             continue
@@ -171,7 +172,7 @@ def pull(
     def pull_one(ref: str) -> PullResult | DownloadView:
         return puller.pull(_get_plan(plans[ref]))
 
-    use_each(list(plans), pull_one, _print_id, as_json=as_json, finish=puller.test_pulled)
+    use_each(names, pull_one, _print_id, as_json=as_json, finish=puller.test_pulled)
     ctx.exit(0 if puller.passed else 1)
 
 

@@ -9,7 +9,7 @@ import click
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import ask_hidden, format_examples, open_library
 from llm_hf_models.cli.params import File, LocalName, confirm, dry_run_option, json_option, quiet_option, yes_option
-from llm_hf_models.cli.views import signatures as views
+from llm_hf_models.cli.views import signing as views
 
 NO_TERMINAL_HINT = "Without a terminal, use a key without a passphrase: openssl pkey -in KEY -out PLAIN"
 

@@ -1,10 +1,9 @@
-"""Commands about the models on this machine: list, show, path, alias, verify, rm, import and gc."""
+"""Commands about the models on this machine: list, show, path, alias, verify, rm and gc."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,29 +11,26 @@ import click
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
-    File,
     LocalName,
-    aliases_option,
     collection_option,
     confirm_removal,
     dry_run_option,
     json_option,
-    kind_options,
     quiet_option,
     require_names,
     yes_option,
 )
 from llm_hf_models.cli.several import emit_in_parts, list_local_members, note_missing_members, use_each
-from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Removal, Verification
+    from llm_hf_models.library.types import ModelSummary
+    from llm_hf_models.models.types import LibrarySurvey, LocalModelView, Removal, Verification
 
 NAME = LocalName()
-SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
+SORT_KEYS: dict[str, Callable[[ModelSummary], str | float]] = {
     "name": lambda model: min([*model.aliases, model.id], key=len).casefold(),
-    "size": lambda model: -model.size_bytes,
+    "size": lambda model: -(model.size_bytes or 0),
     "used": lambda model: -(model.last_used or 0),
 }
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
@@ -70,6 +66,8 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     after a day. Also removes old records of downloads, old responses of the Hub and folders of stopped engines. Never
     removes a model or the files of a paused download.
     """
+    from llm_hf_models.cli.views import downloads as downloads_views
+
     library = open_library()
     found = library.plan_gc()
     has_leftovers = bool(found.files or found.download_records or found.cached_responses)
@@ -110,19 +108,20 @@ def list_(
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
     to three seconds. Of a collection, lists the models that are on this machine.
     """
-    from llm_hf_models.models.types import LocalModelList
-
     library = open_library()
     survey = library.survey(collection=collection) if updates else None
-    models = (
-        survey.models
-        if survey
-        else library.list(health=as_json or not quiet, collection=collection, with_collections=as_json or collections)
-    )
+    if as_json or survey or collection is not None or collections:
+        views = survey.models if survey else library.list(
+            health=as_json or not quiet, collection=collection, with_collections=as_json or collections
+        )  # fmt: skip
+        if as_json:
+            _print_models(survey, views, sort)
+            return
+        models = tuple(map(local_views.summarize, views))
+    else:
+        models = library.list_summaries(health=not quiet)
     models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
-    if as_json:
-        output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
-    elif models and quiet:
+    if models and quiet:
         output.emit("\n".join(model.id for model in models))
     elif models:
         output.emit(
@@ -131,13 +130,21 @@ def list_(
             )
         )
         if survey:
-            output.emit(local_views.render_totals(survey))
+            output.emit(local_views.render_totals(survey, output.get_width()))
         if repairs := local_views.render_repairs(models):
             output.note(repairs)
     elif collection is None:
         output.note(NO_MODEL)
-    if collection is not None and not as_json:
+    if collection is not None:
         note_missing_members(library, collection)
+
+
+def _print_models(survey: LibrarySurvey | None, models: Sequence[LocalModelView], sort: str | None) -> None:
+    from llm_hf_models.models.types import LocalModelList
+
+    if sort:
+        models = sorted(models, key=lambda model: SORT_KEYS[sort](local_views.summarize(model)))
+    output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": tuple(models)}))
 
 
 @click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
@@ -197,13 +204,15 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         library.change_aliases(name, add=aliases, remove=removed)
     else:
         library.remove_alias(*removed)
-    models = [library.show(name)] if name else [] if removed else library.list()
+    every = library.list_summaries() if not removed or name else ()
+    shown = library.show(name).id if name else None
+    found = {alias: model.id for model in every for alias in model.aliases if shown in (None, model.id)}
     if as_json:
-        output.print_json(AliasList({alias: model.id for model in models for alias in model.aliases}))
-    elif any(model.aliases for model in models) and not (quiet and name):
-        output.emit(local_views.render_aliases(models, output.get_width()))
+        output.print_json(AliasList(found))
+    elif found and not (quiet and name):
+        output.emit(local_views.render_aliases(found, output.get_width()))
     elif not removed:
-        output.note(NO_ALIAS if models else NO_MODEL)
+        output.note(NO_ALIAS if every else NO_MODEL)
 
 
 @click.command(epilog=format_examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
@@ -228,7 +237,7 @@ def verify(
     if collection is not None:
         names = list_local_members(library, collection, with_files=True)
     elif everything:
-        names = tuple(model.id for model in library.list() if model.state != "remote")
+        names = tuple(model.id for model in library.list_summaries() if model.state != "remote")
 
     def read(name: str) -> Verification:
         with progress.show_progress(quiet=quiet) as show_progress:
@@ -269,7 +278,7 @@ def rm(names: tuple[str, ...], collection: str | None, yes: bool, dry_run: bool,
         names = list_local_members(library, collection)
     planned = {plan.id: plan for plan in map(library.plan_removal, names)}
     if dry_run:
-        use_each(list(planned.values()), lambda plan: plan, _emit_removal, as_json=as_json)
+        use_each(list(planned), lambda name: planned[name], _emit_removal, as_json=as_json)
         return
     if planned and not yes:
         output.alert("\n".join(map(local_views.render_removal, planned.values())))
@@ -285,72 +294,3 @@ def rm(names: tuple[str, ...], collection: str | None, yes: bool, dry_run: bool,
 
 def _emit_removal(plan: Removal) -> None:
     output.emit(local_views.render_removal(plan))
-
-
-@click.command(
-    "import",
-    epilog=format_examples(
-        "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
-        "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
-        "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",
-        "llm hf import ~/models",
-    ),
-)
-@click.argument("files", metavar="FILE|FOLDER...", type=File(), nargs=-1, required=True)
-@click.option("--repo", metavar="REF", help="Repo of origin; the file's digest is compared with the Hub's.")
-@click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
-@click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
-@click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
-@kind_options
-@aliases_option
-@quiet_option(is_passed=True)
-@json_option
-def import_(
-    files: tuple[str, ...],
-    repo: str | None,
-    copy: bool,
-    mmproj: str | None,
-    no_mmproj: bool,
-    kind: str | None,
-    pooling: str | None,
-    aliases: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Register GGUF files that are already on disk.
-
-    Of a FOLDER, all models in it and in its subfolders are registered, except for those in hidden subfolders.
-
-    For a split model, name any shard; the others must be in the same folder. A projector (mmproj) in that folder is
-    used if it has the model's name or if the folder contains no other model. A generation_config.json in that folder
-    supplies sampling defaults.
-    """
-    from llm_hf_models.cli import progress
-
-    if mmproj and no_mmproj:
-        raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
-    library = open_library(uses_hub=repo is not None)
-    models = library.list_importable(*files)
-    if len(models) > 1 and (aliases or mmproj):
-        raise click.UsageError(
-            f"{'--alias' if aliases else '--mmproj'} is for one model, and {len(models)} were found."
-        )
-
-    def register(file: Path) -> ImportResult:
-        with progress.show_progress(quiet=quiet) as show_progress:
-            return library.import_file(
-                file,
-                repo=repo,
-                copy=copy,
-                mmproj=mmproj,
-                with_mmproj=not no_mmproj,
-                aliases=aliases,
-                options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
-                progress=show_progress,
-            )
-
-    def show(done: ImportResult) -> None:
-        output.note(local_views.render_import(done, aliases))
-        output.emit(done.model.id)
-
-    use_each(models, register, show, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import INDENT, Column, format_fields, format_table, wrap_words
 from llm_hf_models.cli.views import running as running_views
+from llm_hf_models.library.types import ModelSummary
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
+def summarize(model: LocalModelView) -> ModelSummary:
+    """Return the row of a model in a table."""
+    values = {name: getattr(model, name) for name in ModelSummary._fields if hasattr(model, name)}
+    return ModelSummary(**{**values, "size_bytes": model.size_bytes if model.files else None})
+
+
 def render_local_models(
-    models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False, with_collections: bool = False
+    models: Sequence[ModelSummary], max_width: int | None, *, survey: bool = False, with_collections: bool = False
 ) -> str:
     """Return a table of local models.
 
@@ -55,12 +62,12 @@ def render_local_models(
     )
 
 
-def _make_model_row(model: LocalModelView, survey: bool, with_collections: bool) -> list[str]:
-    shortest, *others = _sort_aliases(model) or [""]
+def _make_model_row(model: ModelSummary, survey: bool, with_collections: bool) -> list[str]:
+    shortest, *others = _sort_aliases(model.aliases) or [""]
     return [
         shortest,
         model.id,
-        format_size(model.size_bytes) if model.files else "",
+        cli_format.format_bytes(model.size_bytes),
         running_views.format_state(model),
         model.kind,
         *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
@@ -72,40 +79,41 @@ def _make_model_row(model: LocalModelView, survey: bool, with_collections: bool)
     ]
 
 
-def _sort_aliases(model: LocalModelView) -> list[str]:
-    return sorted(model.aliases, key=len)
+def _sort_aliases(aliases: Sequence[str]) -> list[str]:
+    return sorted(aliases, key=len)
 
 
-def _format_update(model: LocalModelView) -> str:
+def _format_update(model: ModelSummary) -> str:
     words = {True: "available", False: "up to date"}
     return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
 
 
-def render_totals(survey: LibrarySurvey) -> str:
+def render_totals(survey: LibrarySurvey, max_width: int | None) -> str:
     """Return the number and size of the models of a survey, and the space that removing all of them frees."""
     count = len(survey.models)
-    return (
+    text = (
         f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size_bytes)} on the disk, "
         f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
         f"{survey.outdated} with an update, {survey.unknown} unknown."
     )
+    return wrap_words(text, max_width)
 
 
-def _format_revision(model: LocalModelView) -> str:
+def _format_revision(model: ModelSummary) -> str:
     commit = (model.commit or "")[: cli_format.SHORT_COMMIT]
     return f"{model.revision} {commit}".strip() if model.revision and model.revision != model.commit else commit
 
 
-def render_repairs(models: Sequence[LocalModelView]) -> str:
+def render_repairs(models: Sequence[ModelSummary]) -> str:
     """Return a line with the remedy for each model that is not ready, or an empty string."""
     lines = [f"{model.id} is {model.state}: {model.fix}" for model in models if model.fix]
     lines += [running_views.format_problem(model.health) for model in models if model.health and model.health.problem]
     return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 
-def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
-    """Return a table of aliases."""
-    rows = [[alias, model.id] for model in models for alias in model.aliases]
+def render_aliases(aliases: Mapping[str, str], max_width: int | None) -> str:
+    """Return a table of aliases with their models."""
+    rows = [[alias, model_id] for alias, model_id in aliases.items()]
     return format_table(
         [Column("ALIAS"), Column("MODEL", min_width=24, keep_end=True)], sorted(rows), max_width=max_width
     )
@@ -117,7 +125,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     summary = format_fields(
         [
             ("Model", model.id),
-            ("Aliases", ", ".join(_sort_aliases(model))),
+            ("Aliases", ", ".join(_sort_aliases(model.aliases))),
             ("Collections", ", ".join(model.collections)),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),

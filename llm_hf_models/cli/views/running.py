@@ -12,6 +12,7 @@ from llm_hf_models.system.units import format_range, format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import EndpointHealth, ModelDefault
+    from llm_hf_models.library.types import ModelSummary
     from llm_hf_models.models.types import LocalModelView, SamplingValue
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.types import EngineView
@@ -68,7 +69,7 @@ def _format_value(one: ModelDefault) -> str:
     return cli_format.format_value(one.value)
 
 
-def format_state(model: LocalModelView) -> str:
+def format_state(model: ModelSummary) -> str:
     """Return a model's state for a table, with its health if it is on a remote endpoint."""
     if model.health is None:
         return model.state

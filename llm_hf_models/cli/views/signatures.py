@@ -1,4 +1,4 @@
-"""Render signatures and trusted signers as text. `max_width` is in columns; None means no limit."""
+"""Render trusted signers and the facts about signatures as text. `max_width` is in columns; None means no limit."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
-from llm_hf_models.cli.layout import Column, format_fields, format_table
-from llm_hf_models.cli.views.collections import count_things
-from llm_hf_models.system.text import clean_text
-from llm_hf_models.system.units import format_size
+from llm_hf_models.cli.layout import Column, format_table
 
 if TYPE_CHECKING:
     from llm_hf_models.models.signature_types import SignatureReport, TrustChange, TrustedSigner
-    from llm_hf_models.signatures.types import SigningResult
 
 SHORT_FINGERPRINT = 16
 MAX_FILES = 20
@@ -47,22 +43,3 @@ def render_trust_change(done: TrustChange) -> str:
 def render_signature(report: SignatureReport | None) -> str:
     """Return the facts about a repo's signature, a line each; empty for a repo without one."""
     return report.summary if report else ""
-
-
-def render_signing(result: SigningResult, max_width: int | None) -> str:
-    """Return the files that were signed, or would be signed, and the signature file."""
-    names = [clean_text(file) for file in result.files[:MAX_FILES]]
-    if len(result.files) > MAX_FILES:
-        names.append(f"and {len(result.files) - MAX_FILES} more")
-    return format_fields(
-        [
-            ("Signed" if result.done else "Would sign", count_things(len(result.files), "file")),
-            ("Files", "\n".join(names)),
-            ("To read", None if result.done or not result.hashed_bytes else format_size(result.hashed_bytes)),
-            ("Signature file", result.file),
-            ("Method", result.method),
-            ("Key", result.key_hint),
-            ("Digest", result.digest),
-        ],
-        max_width=max_width,
-    )

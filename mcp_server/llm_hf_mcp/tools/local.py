@@ -29,11 +29,14 @@ from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange
 from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.types import AliasChange
 
 Name = Annotated[
     str, Field(max_length=1000, description="A local model's id, alias or repo, as shown by hf_list_models")
 ]
 Alias = Annotated[str, Field(max_length=100)]
+AddedAliases = Annotated[list[Alias], Field(max_length=10, description="Names to add")]
+RemovedAliases = Annotated[list[Alias], Field(max_length=10, description="Names to remove")]
 MAX_EQUAL_NOTES = 3
 LIST_RESERVED_CHARS = 400  # for the next step and the labels of a list of models
 
@@ -219,24 +222,50 @@ async def delete_model(
     return build_result(removed, rendering.format_removal)
 
 
+async def prepare_aliases(
+    library: OpenLibrary, name: str, add: list[str], remove: list[str]
+) -> PreparedChange[AliasChange]:
+    """Find the model, and the names to take from it."""
+    model = await call(library.show, name)
+    for alias in remove:
+        if alias.casefold() not in map(str.casefold, model.aliases):
+            raise ToolError(f"{model.id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
+    if not add and not remove:
+        return PreparedChange("alias", model.id, AliasChange(model.id, (), ()), ())
+    return await call(library.prepare_aliases, model.id, add=add, remove=remove)
+
+
+PreparedAliases = Annotated[PreparedChange[AliasChange], Resolve(prepare_aliases)]
+
+
+async def ask_before_aliases(
+    ctx: Context, library: OpenLibrary, change: PreparedAliases, confirm: str | None
+) -> Elicit[Agreement] | SettledConsent:
+    """Ask the user to agree to the removal of names, if the policy requires it."""
+    return await request_agreement(ctx, library, change, confirm)
+
+
 async def edit_aliases(
     library: OpenLibrary,
     name: Name,
-    add: Annotated[list[Alias], Field(max_length=10, description="Names to add")] = [],  # noqa: B006 - never modified
-    remove: Annotated[list[Alias], Field(max_length=10, description="Names to remove")] = [],  # noqa: B006
+    change: PreparedAliases,
+    answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_aliases)],
+    add: AddedAliases = [],  # noqa: B006 - never modified
+    remove: RemovedAliases = [],  # noqa: B006
+    confirm: Confirm = None,
 ) -> CallToolResult:
-    """Add names (aliases) to a local model, or remove some: all of them, or none if one fails.
+    """Add names (aliases) to a local model, or remove some after the user has agreed: all, or none if one fails.
 
     Without `add` and `remove`, show its names.
 
     Use it if the user wants a short name for `llm -m`.
     """
-    model = await call(library.show, name)
-    for alias in remove:
-        if alias.casefold() not in map(str.casefold, model.aliases):
-            raise ToolError(f"{model.id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
+    del name, confirm
+    change = await record_answer(library, change, answer)
     if add or remove:
-        model = await call(library.change_aliases, model.id, add=add, remove=remove)
+        model = await call(library.change_aliases, change)
+    else:
+        model = await call(library.show, str(change.subject.name))
     count = len(model.aliases)
     totals = {"aliases": Totals(count, min(count, MAX_KEYS))}
     now = EditAliasesResult(model.id, dict.fromkeys(model.aliases, model.id), totals)

@@ -17,12 +17,14 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download, DownloadState
 from llm_hf_models.paths import library_path
 from llm_hf_models.system.json_values import build_schema
+from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.commands import run, run_json, run_llm
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
 from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hub import REPO
+from tests.support.other_tools import make_lm_studio_store
 from tests.support.signatures import make_key, to_private_pem
 from tests.tools import json_reference
 from tests.tools.json_reference import OUTPUTS
@@ -143,7 +145,18 @@ def test_output_of_commands_about_downloads_follows_the_schema() -> None:
     check_output("downloads clear", "downloads", "clear")
 
 
-def test_output_of_commands_about_collections_follows_the_schema() -> None:
+def test_output_of_imports_from_other_tools_follows_the_schema(home: Home, tmp_path: Path) -> None:
+    make_lm_studio_store(home.root / ".lmstudio/models")
+    (tmp_path / "Modelfile").write_text(f"FROM {tiny_chat(tmp_path / 'own.gguf')}\nADAPTER x\nSYSTEM x\n", "utf-8")
+    check_output("import --from --dry-run", "import", "--from", "lmstudio", "--dry-run")
+    check_output("import --from", "import", "--from", "lmstudio")
+    check_output("import Modelfile --dry-run", "import", tmp_path / "Modelfile", "--dry-run")
+    check_output("import Modelfile", "import", tmp_path / "Modelfile")
+
+
+def test_output_of_commands_about_collections_follows_the_schema(hub: HubServer) -> None:
+    hub.add_collection("owner/title", [("model", REPO, "good"), ("dataset", "owner/data")])
+    check_output("collection import", "collection", "import", "owner/title")
     check_output("collection create", "collection", "create", "coding/small", "--note", "for work")
     check_output("collection add", "collection", "add", "coding", "owner/name:Q4_K_M", "--role", "best")
     check_output("collection add", "collection", "add", "coding/small", "hf://owner/other")
@@ -154,6 +167,14 @@ def test_output_of_commands_about_collections_follows_the_schema() -> None:
     check_output("collection rename", "collection", "rename", "coding", "work")
     check_output("collection delete", "collection", "delete", "work", "--dry-run")
     check_output("collection delete", "collection", "delete", "work", "-y")
+
+
+def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.gguf").write_bytes(b"x")
+    for option in ("--dry-run", "-y"):
+        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
 
 
 @pytest.mark.usefixtures("hub")
@@ -174,14 +195,6 @@ def test_output_of_commands_about_trust_follows_the_schema() -> None:
     check_output("trust", "trust")
     check_output("trust list", "trust", "list", "acme")
     check_output("trust remove", "trust", "remove", "acme")
-
-
-def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
-    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model/a.gguf").write_bytes(b"x")
-    for option in ("--dry-run", "-y"):
-        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
 
 
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

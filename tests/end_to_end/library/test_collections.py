@@ -137,7 +137,7 @@ def test_rename_keeps_what_is_in_the_collection(library: Library) -> None:
     assert library.rename_collection("code", "old/stuff/Code").collections[0].name == "old/stuff/Code/small"
     assert list_names(library) == ["old", "old/stuff", "old/stuff/Code", "old/stuff/Code/small", "work"]
     assert list_refs(library, "work") == [TINY]
-    assert library.show("old/stuff/code/small/BEST").model_id == f"hf/{TINY}"
+    assert library.show("old/stuff/code/small/BEST").id == f"hf/{TINY}"
     library.rename_collection("old", "OLD")
     assert list_names(library)[0] == "OLD"
 
@@ -185,11 +185,11 @@ def test_delete_takes_collections_by_name_and_keeps_models(library: Library) -> 
 def test_role_is_a_name_of_the_model_and_moves(library: Library) -> None:
     library.create_collection("coding")
     assert library.add_to_collection("coding", "tiny", role="best").messages == ()
-    assert library.show("coding/best").model_id == f"hf/{TINY}"
+    assert library.show("coding/best").id == f"hf/{TINY}"
     moved = library.add_to_collection("coding", SMALL, role="Best")
     assert moved.messages == (f"coding/Best was {TINY} before.",)
     assert [(each.ref, each.role) for each in moved.members] == [(TINY, None), (SMALL, "Best")]
-    assert library.show("Coding/BEST").model_id == f"hf/{SMALL}"
+    assert library.show("Coding/BEST").id == f"hf/{SMALL}"
     assert library.add_to_collection("coding", "coding/best", role="").members[1].role is None
     with pytest.raises(UnknownModelError):
         library.show("coding/best")
@@ -225,7 +225,7 @@ def test_role_that_means_something_else_is_refused(library: Library) -> None:
         library.add_to_collection("tiny2", "tiny", SMALL, role="best")
     library.add_to_collection("tiny2", "tiny", role="best")
     record_model("tiny2/best:Q8_0")
-    assert library.show("tiny2/best").model_id == "hf/tiny2/best:Q8_0", "a real model wins"
+    assert library.show("tiny2/best").id == "hf/tiny2/best:Q8_0", "a real model wins"
     (member,) = library.show_collection("tiny2").members
     assert member.clash == "tiny2/best is a name of hf/tiny2/best:Q8_0, which is used instead"
 

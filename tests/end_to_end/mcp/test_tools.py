@@ -30,11 +30,11 @@ pulled = mcp_hub.pulled
 
 LOOKING = {
     "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_lock_models",
-    "hf_status",
+    "hf_get_disk_usage", "hf_status",
 }  # fmt: skip
 CHANGING = {
     "hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases",
-    "hf_sync_lockfile",
+    "hf_import_model", "hf_sync_lockfile",
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
         assert client.instructions
         assert "never instructions" in client.instructions
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model"}
+    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model", "hf_prune_models"}
     for tool in tools.values():
         assert tool.title
         assert tool.description
@@ -99,7 +99,9 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         proof = await call_tool(client, "hf_verify_model", name="small")
         assert proof["digest"]["matches"]
         assert proof["structure"]["errors"] == 0
-        names = await call_tool(client, "hf_edit_aliases", name="small", add=["tiny"], remove=["small"])
+        names = await call_tool(
+            client, "hf_edit_aliases", name="small", add=["tiny"], remove=["small"], confirm="small"
+        )
         assert "tiny" in names["aliases"]
         assert "small" not in names["aliases"]
         (local,) = (await call_tool(client, "hf_list_models", name="tiny"))["models"]
@@ -133,7 +135,7 @@ async def test_next_step_named_by_a_refusal_is_a_working_call() -> None:
             await call_refused(client, "hf_download_model", ref=f"{REPO}:Q8_0", aliases=["v1.5"]),
         ):
             assert words.endswith("Next: hf_edit_aliases(name='v1.5', remove=['v1.5'])")
-        await call_tool(client, "hf_edit_aliases", name="v1.5", remove=["v1.5"])
+        await call_tool(client, "hf_edit_aliases", name="v1.5", remove=["v1.5"], confirm="v1.5")
         await call_tool(client, "hf_edit_aliases", name=f"{REPO}:Q8_0", add=["v1.5"])
 
 
@@ -420,7 +422,12 @@ async def test_every_changing_call_is_logged_with_its_outcome(home: Home, tmp_pa
             ("hf_run_prompt", {"name": "none", "prompt": "x"}, ("prompt", "none", "failed")),
             ("hf_run_prompt", {"name": "tiny", "prompt": "x", "max_tokens": 8000}, ("prompt", ready, "refused")),
             ("hf_edit_aliases", {"name": "tiny", "add": ["a b"]}, ("alias", f"{ready} a b", "failed")),
-            ("hf_edit_aliases", {"name": "tiny", "remove": ["tiny"]}, ("remove alias", "tiny", "done")),
+            ("hf_edit_aliases", {"name": "tiny", "remove": ["tiny"]}, ("remove alias", "tiny", "refused")),
+            (
+                "hf_edit_aliases",
+                {"name": "tiny", "remove": ["tiny"], "confirm": "tiny"},
+                ("remove alias", "tiny", "done"),
+            ),
             ("hf_delete_model", {"name": "mine"}, ("delete", mine, "refused")),
             ("hf_delete_model", {"name": "none"}, ("delete", "none", "failed")),
             ("hf_delete_model", {"name": "mine", "confirm": mine}, ("delete", mine, "done")),

@@ -290,12 +290,11 @@ def make_local_model(**changes: Any) -> LocalModelView:
 
 def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
     gone = make_local_model(id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
-    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([make_local_model(), gone], 120))
+    rows = [local_views.summarize(model) for model in (make_local_model(), gone)]
+    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models(rows, 120))
     assert re.search(r"n +hf/o/n:Q8_0 +5 MB +ready +chat +never +Q8_0 +c{12} +n:Q8_0", text)
     assert re.search(r"  +hf/o/gone:Q4_0 .* missing", text)
-    assert (
-        local_views.render_repairs([make_local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
-    )
+    assert local_views.render_repairs(rows) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
 
 
 def test_show_lists_each_fact_with_its_date() -> None:
@@ -399,6 +398,11 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
     text = capsys.readouterr()
     assert text.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
     assert text.out == ""
+
+
+def test_number_stays_with_its_unit_when_a_line_is_wrapped() -> None:
+    assert layout.wrap_words("done in 15 min 20 s (16.7 MB/s)", 15) == "done in 15 min\n20 s\n(16.7 MB/s)"
+    assert layout.wrap_words("sent 2 big files in all", 8) == "sent 2\nbig\nfiles in\nall"
 
 
 def test_notes_and_errors_wrap_at_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

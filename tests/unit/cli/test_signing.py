@@ -102,7 +102,7 @@ def test_model_is_signed_from_its_record_without_reading(
     monkeypatch.chdir(tmp_path / "work")
     done = Library().sign("tiny", key)
     assert (done.id, done.hashed_bytes, done.file) == (
-        Library().show("tiny").model_id,
+        Library().show("tiny").id,
         0,
         str(tmp_path / "work/model.sig"),
     )
