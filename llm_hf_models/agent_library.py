@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
 
 from llm_hf_models import paths, policy
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
+from llm_hf_models.lockfiles.types import SyncPlan
 from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.redaction import redact
@@ -30,6 +32,7 @@ from llm_hf_models.settings import Settings
 from llm_hf_models.system.private_files import make_private_folder, open_private
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.types import (
+    AliasChange,
     Consent,
     ConsentRequest,
     DownloadChange,
@@ -43,7 +46,10 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.downloads.plan_types import PullOptions, PullResult
     from llm_hf_models.downloads.types import DownloadView
+    from llm_hf_models.lockfiles.types import Lockfile, SyncResult
+    from llm_hf_models.models.signature_types import TrustChange
     from llm_hf_models.models.types import PromptResult
+    from llm_hf_models.signatures.types import SigningResult
     from llm_hf_models.transfer.types import Progress
 
 MAX_LOG_BYTES = 5_000_000
@@ -69,11 +75,19 @@ def _name(subject: policy.Subject) -> str | None:
         return subject.ref
     if isinstance(subject, CollectionDeletion):
         return subject.name
-    return subject.model_id if isinstance(subject, Removal | LocalModelView) else None
+    return subject.id if isinstance(subject, Removal | LocalModelView) else None
+
+
+def _refuse_signing() -> NoReturn:
+    raise PolicyError("Agents may not sign models", hint="A person can run `llm hf sign`.")
 
 
 def _refuse_uninstallation() -> NoReturn:
     raise PolicyError("Agents may not uninstall", hint="A person can run `llm hf uninstall`.")
+
+
+def _refuse_trust() -> NoReturn:
+    raise PolicyError("Agents may not choose whom to trust", hint="A person can run `llm hf trust`.")
 
 
 @dataclass(frozen=True)
@@ -222,7 +236,20 @@ class AgentLibrary(Library):
         """Remove a local model, as `Library.remove` does."""
         remove = super().remove
         change = self.prepare_removal(name) if isinstance(name, str) else name
-        return self._change(change, lambda removal: remove(removal.model_id))
+        return self._change(change, lambda removal: remove(removal.id))
+
+    def prepare_pruning(
+        self, *, unused_seconds: float | None = None, larger_bytes: int | None = None, keep: Sequence[str] = ()
+    ) -> PreparedChange[Pruning]:
+        """Plan a pruning, and return it with the requests that need consent first."""
+        plan = partial(self.plan_pruning, unused_seconds=unused_seconds, larger_bytes=larger_bytes, keep=keep)
+        return self._prepare("delete", "prune", plan)
+
+    def prune(self, plan: Pruning | PreparedChange[Pruning]) -> Pruning:
+        """Remove the models of a plan, as `Library.prune` does."""
+        prune = super().prune
+        change = plan if isinstance(plan, PreparedChange) else self._prepare("delete", "prune", lambda: plan)
+        return self._change(change, prune)
 
     def prompt(
         self,
@@ -238,9 +265,40 @@ class AgentLibrary(Library):
 
         def run(model: LocalModelView) -> PromptResult:
             limited = policy.limit_prompt_tokens(self._limits, options or {})
-            return prompt(model.model_id, text, system=system, options=limited, stop=stop)
+            return prompt(model.id, text, system=system, options=limited, stop=stop)
 
         return self._change(self.prepare_prompt(name) if isinstance(name, str) else name, run)
+
+    # Lockfiles
+
+    save_lockfile = _limit(Library.save_lockfile, "lock", "{path}")
+    export = _limit(Library.export, "export", "{folder}")
+
+    def prepare_sync(self, lockfile: Lockfile | Path | str, *, prune: bool = False) -> PreparedChange[SyncPlan]:
+        """Plan a sync from the Hub, and return it with the requests that need consent first."""
+        return self._prepare("sync", policy.SYNC_TARGET, partial(self.plan_sync, lockfile, prune=prune))
+
+    def sync(
+        self,
+        lockfile: Lockfile | SyncPlan | PreparedChange[SyncPlan] | Path | str,
+        *,
+        source: str | None = None,
+        prune: bool = False,
+        progress: Progress = ignore_event,
+        stop: threading.Event | None = None,
+        in_background: bool = False,
+    ) -> SyncResult:
+        """Make this machine match a lockfile, as `Library.sync` does."""
+        sync = super().sync
+        if isinstance(lockfile, PreparedChange):
+            change = lockfile
+        elif isinstance(lockfile, SyncPlan):
+            planned = lockfile
+            change = self._prepare("sync", policy.SYNC_TARGET, lambda: planned)
+        else:
+            plan = partial(self.plan_sync, lockfile, source=source, prune=prune, progress=progress, stop=stop)
+            change = self._prepare("sync", policy.SYNC_TARGET, plan)
+        return self._change(change, partial(sync, progress=progress, stop=stop, in_background=in_background))
 
     # Changes that stop or discard something
 
@@ -292,8 +350,8 @@ class AgentLibrary(Library):
         return self._change(change, lambda _: stop(name))
 
     def _find_engines(self, name: str | None) -> EngineStop:
-        model_id = self.show(name).model_id if name is not None else None
-        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.model_id)))
+        model_id = self.show(name).id if name is not None else None
+        return EngineStop(tuple(each for each in self.list_engines() if model_id in (None, each.id)))
 
     # Other changes
 
@@ -301,7 +359,10 @@ class AgentLibrary(Library):
     continue_in_background = _limit(Library.continue_in_background, "to_background", "{plan.ref}")
     verify = _limit(Library.verify, "verify", "{name}")
     import_file = _limit(Library.import_file, "import", "{file}")
+    import_from = _limit(Library.import_from, "import", "{tool}")
+    import_modelfile = _limit(Library.import_modelfile, "import", "{path}")
     gc = _limit(Library.gc, "gc")
+    deduplicate = _limit(Library.deduplicate, "deduplicate")
     set_options = _limit(Library.set_options, "set options", "{name}")
     attach = _limit(Library.attach, "attach", "{name}")
     login = _limit(Library.login, "login")
@@ -311,11 +372,19 @@ class AgentLibrary(Library):
     create_collection = _limit(Library.create_collection, "create collection", "{name}")
     add_to_collection = _limit(Library.add_to_collection, "change collection", "{name}")
     remove_from_collection = _limit(Library.remove_from_collection, "change collection", "{name}")
+    import_collection = _limit(Library.import_collection, "import collection", "{source}")
     rename_collection = _limit(Library.rename_collection, "rename collection", "{name}")
 
     def prepare_collection_deletion(self, name: str) -> PreparedChange[CollectionDeletion]:
         """Plan the deletion of a collection, and return it with the requests that need consent first."""
         return self._prepare("delete", name, partial(self.plan_collection_deletion, name))
+
+    def prepare_collection_edit(self, name: str, *, deletes: bool) -> PreparedChange[CollectionDeletion | None]:
+        """Prepare a change of a collection for `request_agreement`. Only a deletion may need consent."""
+        if deletes:
+            change = self.prepare_collection_deletion(name)
+            return PreparedChange(change.action, change.target, change.subject, change.requests, change.preapproved)
+        return PreparedChange("change collection", name, None, ())
 
     def delete_collection(self, name: str | PreparedChange[CollectionDeletion]) -> CollectionDeletion:
         """Delete a collection, as `Library.delete_collection` does."""
@@ -327,21 +396,52 @@ class AgentLibrary(Library):
         """Refuse: only a person removes the library, its settings and the token."""
         return self._change_directly("uninstall", "", _refuse_uninstallation)
 
+    def add_trusted_signer(self, owner: str, **_: object) -> TrustChange:
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("trust", owner, _refuse_trust)
+
+    def remove_trusted_signers(self, which: str, *, dry_run: bool = False) -> TrustChange:  # noqa: ARG002 - as in Library
+        """Refuse: only a person decides whom to trust."""
+        return self._change_directly("stop trusting", which, _refuse_trust)
+
+    def sign(self, name: str, key: Path | str, **options: Any) -> SigningResult:  # noqa: ANN401, ARG002
+        """Refuse: only a person uses a private key."""
+        return self._change_directly("sign", name, _refuse_signing)
+
     def add_alias(self, name: str, *aliases: str) -> LocalModelView:
         """Add aliases, as `Library.add_alias` does."""
         return self.change_aliases(name, add=aliases)
 
     def remove_alias(self, *aliases: str) -> None:
         """Remove aliases, as `Library.remove_alias` does."""
-        return self._change_directly("remove alias", " ".join(aliases), partial(super().remove_alias, *aliases))
+        remove = super().remove_alias
+        plan = partial(self._find_aliases, None, (), aliases)
+        return self._change(
+            self._prepare("remove alias", " ".join(aliases), plan), lambda change: remove(*change.remove)
+        )
 
-    def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
-        """Remove and add aliases, as `Library.change_aliases` does."""
+    def prepare_aliases(
+        self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> PreparedChange[AliasChange]:
+        """Find the models that lose an alias, and return the change with the requests that need consent first."""
         action, target = "alias", " ".join((name, *add))
         if remove:
             old = " ".join(remove)
             action, target = ("change aliases", f"{target} instead of {old}") if add else ("remove alias", old)
-        return self._change_directly(action, target, partial(super().change_aliases, name, add=add, remove=remove))
+        return self._prepare(action, target, partial(self._find_aliases, name, add, remove))
+
+    def change_aliases(
+        self, name: str | PreparedChange[AliasChange], *, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> LocalModelView:
+        """Remove and add aliases, as `Library.change_aliases` does."""
+        change = self.prepare_aliases(name, add=add, remove=remove) if isinstance(name, str) else name
+        run = super().change_aliases
+        return self._change(change, lambda found: run(str(found.name), add=found.add, remove=found.remove))
+
+    def _find_aliases(self, name: str | None, add: Sequence[str], remove: Sequence[str]) -> AliasChange:
+        owners = {alias.casefold(): model.id for model in self.list() for alias in model.aliases} if remove else {}
+        lost = {alias: owners[alias.casefold()] for alias in remove if alias.casefold() in owners}
+        return AliasChange(name, tuple(add), tuple(remove), lost)
 
     # The policy and the log
 

@@ -49,7 +49,7 @@ def plan_cleanup(context: Context) -> Cleanup:
             files,
             download_records=db.count_downloads(FINISHED_STATES, before=cutoff),
             cached_responses=db.count_metadata(older_than=cutoff),
-            freed_bytes=sum(file.size for file in files),
+            freed_bytes=sum(file.size_bytes for file in files),
         )
 
 
@@ -73,7 +73,7 @@ def clean_up(context: Context) -> Cleanup:
         files=removed,
         download_records=rows,
         cached_responses=responses,
-        freed_bytes=sum(f.size for f in removed),
+        freed_bytes=sum(f.size_bytes for f in removed),
         done=True,
     )
 

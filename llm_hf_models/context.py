@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models import paths, settings
-from llm_hf_models.library.downloads import DownloadTables
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import strip_credentials
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from llm_hf_models.hub import tokens
     from llm_hf_models.hub.client import Hub
     from llm_hf_models.library.database import Database
+    from llm_hf_models.library.downloads import DownloadTables
+    from llm_hf_models.library.summaries import SummaryTables
 
 STALE_HEARTBEATS = 4  # the owner of a download counts as ended after this number of missed heartbeats
 
@@ -95,7 +96,15 @@ class Context:
 
     def open_downloads(self) -> DownloadTables:
         """Open only the tables of downloads, which is faster to import."""
+        from llm_hf_models.library.downloads import DownloadTables
+
         return DownloadTables(paths.library_path(), in_memory=self.changes_nothing)
+
+    def open_summaries(self) -> SummaryTables:
+        """Open only the rows of a list of models, which is faster to import."""
+        from llm_hf_models.library.summaries import SummaryTables
+
+        return SummaryTables(paths.library_path(), in_memory=self.changes_nothing)
 
     def cache_dir(self) -> Path:
         """Return the folder of the Hugging Face cache."""

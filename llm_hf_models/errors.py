@@ -78,6 +78,10 @@ class NoGgufError(NotFoundError):
     """The repo has no GGUF file."""
 
 
+class UnknownSignerError(NotFoundError):
+    """No trusted signer has this number or owner."""
+
+
 class UnknownModelError(NotFoundError):
     """No local model has this name."""
 
@@ -227,6 +231,10 @@ class ConsentError(PolicyError):
     """An agent attempts an action that needs a person's consent first."""
 
 
+class SignatureRefusedError(HfModelsError):
+    """A repo's signature contradicts its files, or is not the one that the settings require."""
+
+
 class UnsafeFileError(PolicyError):
     """A scanner of the Hub reports the file as unsafe."""
 
@@ -241,6 +249,14 @@ class LibraryDamagedError(LibraryError):
 
 class LibraryTooNewError(LibraryError):
     """The library file was written by a newer version of this package."""
+
+
+class LockfileError(BadInputError):
+    """A lockfile can't be read, or a part of it is not valid."""
+
+
+class LockfileTooNewError(LockfileError):
+    """The lockfile was written by a newer version of this package."""
 
 
 class LibraryBusyError(LibraryError):

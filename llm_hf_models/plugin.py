@@ -109,13 +109,18 @@ def _list_models(kinds: tuple[str, ...]) -> list[RegisteredModel]:
 
 
 def _list_names(models: Iterable[RegisteredModel]) -> set[str]:
-    return {name for model in models for name in (model.model_id, *model.aliases, *model.repo_names)}
+    return {name for model in models for name in (model.model_id, *_list_own_names(model))}
+
+
+def _list_own_names(model: RegisteredModel) -> tuple[str, ...]:
+    """Return the aliases of a model, the names of its repo, and its roles in collections."""
+    return (*model.aliases, *model.repo_names, *model.role_names)
 
 
 def _list_aliases(model: RegisteredModel, requested: Mapping[str, str]) -> list[str]:
-    """Return the aliases of a model, the names of its repo, and the names that this command requested it by."""
+    """Return the model's own names, and the names that this command requested it by."""
     names = (name for name, model_id in requested.items() if model_id == model.model_id)
-    return [*model.aliases, *model.repo_names, *names]
+    return [*_list_own_names(model), *names]
 
 
 def _report_unreadable_library() -> None:

@@ -14,6 +14,12 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.verbs.collections import CollectionVerbs
+from llm_hf_models.verbs.disk_space import DiskSpaceVerbs
+from llm_hf_models.verbs.lockfiles import LockfileVerbs
+from llm_hf_models.verbs.other_tools import OtherToolVerbs
+from llm_hf_models.verbs.signatures import SignatureVerbs
+from llm_hf_models.verbs.summaries import SummaryVerbs
+from llm_hf_models.verbs.trust import TrustVerbs
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -59,7 +65,7 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(CollectionVerbs):
+class Library(CollectionVerbs, DiskSpaceVerbs, LockfileVerbs, OtherToolVerbs, SignatureVerbs, SummaryVerbs, TrustVerbs):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library
@@ -327,37 +333,40 @@ class Library(CollectionVerbs):
 
     # The library
 
-    def list(self, *, health: bool = False) -> tuple[LocalModelView, ...]:
-        """List the local models, newest first. With `health`, check whether the servers of remote models respond."""
+    def list(
+        self, *, health: bool = False, collection: str | None = None, with_collections: bool = False
+    ) -> tuple[LocalModelView, ...]:
+        """List the local models, newest first.
+
+        Args:
+            health: Check whether the servers of remote models respond.
+            collection: Return only the models of a collection.
+            with_collections: Fill in the names of the collections of each model.
+        """
         from llm_hf_models.models import local_models
 
-        with self._context.open_database() as db:
-            models = db.list_models()
-        states = {}
-        if health and (remote := [model for model in models if model.endpoint]):
-            from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+        return local_models.list_views(
+            self._context, health=health, collection=collection, with_collections=with_collections
+        )
 
-            states = remote_endpoints.check_health(remote)
-        return tuple(local_models.make_view(model, states.get(model.model_id)) for model in models)
-
-    def survey(self, text: str = "") -> LibrarySurvey:
+    def survey(self, text: str = "", *, collection: str | None = None) -> LibrarySurvey:
         """Return the local models, newest first, with the updates on the Hub and the space that removing them frees.
 
         The Hub is asked for at most 3 seconds. A model whose repo did not answer is unknown.
 
         Args:
             text: Return only models with this text in their id or in an alias.
+            collection: Return only the models of a collection.
         """
         from llm_hf_models.models import survey
 
-        return survey.survey(self._context, text)
+        return survey.survey(self._context, text, collection)
 
     def show(self, name: str) -> LocalModelView:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
         from llm_hf_models.models import local_models
 
-        with self._context.open_database() as db:
-            return local_models.make_full_view(db.find_model(name))
+        return local_models.show(self._context, name)
 
     def path(self, name: str) -> tuple[str, ...]:
         """Return the paths of a local model's files: its shards in order, then its mmproj."""
@@ -683,6 +692,7 @@ class Library(CollectionVerbs):
         *,
         allow: Sequence[str] = (),
         allowed_hosts: Collection[str] = (),
+        source: Path | str | None = None,
     ) -> MirrorServer:
         """Create a read-only server of this library in the Hub's protocol. Call `serve_forever()` to run it.
 
@@ -691,14 +701,22 @@ class Library(CollectionVerbs):
             port: The port; 0 chooses a free one, which `server_address` contains.
             allow: The gated and private repos and the imported models (local/NAME) to serve. Others are hidden.
             allowed_hosts: Names of this machine that clients may use, besides its addresses, host name and localhost.
+            source: A folder that `export` made, to serve in place of the library.
 
         Raises:
             NotWritableError: The server can't listen on that address.
+            MissingFileError, LockfileError: The folder is not an exported one.
         """
         from llm_hf_models.hub import refs
         from llm_hf_models.servers import hub_mirror, library_catalog
 
-        catalog = library_catalog.LibraryCatalog(self._context, frozenset(refs.RepoId.parse(name) for name in allow))
+        allowed, exported = frozenset(refs.RepoId.parse(name) for name in allow), None
+        if source is not None:
+            from llm_hf_models.lockfiles import export  # imported late: rarely needed
+
+            models = export.read_exported_models(Path(source).expanduser().absolute())
+            exported = lambda: models  # noqa: E731
+        catalog = library_catalog.LibraryCatalog(self._context, allowed, exported)
         if self._context.notify and (missing := catalog.list_missing_repos()):
             self._context.notify(f"Not on this machine: {', '.join(missing)}. List local models with `llm hf list`.")
         server = hub_mirror.make_server(catalog, host, port, allowed_hosts=allowed_hosts)

@@ -20,8 +20,8 @@ from llm_hf_models.system.units import Unit, parse_duration, parse_rate, parse_s
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TRUE = {"1", "on", "yes", "true"}
 # Agents need a person's consent for these actions. `interrupt` stops or discards work that a person started, and
-# `endpoint` prompts a model on another server, usually with a person's API key.
-Action = Literal["delete", "large", "token", "unverified", "interrupt", "endpoint"]
+# `endpoint` prompts a model on another server, usually with a person's API key. `alias` takes a name from a model.
+Action = Literal["delete", "large", "token", "unverified", "interrupt", "endpoint", "alias"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
 
 
@@ -162,6 +162,11 @@ class Settings(BaseModel):
     )
     allowed_owners: str = Field("", description="Pull only from these owners (comma-separated); empty allows all.")
     allowed_licenses: str = Field("", description="Pull only these licences (comma-separated); empty allows all.")
+    require_signature: Literal["off", "if-present", "owners"] = Field(
+        "off",
+        description="Refuse a pull if the repo's signature is not proven (`if-present`), or also if an owner with"
+        " signers in `llm hf trust` has no signature by one of them that lists all files (`owners`).",
+    )
     agent_read_only: bool = Field(False, description="Agents (the MCP server) may view models but change nothing.")
     agent_allow_delete: bool = Field(False, description="Agents may delete models, each time with a person's consent.")
     agent_ask_above_bytes: int = Field(

@@ -39,8 +39,8 @@ def collect_status(context: Context) -> Status:
     locations = {file.location: file.size for model in models for file in model.files}
     return Status(
         machine=read_memory(),
-        disk_free=disk.free,
-        disk_total=disk.total,
+        disk_free_bytes=disk.free,
+        disk_total_bytes=disk.total,
         cache_dir=str(cache),
         cache_bytes=count_bytes_in_folder(cache),
         library=str(paths.library_path()),
@@ -82,7 +82,19 @@ def _read_sandbox(context: Context) -> SandboxStatus:
 
 def make_engine_view(row: EngineRow) -> EngineView:
     """Return an engine's row without its API key."""
-    return EngineView(**{name: getattr(row, name) for name in EngineView.__dataclass_fields__})
+    return EngineView(
+        id=row.model_id,
+        pid=row.pid,
+        address=row.address,
+        context=row.context,
+        started=row.started,
+        last_used=row.last_used,
+        keep_alive_seconds=row.keep_alive,
+        memory_bytes=row.memory,
+        tokens_per_second=row.tokens_per_second,
+        layers=row.layers,
+        missing=row.missing,
+    )
 
 
 def _measure_disk(folder: Path) -> shutil._ntuple_diskusage:

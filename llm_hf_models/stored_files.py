@@ -33,6 +33,7 @@ DESCRIPTIONS = {
     "sandbox.json": "result of the sandbox test",
     "settings.toml": "settings",
     "verified": "notes about verified files",
+    "worker.lock": "lock of the worker for background downloads",
     "worker.log": "log of background downloads",
 }
 
@@ -113,7 +114,7 @@ def plan_uninstallation(context: Context, *, keep_models: bool) -> Uninstallatio
     files = list_stored_files(context)
     kept = tuple(file for file in files if keep_models and file.kind == "model")
     removed = tuple(file for file in files if file not in kept)
-    return Uninstallation(removed, kept, sum(file.size for file in removed))
+    return Uninstallation(removed, kept, sum(file.size_bytes for file in removed))
 
 
 def uninstall(context: Context, *, keep_models: bool) -> Uninstallation:
@@ -150,7 +151,7 @@ def uninstall(context: Context, *, keep_models: bool) -> Uninstallation:
             folder.rmdir()  # if it is empty
     left = tuple(file for file in plan.files if file.kind != "model" and Path(file.path).exists())
     removed = tuple(file for file in plan.files if file not in left)
-    return Uninstallation(removed, (*plan.kept, *left), sum(file.size for file in removed), done=True)
+    return Uninstallation(removed, (*plan.kept, *left), sum(file.size_bytes for file in removed), done=True)
 
 
 def _stop_everything(context: Context) -> None:

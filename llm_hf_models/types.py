@@ -30,16 +30,16 @@ class TokenStatus(Result):
 
 @dataclass(frozen=True)
 class EngineView(Result):
-    """A running engine, without its API key. Memory is in bytes."""
+    """A running engine, without its API key."""
 
-    model_id: str
+    id: str  # of the model
     pid: int
     address: str
     context: int
     started: UnixTime
     last_used: UnixTime
-    keep_alive: float
-    memory: int
+    keep_alive_seconds: float
+    memory_bytes: int
     tokens_per_second: float | None
     layers: tuple[str, ...]
     missing: Mapping[str, str]  # inactive confinement layers, each with the reason
@@ -64,11 +64,11 @@ class SandboxStatus:
 
 @dataclass(frozen=True)
 class Status(Result):
-    """An overview of this machine and this installation. Sizes are in bytes."""
+    """An overview of this machine and this installation."""
 
     machine: MachineMemory
-    disk_free: int
-    disk_total: int
+    disk_free_bytes: int
+    disk_total_bytes: int
     cache_dir: str
     cache_bytes: int
     library: str
@@ -120,11 +120,11 @@ StoredKind = Literal["model", "data", "partial", "ref", "token"]
 
 @dataclass(frozen=True)
 class StoredItem(Result):
-    """A file or folder that this package has stored. Its size on disk is in bytes."""
+    """A file or folder that this package has stored."""
 
     kind: StoredKind
     path: str  # "keychain" for a token that is stored there
-    size: int
+    size_bytes: int  # on the disk
     description: str  # the model's id, or the purpose
 
 
@@ -169,6 +169,16 @@ class EngineStop:
     """The engines that `stop_engines` would stop."""
 
     engines: tuple[EngineView, ...]
+
+
+@dataclass(frozen=True)
+class AliasChange:
+    """A change of aliases. `owners` has the model's id for each removed alias that names one."""
+
+    name: str | None  # the model that gets the added aliases
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+    owners: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ _FOREIGN = (
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
+    "LOCALAPPDATA",
+    "OLLAMA_MODELS",
+    "LLAMA_CACHE",
+    "JAN_DATA_FOLDER",
+    "JAN_DATA_ROOT",
     "COLUMNS",
     "LINES",
     "http_proxy",
@@ -149,7 +154,7 @@ def _list_names_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     from llm_hf_models.llm_plugin.names import list_taken_names
     from llm_hf_models.models import names
 
-    monkeypatch.setattr(names, "_list_names_in_llm", list_taken_names)
+    monkeypatch.setattr(names, "list_names_in_llm", list_taken_names)
 
 
 def _end_workers() -> None:

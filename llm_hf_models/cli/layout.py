@@ -49,8 +49,9 @@ def format_table(
         max_width: maximum width in terminal cells; None means no limit. Only a word below a row may be longer.
         bold: indices of rows in bold.
     """
-    cells = [[clean_text(cell, MAX_CELL_CHARS) for cell in row] for row in rows]
-    natural = [max([count_cells(row[at]) for row in cells], default=0) for at in range(len(columns))]
+    cleaned = _CleanedCells()
+    cells = [[cleaned[cell] for cell in row] for row in rows]
+    natural = [max(map(count_cells, {row[at] for row in cells}), default=0) for at in range(len(columns))]
     kept = [at for at in range(len(columns)) if natural[at] or not columns[at].rank or not rows]
     widths = _fit_widths(columns, {at: max(natural[at], count_cells(columns[at].title)) for at in kept}, max_width)
     below = [at for at in kept if columns[at].below and at not in widths]
@@ -62,8 +63,18 @@ def format_table(
     return "\n".join(lines)
 
 
+class _CleanedCells(dict[str, str]):
+    """The cells of a table without hidden characters. Many cells of a long table have the same text."""
+
+    def __missing__(self, cell: str) -> str:
+        self[cell] = cleaned = clean_text(cell, MAX_CELL_CHARS)
+        return cleaned
+
+
 def _wrap_row(row: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> list[list[str]]:
     """Return a row as one or more lines of cells. Long text continues below if its column wraps."""
+    if not any(columns[at].wrap for at in widths):
+        return [list(row)]
     parts = [
         (columns[at].wrap and textwrap.wrap(cell, size)) or [cell]
         for cell, (at, size) in zip(row, widths.items(), strict=True)
@@ -100,12 +111,18 @@ def _add_gaps(sizes: Mapping[int, int], shown: Collection[int]) -> int:
 
 
 def _format_line(cells: Sequence[str], columns: Sequence[Column], widths: Mapping[int, int]) -> str:
-    parts = []
-    for cell, (at, size) in zip(cells, widths.items(), strict=True):
-        text = _cut_cell(cell, size, keep_end=columns[at].keep_end)
-        gap = " " * (size - count_cells(text))
-        parts.append(gap + text if columns[at].right else text + gap)
-    return GAP.join(parts).rstrip()
+    return GAP.join(
+        [_fit_cell(cell, columns[at], size) for cell, (at, size) in zip(cells, widths.items(), strict=True)]
+    ).rstrip()
+
+
+def _fit_cell(cell: str, column: Column, size: int) -> str:
+    """Return a cell that is as wide as its column."""
+    if len(cell) <= size and cell.isascii():
+        return cell.rjust(size) if column.right else cell.ljust(size)
+    text = _cut_cell(cell, size, keep_end=column.keep_end)
+    gap = " " * (size - count_cells(text))
+    return gap + text if column.right else text + gap
 
 
 def count_cells(text: str) -> int:
@@ -142,6 +159,10 @@ def format_fields(pairs: Sequence[tuple[str, str | None]], *, max_width: int | N
     return "\n".join(lines)
 
 
+# A number and its unit are one word: `16.7 MB/s`.
+_WORD = re.compile(r"( *)((?:[^ ]*\d (?=(?:[kMGTP]?B|s|min|h|d)\b))?[^ ]+)")
+
+
 def wrap_words(text: str, max_width: int | None, *, indent: str | None = None) -> str:
     """Break lines at spaces so that they fit, with the indentation of the line. A longer word is not broken.
 
@@ -159,7 +180,7 @@ def _break_line(line: str, max_width: int, indent: str | None) -> list[str]:
     start = re.match(r" *", line)
     hanging = (start[0] if start else "") if indent is None else indent
     parts, current, is_empty = [], "", True
-    for gap, word in re.findall(r"( *)([^ ]+)", line):
+    for gap, word in _WORD.findall(line):
         longer = current + gap + word
         if is_empty or _count_shown(longer) <= max_width:
             current = longer

@@ -33,8 +33,11 @@ hf = HfGroup(
         "Download queue": ("queue:downloads queue:pause queue:resume queue:cancel queue:retry queue:limit"),
         "On this machine": (
             "this_machine:list_ this_machine:show this_machine:path this_machine:alias this_machine:verify "
-            "this_machine:rm this_machine:import_ collections:collection this_machine:gc"
+            "this_machine:rm importing:import_ collections:collection disk_space:du disk_space:prune "
+            "disk_space:dedupe this_machine:gc"
         ),
+        "Lockfiles": "lockfile:lock lockfile:sync lockfile:export",
+        "Signatures": "trust:trust signatures:sign",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",
         "This installation": (

@@ -8,8 +8,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -196,17 +195,16 @@ class OutputError(StorageError):
     """Standard output could not be written."""
 
 
-def print_error(error: HfModelsError, *, as_json: bool = False, done: Sequence[object] | None = None) -> int:
+def print_error(error: HfModelsError, *, as_json: bool = False) -> int:
     """Print an error on stderr, or as JSON on stdout. Return the exit code.
 
     Args:
         error: the error. Its message, cause and hint are separate lines, those of an interruption are one line.
         as_json: print one line of JSON on stdout instead, and nothing on stderr.
-        done: in JSON, the results of a command that had completed a part of its work.
     """
     if as_json and not isinstance(error, OutputError):
         try:
-            print_json({"error": describe_error(error), **({"done": done} if done else {})}, indent=None)
+            print_json({"error": describe_error(error)}, indent=None)
         except OutputError:
             pass  # a person can still read the error on stderr
         else:
@@ -219,21 +217,6 @@ def print_error(error: HfModelsError, *, as_json: bool = False, done: Sequence[o
         if part:
             alert(_clean_lines(part))
     return error.exit_code
-
-
-@contextmanager
-def keep_results(done: Sequence[object], *, as_json: bool) -> Iterator[None]:
-    """If a block fails and the command prints JSON, print the results of its completed part together with the error.
-
-    Raises:
-        click.exceptions.Exit: the error was printed.
-    """
-    try:
-        yield
-    except HfModelsError as error:
-        if not as_json:
-            raise
-        raise click.exceptions.Exit(print_error(error, as_json=True, done=done)) from None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -73,13 +73,13 @@ def confirm_removal(question: str) -> None:
 class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
     """A number with a unit, such as `5M`."""
 
-    def __init__(self, name: str, parse: Callable[[str], int]) -> None:
+    def __init__(self, name: str, parse: Callable[[str], float]) -> None:
         self.name = name
         self._parse = parse
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number of bytes, or the count."""
-        if isinstance(value, int):
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of bytes or seconds, or the count."""
+        if isinstance(value, int | float):
             return value
         try:
             return self._parse(str(value))
@@ -89,6 +89,8 @@ class _NumberWithUnit(click.ParamType):  # type: ignore[type-arg]  # no generic 
 
 RATE = _NumberWithUnit("rate", units.parse_rate)
 COUNT = _NumberWithUnit("count", units.parse_count)
+SIZE = _NumberWithUnit("size", units.parse_file_size)
+AGE = _NumberWithUnit("time", units.parse_age)
 
 
 class _CompletableName(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
@@ -121,8 +123,8 @@ class LocalName(_CompletableName):
         """Return all aliases, model ids, and ids without `hf/`."""
         return [
             CompletionItem(name)
-            for model in open_library().list()
-            for name in dict.fromkeys((*model.aliases, model.model_id, model.model_id.removeprefix("hf/")))
+            for model in open_library().list_summaries()
+            for name in dict.fromkeys((*model.aliases, model.id, model.id.removeprefix("hf/")))
         ]
 
 
@@ -226,12 +228,6 @@ def json_option(command: F) -> F:
     return click.option("as_json", "--json", is_flag=True, help="Print JSON.")(command)
 
 
-def json_or_list_option(command: F) -> F:
-    """Add `--json` to a command that takes several names."""
-    text = "Print JSON; a list if several names are given."
-    return click.option("as_json", "--json", is_flag=True, help=text)(command)
-
-
 def quiet_option(text: str = "Hide progress and notes.", *, is_passed: bool = False) -> Callable[[F], F]:
     """Add `-q`, which silences `output.note` and the notes of the library.
 
@@ -302,6 +298,11 @@ def kind_options(command: F) -> F:
     return kind(pooling(command))
 
 
+def collection_option(text: str) -> Callable[[F], F]:
+    """Add `--collection NAME`."""
+    return click.option("--collection", type=CollectionName(), metavar="NAME", help=text)
+
+
 def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """Check that the user gave either an argument or `--all`.
 
@@ -310,3 +311,13 @@ def require_one_of(given: object, everything: bool, what: str = "NAME") -> None:
     """
     if (given is None) != everything:
         raise click.UsageError(f"Give either {what} or --all.")
+
+
+def require_names(names: Sequence[str], collection: str | None, what: str, *, everything: bool = False) -> None:
+    """Check that the user gave either names, or `--collection`, or another option that selects models.
+
+    Raises:
+        click.UsageError: the user gave none of these, or several.
+    """
+    if [bool(names), collection is not None, everything].count(True) != 1:
+        raise click.UsageError(f"Give either {what}.")

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from llm_hf_models.downloads.file_verifier import FileVerifier
 from llm_hf_models.downloads.local_files import build_partial_path, build_whole_path, count_partial_bytes
-from llm_hf_models.errors import InterruptedByUserError
+from llm_hf_models.downloads.manifest_digests import ManifestDigests
+from llm_hf_models.errors import DigestMismatchError, InterruptedByUserError, MissingFileError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import RepoFile, RepoId
-from llm_hf_models.hub.types import HubFile
+from llm_hf_models.hub.types import HubFile, Location
+from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.system.disk import require_space, sync_folder
 from llm_hf_models.system.hashing import copy_with_digests
 from llm_hf_models.system.ownership import count_owning_processes
@@ -44,16 +46,18 @@ class FileFetcher:
         get_rate_limit: Callable[[], int],
         progress: Progress,
         stop: threading.Event,
+        manifest: SignedManifest | None = None,
     ) -> None:
         self.hub, self.repo, self.commit, self.folder = hub, repo, commit, folder
         self._limits, self._progress, self._stop = limits, progress, stop
         self._get_connection_limit = get_connection_limit or (lambda: limits.connections)
         self._get_rate_limit, self._rate_limiter = get_rate_limit, RateLimiter(self._divide_rate)
-        self.verifier = FileVerifier(progress, stop)
+        self.verifier, self.manifest_digests = FileVerifier(progress, stop), ManifestDigests(manifest)
         self._files_at_once = 1
         self._tasks: dict[Future[bool], HubFile] = {}
         self._partials: list[Path] = []  # partial files that this call or another process downloads
         self.sources: dict[str, Path] = {}  # local files with the right name and size to copy from, by path
+        self.local_only = False
 
     def _divide_rate(self) -> int:
         """Return the rate limit divided by the number of processes that download files of the same variant.
@@ -152,8 +156,8 @@ class FileFetcher:
             return False
 
         with self._stop_on_failure():
-            return download_file(
-                lambda: self.hub.locate(self.repo, RepoFile(file.path), self.commit),
+            is_downloaded = download_file(
+                lambda: self._locate(file),
                 ExpectedFile(file.path, file.size, file.sha256, file.git_sha1),
                 partial,
                 limits=self._limits,
@@ -163,7 +167,23 @@ class FileFetcher:
                 stop=self._stop,
                 final_path=whole,
                 is_already_present=complete_without_download,
+                create_observer=lambda: self.manifest_digests.start(file.path),
             )
+        if is_downloaded:
+            self.manifest_digests.finish(file.path)
+        return is_downloaded
+
+    def _locate(self, file: HubFile) -> Location:
+        if not self.local_only:
+            return self.hub.locate(self.repo, RepoFile(file.path), self.commit)
+        source = self.sources.get(file.path)
+        if source is None or not source.exists():
+            raise MissingFileError(f"{source or file.path} is no longer on this machine")
+        raise DigestMismatchError(
+            f"{source} is not {file.path} of {self.repo}",
+            cause=f"Its content does not have the digest {file.etag}.",
+            hint="Copy the folder again, or download the model from the Hub.",
+        )
 
     def _copy(self, file: HubFile, source: Path, whole: Path) -> bool:
         """Copy `source` to `whole`. Return False if `source` has the wrong digest or has been removed."""

@@ -11,8 +11,8 @@ last. Each step is one rename, so a killed process leaves a state from which the
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llm_hf_models.downloads.fetch_files import FileFetcher
@@ -23,6 +23,7 @@ from llm_hf_models.hub.cache_layout import cache_path
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
+from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.system.disk import translate_disk_error
 from llm_hf_models.system.hashing import FileStamp
 from llm_hf_models.transfer.types import Progress, TransferLimits
@@ -41,6 +42,7 @@ class StoredFile:
     git_sha1: str | None
     fetched: bool  # False if the file was already on this machine
     stamp: FileStamp  # when its digest was verified
+    manifest_digests: Mapping[str, str] = field(default_factory=dict)  # by their names in a signed manifest
 
 
 def fetch_into_cache(
@@ -56,6 +58,9 @@ def fetch_into_cache(
     get_rate_limit: Callable[[], int] = lambda: 0,
     progress: Progress,
     stop: threading.Event,
+    sources: Mapping[str, Path] | None = None,
+    local_only: bool = False,
+    manifest: SignedManifest | None = None,
 ) -> list[StoredFile]:
     """Download the missing files of a variant. The snapshot's links and refs appear once every file is verified.
 
@@ -71,13 +76,21 @@ def fetch_into_cache(
         get_rate_limit: Returns the rate limit for all files together in bytes per second; 0 means no limit.
         progress: As in `download_file`.
         stop: As in `download_file`. It is also set when a file fails, so that the other files end too.
+        sources: Files to copy instead of downloading them, by path in the repo. The digest of each copy is compared.
+        local_only: Raise an error instead of downloading a file.
+        manifest: A signed manifest. If it lists other digests than the Hub records, they are computed as well, while
+            the bytes of a file arrive. A file that was here already is read once for them.
 
     Raises:
         HfModelsError: Any error of `download_file`.
+        MissingFileError: With `local_only`, no file on this machine has the bytes.
         StorageError: Another tool keeps removing the files from the cache.
     """
     folder = cache_layout.cache_work_folder(cache_dir)
-    fetcher = FileFetcher(hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop)
+    fetcher = FileFetcher(
+        hub, repo, commit, folder, limits, get_connection_limit, get_rate_limit, progress, stop, manifest
+    )
+    fetcher.sources, fetcher.local_only = dict(sources or {}), local_only
     blobs = cache_layout.repo_folder(cache_dir, repo) / "blobs"
     files = [fetcher.complete(file) for file in files]
     fetched: set[str] = set()
@@ -113,6 +126,7 @@ def fetch_into_folder(
     get_rate_limit: Callable[[], int] = lambda: 0,
     progress: Progress,
     stop: threading.Event,
+    manifest: SignedManifest | None = None,
 ) -> list[StoredFile]:
     """Download a variant into a plain folder (`--to DIR`), each file under its path in the repo.
 
@@ -123,7 +137,9 @@ def fetch_into_folder(
         HfModelsError: Any error of `download_file`.
     """
     work = cache_layout.target_work_folder(folder)
-    fetcher = FileFetcher(hub, repo, commit, work, limits, get_connection_limit, get_rate_limit, progress, stop)
+    fetcher = FileFetcher(
+        hub, repo, commit, work, limits, get_connection_limit, get_rate_limit, progress, stop, manifest
+    )
     files = [fetcher.complete(file) for file in files]
     fetcher.sources = find_local_files(cache_dir, repo, commit, files)
     locations = {file.path: folder / RepoFile(file.path).path for file in files}
@@ -169,7 +185,8 @@ def _make_stored_file(fetcher: FileFetcher, file: HubFile, location: Path, fetch
     stamp = fetcher.verifier.verify(file, location)
     if stamp is None:
         raise FileNotFoundError(f"{location} was removed or modified by another program")
-    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched, stamp)
+    digests = fetcher.manifest_digests.complete(file.path, location, lambda: fetcher.verifier.report_hashing(file))
+    return StoredFile(file.path, location, file.size, file.sha256, file.git_sha1, file.path in fetched, stamp, digests)
 
 
 def _adopt_from_cache(fetcher: FileFetcher, cache_dir: Path, file: HubFile) -> bool:

@@ -38,7 +38,7 @@ class FileVerifier:
                 return None
             if verified_files.is_verified(file.etag, location, stamp):
                 return stamp
-            digests = compute_digests(location, self._report_hashing(file))
+            digests = compute_digests(location, self.report_hashing(file))
             if digests.stamp != stamp:
                 continue  # it changed while it was hashed
             if digests.get_same_kind(file.etag) != file.etag:
@@ -94,7 +94,7 @@ class FileVerifier:
             raise FileNotFoundError(f"{location} was removed or modified by another program")
         sync_folder(location.parent)
 
-    def _report_hashing(self, file: HubFile) -> Callable[[int], None]:
+    def report_hashing(self, file: HubFile) -> Callable[[int], None]:
         """Return a callable that reports the progress of hashing, at most ten times a second."""
         reported_at = time.monotonic()
         self._progress(Event("verifying", file.path, 0, file.size))

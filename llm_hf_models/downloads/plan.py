@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import hub_scans, plan_checks
+from llm_hf_models.downloads import hub_scans, plan_checks, signature_checks
 from llm_hf_models.downloads.local_files import count_partial_bytes, find_files_in_folder, find_local_files
 from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
 from llm_hf_models.errors import (
@@ -58,6 +58,7 @@ def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after:
         SlowHeaderError: The header took longer than `header_seconds`.
         PolicyError: A setting forbids this pull.
         UnsafeFileError: A scanner reports a file as unsafe.
+        SignatureRefusedError: The repo's signature contradicts the files, or the settings require another one.
         InvalidGgufError: The header breaks the rules of the GGUF format.
         NameTakenError: Another model has a requested alias.
         NotWritableError: The file system does not accept a file's name.
@@ -180,10 +181,11 @@ def _plan_listed_files(context: Context, hub: Hub, listing: _Listing, variant: V
 def _complete(
     context: Context, hub: Hub, plan: PullPlan, details: RepoDetails, scans: hub_scans.ScanRequest | None
 ) -> PullPlan:
-    """Return the plan with the facts from the header, and the scan reports."""
+    """Return the plan with the facts from the header and the signature, and the scan reports."""
     if plan.model_id is not None:
         plan = _add_model(context, hub, plan, details)
     plan = _add_scans(plan, details, scans)
+    plan = signature_checks.add_signature(context, hub, plan, details)
     plan_checks.refuse_place(context, plan)
     return plan
 

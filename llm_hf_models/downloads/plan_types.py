@@ -11,9 +11,10 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.types import FileScan, HubFile, ScanState
+from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.system.arguments import check_fields
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, json_name
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class PullResult(Result):
 
     plan: PullPlan
     download_id: int | None  # None if there was nothing to download
-    model_id: str | None
+    id: str | None  # of the model
     aliases: tuple[str, ...]
     files: tuple[str, ...]  # absolute paths
     fetched_bytes: int
-    seconds: float
+    elapsed_seconds: float
     other_process_bytes: int = 0  # downloaded by other processes during this pull
     warnings: tuple[str, ...] = ()
     is_copy: bool = False  # the files are an additional copy: the registered model keeps its own
@@ -36,7 +37,7 @@ class PullResult(Result):
 class PullOptions:
     """The options of a pull.
 
-    `limit_rate` is in bytes per second. If `connections` or `limit_rate` is None, the setting of that name applies.
+    If the number of connections or the rate is None, the setting applies.
     """
 
     revision: str | None = None
@@ -46,7 +47,7 @@ class PullOptions:
     allow_unsafe: bool = False
     allow_invalid: bool = False
     connections: int | None = None
-    limit_rate: int | None = None
+    limit_rate: int | None = field(default=None, metadata=json_name("limit_rate_bytes_per_second"))
     file_only: bool = False  # download only the named file, and register no model
     kind: str | None = None  # options of the model to store, as `llm hf set` does
     pooling: str | None = None
@@ -63,10 +64,12 @@ class PullOptions:
 
 @dataclass(frozen=True)
 class PlannedFile(HubFile):
-    """A file that a pull needs. Sizes in bytes."""
+    """A file that a pull needs."""
 
     local: bool = False  # already complete on this machine
-    partial: int = 0  # bytes that an interrupted pull left on this machine
+    partial: int = field(
+        default=0, metadata=json_name("partial_bytes")
+    )  # bytes that an interrupted pull left on this machine
     copy: bool = False  # complete in the cache, and to be copied from there into another folder
 
 
@@ -78,7 +81,7 @@ class PullPlan(Result):
     repo: str
     revision: str | None
     commit: str
-    model_id: str | None  # None for a file that is not a model
+    model_id: str | None = field(metadata=json_name("id"))  # None for a file that is not a model
     quant: str | None
     reason: str  # why this variant was chosen
     files: tuple[PlannedFile, ...]
@@ -99,6 +102,7 @@ class PullPlan(Result):
     scan_warnings: tuple[str, ...] = ()  # reports that a person should read before the pull
     scan_state: ScanState | None = None  # None in plans of earlier versions
     scan_problem: str | None = None  # why the Hub was not asked for the reports, or did not answer
+    signature: SignatureReport | None = None  # the facts about the repo's signature; None if it has none
     unsafe: tuple[str, ...] = ()  # files that a scanner reports as unsafe, pulled because of `--allow-unsafe`
     hub: Mapping[str, Any] | None = None  # the Hub's metadata about the repo
     freshness: Freshness = field(default_factory=Freshness)  # stale: the newest commit could not be fetched
@@ -113,6 +117,10 @@ class PullPlan(Result):
     note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
     unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names
+    # A plan from a lockfile: its commit may be older than that of the branch, which keeps its ref in the cache.
+    from_lockfile: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)  # files to copy instead of downloading them, by path
+    local_only: bool = False  # a file that is not on this machine is an error, not a download
 
 
 def list_restrictions(plan: PullPlan) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import fetch_variant, hub_scans, xet_child
+from llm_hf_models.downloads import fetch_variant, hub_scans, signature_checks, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan import complete_draft
@@ -22,13 +22,15 @@ from llm_hf_models.errors import AccessError, HfModelsError, RepoNotFoundError, 
 from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.validate import ValidationReport, check_shards
 from llm_hf_models.hub import cache_layout
-from llm_hf_models.hub.refs import RepoId
+from llm_hf_models.hub.refs import DEFAULT_BRANCH, RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.projector_choice import WITHOUT_HINT
+from llm_hf_models.models.repo_signature import make_check
 from llm_hf_models.models.variant_choice import refuse_invalid
+from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.system.units import format_size
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
 
@@ -150,8 +152,10 @@ def _fetch_and_register(
         return replace(result, download_id=row.id)
     started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
     to_download = {file.path for file in plan.files if not file.local and not file.copy}
-    stored = _fetch_files(context, row, plan, counter, stop)
+    manifest = signature_checks.find_manifest_to_compare(context, plan)
+    stored = _fetch_files(context, row, plan, manifest, counter, stop)
     running.mark_verifying()
+    plan = signature_checks.compare_stored_files(context, plan, manifest, stored)
     model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
     before = _find_registered(context, plan)
     is_copy = before is not None and _is_registered_elsewhere(before, plan)
@@ -163,12 +167,12 @@ def _fetch_and_register(
     return PullResult(
         plan=_update_refused_aliases(context, plan),
         download_id=row.id,
-        model_id=model.model_id if model else None,
+        id=model.model_id if model else None,
         aliases=model.aliases if model else (),
         files=tuple(str(file.location) for file in stored),
         fetched_bytes=sum(counter.own_bytes.get(file.path, 0) for file in stored if file.fetched),
         other_process_bytes=sum(counter.other_bytes.get(file.path, 0) for file in stored if file.path in to_download),
-        seconds=time.monotonic() - started,
+        elapsed_seconds=time.monotonic() - started,
         warnings=tuple(warnings),
         is_copy=is_copy,
     )
@@ -243,7 +247,12 @@ def _store_options(context: Context, plan: PullPlan, model_id: str) -> None:
 
 
 def _fetch_files(
-    context: Context, row: Download, plan: PullPlan, progress: Progress, stop: threading.Event
+    context: Context,
+    row: Download,
+    plan: PullPlan,
+    manifest: SignedManifest | None,
+    progress: Progress,
+    stop: threading.Event,
 ) -> list[fetch_variant.StoredFile]:
     if list_restrictions(plan):
         context.unlock_token()  # before the threads of the transfer need it
@@ -263,22 +272,34 @@ def _fetch_files(
             get_rate_limit=share.get_rate_limit,
             progress=progress,
             stop=stop,
+            manifest=manifest,
         )
-    by_xet = _fetch_with_xet(context, plan, limits, progress, stop) if context.settings().transport == "xet" else set()
+    uses_xet = context.settings().transport == "xet" and not plan.local_only
+    by_xet = _fetch_with_xet(context, plan, limits, progress, stop) if uses_xet else set()
     stored = fetch_variant.fetch_into_cache(
         hub,
         repo,
         plan.commit,
         plan.files,
         cache_dir=context.cache_dir(),
-        revision=plan.revision,
+        revision=_choose_ref(context, plan, repo),
         limits=limits,
         get_connection_limit=share.get_connection_limit,
         get_rate_limit=share.get_rate_limit,
         progress=progress,
         stop=stop,
+        sources={path: Path(source) for path, source in plan.sources.items()},
+        local_only=plan.local_only,
+        manifest=manifest,
     )
     return [replace(file, fetched=file.fetched or file.path in by_xet) for file in stored]
+
+
+def _choose_ref(context: Context, plan: PullPlan, repo: RepoId) -> str | None:
+    """Return the revision whose ref in the cache is written. An existing ref never moves back to an older commit."""
+    name = plan.revision or DEFAULT_BRANCH
+    ref = cache_layout.repo_folder(context.cache_dir(), repo) / "refs" / name
+    return plan.commit if plan.from_lockfile and ref.exists() else plan.revision
 
 
 def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:
@@ -381,11 +402,14 @@ def _build_checks(
     template = [asdict(finding) for finding in report.findings if finding.part == "template"]
     structure = [asdict(finding) for finding in report.findings if finding.part != "template"]
     matches = {"repo": plan.repo, "commit": plan.commit, "files": len(stored)}
+    matches |= {"record": "lockfile"} if plan.local_only else {}  # the Hub was not asked for its digests
     scan = hub_scans.build_scan_details(
         plan.scans, unsafe=plan.unsafe, allowed=plan.options.allow_unsafe, problem=plan.scan_problem
     )
     has_answer = plan.scan_problem is None or plan.scan_state == "issues reported"
+    signature = (make_check(plan.signature),) if plan.signature else ()
     return (
+        *signature,
         Check("digest", "matches", now, matches),
         Check("scan", plan.scan or "not reported" if has_answer else "not asked", now, scan),
         Check("structure", "valid", now, {"findings": structure, "left_out": plan.left_out}),

@@ -13,17 +13,17 @@ LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file or folder that no download, model or engine needs any more. `size` is in bytes on the disk."""
+    """A file or folder that no download, model or engine needs any more."""
 
     kind: LeftoverKind
     path: str
-    size: int
+    size_bytes: int  # on the disk
     reason: str
 
 
 @dataclass(frozen=True)
 class DownloadView(Result):
-    """A download as the CLI and the MCP server show it, without its plan and its owner. Sizes are in bytes."""
+    """A download as the CLI and the MCP server show it, without its plan and its owner."""
 
     id: int
     ref: str
@@ -35,7 +35,7 @@ class DownloadView(Result):
     total_bytes: int
     done_bytes: int
     bytes_per_second: float | None
-    seconds_left: float | None
+    remaining_seconds: float | None
     attempts: int
     error: str | None
     requested_by: str

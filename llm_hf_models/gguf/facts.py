@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast, get_args
 
 from llm_hf_models.gguf.types import FILE_TYPES, ArrayInfo, TensorInfo
+from llm_hf_models.system.json_values import json_name
 from llm_hf_models.system.text import clean_text
 
 Kind = Literal["chat", "base", "embedding", "reranker", "mmproj", "other"]
@@ -74,7 +75,7 @@ class ModelFacts:
     kv_windowed_bytes_per_token: int = 0  # the part that is kept for the last sliding_window tokens only
     sliding_window: int | None = None  # tokens
     tokenizer: str | None = None
-    vocabulary_size: int | None = None
+    vocabulary_size: int | None = field(default=None, metadata=json_name("vocabulary_tokens"))
     chat_template: bool = False
     tools: bool = False  # the template mentions tools, or there is a separate template for them
     reasoning: bool = False  # the template mentions thinking

@@ -21,9 +21,10 @@ Without flash attention the compute buffer would be far larger.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llm_hf_models.gguf.facts import ModelFacts
+from llm_hf_models.system.json_values import json_name
 from llm_hf_models.system.units import format_size
 
 CONTEXT_STEP = 256  # llama.cpp pads a context to this
@@ -47,11 +48,11 @@ _DEFAULT_EMBEDDING = 4096
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a model fits, with the needed and available memory in bytes."""
+    """Whether a model fits, with the needed and available memory."""
 
     fits: bool  # with the requested context, or with a smaller one of at least MIN_CONTEXT
-    needed: int  # at `context`
-    available: int
+    needed: int = field(metadata=json_name("needed_bytes"))  # at `context`
+    available: int = field(metadata=json_name("available_bytes"))
     context: int  # tokens: the requested context, or the largest that fits
     reason: str  # "needs 5.2 GB of 7.1 GB at 8,192 tokens"
     reduced: bool = False  # `context` is smaller than requested

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from llm_hf_models.errors import NoGgufError, QuantNotFoundError
@@ -15,6 +15,7 @@ from llm_hf_models.gguf.labels import assign_labels
 from llm_hf_models.gguf.projectors import ProjectorIndex, names_model
 from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.gguf.spellings import find_matches
+from llm_hf_models.system.json_values import json_name
 from llm_hf_models.system.text import clean_text, quote_label, suggest_word
 
 MIN_BITS, MAX_BITS = 1.5, 40  # per weight, of quantizations that are not known
@@ -36,9 +37,9 @@ class Variant:
 
     quant: str  # `Q4_K_M`, `UD-Q4_K_XL`, `F16`; the file's stem if its name has no quantization
     files: tuple[str, ...]
-    size: int  # bytes of the weights, without the mmproj
+    size: int = field(metadata=json_name("size_bytes"))  # of the weights, without the mmproj
     mmproj: str | None = None
-    mmproj_size: int = 0
+    mmproj_size: int = field(default=0, metadata=json_name("mmproj_bytes"))
 
     @property
     def shards(self) -> int:

@@ -81,7 +81,7 @@ def is_being_downloaded(incomplete: Path) -> bool:
 
     True as well if that can't be determined.
     """
-    with _lock_download(incomplete) as locked:
+    with lock_download(incomplete) as locked:
         return not locked
 
 
@@ -94,21 +94,21 @@ def remove_incomplete(incomplete: Path) -> bool:
     Raises:
         OSError: the operating system refused to delete the file.
     """
-    with _lock_download(incomplete) as locked:
+    with lock_download(incomplete) as locked:
         if locked:
             incomplete.unlink(missing_ok=True)
         return locked
 
 
 @contextmanager
-def _lock_download(incomplete: Path) -> Iterator[bool]:
-    """Hold huggingface_hub's lock on a partial file, so that it starts no download. Yield False if the lock is taken.
+def lock_download(blob: Path) -> Iterator[bool]:
+    """Hold huggingface_hub's lock on a blob or a partial file, so that it starts no download of it.
 
-    Yield False as well if the lock file can't be opened.
+    Yield False if the lock is taken, or if the lock file can't be opened.
     """
-    repo = incomplete.parent.parent
+    repo = blob.parent.parent
     # huggingface_hub holds this lock during a download: `.locks/<repo folder>/<etag>.lock` (file_download.py).
-    path = repo.parent / ".locks" / repo.name / f"{incomplete.name.partition('.')[0]}.lock"
+    path = repo.parent / ".locks" / repo.name / f"{blob.name.partition('.')[0]}.lock"
     if not path.exists():
         yield True
         return

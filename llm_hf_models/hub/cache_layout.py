@@ -68,8 +68,14 @@ def find_blobs(cache_dir: Path, etag: str, size: int) -> Iterator[Path]:
             yield blob
 
 
-def try_hard_link(existing: Path, target: Path) -> bool:
+def try_hard_link(existing: Path, target: Path, temporary_folder: Path | None = None) -> bool:
     """Give a file a second name with a hard link.
+
+    Args:
+        existing: the file.
+        target: its second name; a file with this name is replaced in one step.
+        temporary_folder: the folder on the same file system in which the link is made first; None uses that of the
+            target.
 
     Returns:
         False if the file system has no hard links, or the file no longer exists.
@@ -78,7 +84,7 @@ def try_hard_link(existing: Path, target: Path) -> bool:
         OSError: the target folder accepts no files.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _make_temporary_path(target)
+    temporary = _make_temporary_path((temporary_folder or target.parent) / target.name)
     try:
         os.link(existing.resolve(), temporary)
     except OSError:

@@ -53,6 +53,8 @@ from llm_hf_models.system.text import clean_text, strip_credentials, suggest_wor
 if TYPE_CHECKING:
     import httpx2
 
+    from llm_hf_models.hub.collections import CollectionSlug, HubCollection
+
 
 LIBRARY_NAME = "llm-hf-models"
 MAX_CARD_BYTES = 1_000_000
@@ -216,6 +218,21 @@ class Hub:
             form = {"paths": list(paths[start : start + PATHS_PER_REQUEST]), "expand": "true"}
             found += responses.parse_scans(self._request_body(url, request, form=form)[1], request.host)
         return tuple(found)
+
+    @unlock_if_refused
+    def fetch_collection(self, slug: CollectionSlug) -> HubCollection:
+        """Return a collection with all its items.
+
+        Raises:
+            UnknownCollectionError: the Hub has no such collection, or it is private.
+            TokenInvalidError: the Hub rejected the token.
+            NetworkError: the request failed.
+        """
+        from llm_hf_models.hub import collections
+
+        request = replace(self._describe_request(), collection=str(slug))
+        body = self._request_body(f"{self._endpoint}/api/collections/{slug}", request)[1]
+        return collections.parse_collection(body, request.host)
 
     def fetch_card(self, repo: RepoId, revision: str) -> str:
         """Return the model card's Markdown without its front matter. Untrusted, and truncated at 1 MB.

@@ -17,10 +17,12 @@ from llm_hf_models.errors import (
     RevisionNotFoundError,
     TokenInvalidError,
     TokenMissingError,
+    UnknownCollectionError,
 )
 from llm_hf_models.network.errors import (
     FIRST_SERVER_ERROR,
     FORBIDDEN,
+    NOT_FOUND,
     PROXY_AUTH_REQUIRED,
     RETRY_HINT,
     TIMEOUT_STATUSES,
@@ -46,6 +48,7 @@ class HubRequest:
     repo: str | None = None
     revision: str | None = None
     path: str | None = None
+    collection: str | None = None  # the slug of a collection
 
     @property
     def host(self) -> str:
@@ -71,13 +74,15 @@ def make_hub_error(request: HubRequest, status: int, headers: Mapping[str, str])
                 f"{request.host} is temporarily unavailable", retry_after=delay, cause=message or f"HTTP {status}"
             )
         return HubServerError(f"{request.host} returned a server error (HTTP {status})", cause=message, hint=RETRY_HINT)
+    if request.collection and (status == NOT_FOUND or (status == UNAUTHORIZED and not request.has_token)):
+        return _make_collection_not_found(request)
     by_code = {
         "GatedRepo": _make_gated_error,
         "RepoNotFound": _make_repo_not_found,
         "RevisionNotFound": _make_revision_not_found,
         "EntryNotFound": _make_file_not_found,
     }
-    if known := by_code.get(headers.get("X-Error-Code", "")):
+    if not request.collection and (known := by_code.get(headers.get("X-Error-Code", ""))):
         return known(request)
     return _make_status_error(request, status, message)
 
@@ -113,6 +118,13 @@ def _make_repo_not_found(request: HubRequest) -> HfModelsError:
         f"{request.host} has no public repo {request.repo}",
         hint=f"Check the name. If the repo is private: {request.token_hint}",
     )
+
+
+def _make_collection_not_found(request: HubRequest) -> HfModelsError:
+    hint = "Copy the address of its page."
+    if not request.has_token:
+        hint += f" If the collection is private: {request.token_hint}"
+    return UnknownCollectionError(f"{request.host} has no collection {request.collection} for this account", hint=hint)
 
 
 def _make_revision_not_found(request: HubRequest) -> HfModelsError:

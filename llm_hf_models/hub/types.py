@@ -11,7 +11,7 @@ from typing import Any, Literal
 from llm_hf_models.errors import BadInputError, FileNotFoundInRepoError
 from llm_hf_models.hub.refs import RepoFile
 from llm_hf_models.system.arguments import check_fields
-from llm_hf_models.system.json_values import Result
+from llm_hf_models.system.json_values import Result, json_name
 from llm_hf_models.system.text import clean_text, quote_label
 
 # Whether the Hub's scanners reported issues in some files. `not asked`: the Hub was not asked, or did not answer.
@@ -27,7 +27,7 @@ class HubFile:
     """One file of a repo at one commit."""
 
     path: str
-    size: int  # bytes
+    size: int = field(metadata=json_name("size_bytes"))
     sha256: str | None = None  # of LFS files
     git_sha1: str | None = None  # the git blob's id, of other files
     scan: str | None = None  # the Hub's verdict: safe, unsafe, suspicious or queued; None if not scanned
@@ -64,7 +64,8 @@ class RepoSummary(Result):
     author: str
     task: str | None = None
     tags: tuple[str, ...] = ()
-    size: int | None = None  # bytes of the default GGUF file if the Hub reports it, else of the whole repo
+    # Of the default GGUF file if the Hub reports it, else of the whole repo.
+    size: int | None = field(default=None, metadata=json_name("size_bytes"))
     parameters: int | None = None
     downloads: int | None = None  # last 30 days
     likes: int | None = None

@@ -359,7 +359,7 @@ def _estimate_fit(spec: EngineSpec, settings: Settings, *, freed: int = 0) -> Fi
     """Estimate whether the model fits into the memory that is free now, plus `freed` bytes."""
     from llm_hf_models.gguf import memory_fit
 
-    free = read_memory().free_memory + freed
+    free = read_memory().free_memory_bytes + freed
     # On a small machine the reserve may exceed the free memory, so at most a quarter is kept.
     reserve = min(settings.memory_reserve_bytes, free // 4)
     activations = max(0, _choose_batch_size(spec, spec.context) - memory_fit.BATCH_TOKENS) * memory_fit.ACTIVATION_BYTES

@@ -180,7 +180,7 @@ def _compute_memory_limit(size: int, mmproj_bytes: int, facts: ModelFacts) -> in
 
     It is twice the estimate, at most the machine's memory, plus the stacks of the threads that check tensors.
     """
-    total = read_memory().total_memory
+    total = read_memory().total_memory_bytes
     fit = memory_fit.assess_fit(size, facts, context=CONTEXT_TOKENS, available=total, mmproj_bytes=mmproj_bytes)
     return min(2 * fit.needed + MEMORY_SLACK_BYTES, total) + sum(facts.tensor_types.values()) * STACK_BYTES
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from llm_hf_models.system.json_values import json_name
 
 Verdict = Literal["loads", "answers nonsense", "fails", "aborts", "times out", "exhausts memory"]
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """The result of a load test. Times are in seconds, memory in bytes; None if the child did not report it."""
+    """The result of a load test. None if the child did not report it."""
 
     verdict: Verdict
     reason: str = ""  # one sentence; empty when it loads
     load_seconds: float | None = None
-    peak_memory: int | None = None  # resident, including mapped weights
+    peak_memory: int | None = field(
+        default=None, metadata=json_name("peak_memory_bytes")
+    )  # resident, including mapped weights
     tokens_per_second: float | None = None
     output: str = ""  # generated text, cleaned and cut; empty for embeddings
     layers: tuple[str, ...] = ()  # active layers, reported by the child before it opened the file

@@ -76,7 +76,7 @@ class Download:
         return self.wanted if self.state in RUNNING_STATES else None
 
     @property
-    def seconds_left(self) -> float | None:
+    def remaining_seconds(self) -> float | None:
         """Return the remaining seconds at the current speed, or None if the speed is unknown."""
         if self.state != "running" or not self.bytes_per_second:
             return None

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llm_hf_models.errors import AmbiguousNameError, NameTakenError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_template
@@ -78,6 +78,10 @@ class ModelTables(CollectionTables):
         """Return all local models, newest first."""
         return self._load_models("order by models.added desc, models.id desc")
 
+    def list_pinned_ids(self) -> set[str]:
+        """Return the ids of the pinned models."""
+        return {row["model_id"] for row in self.fetch_rows("select model_id from models where pinned")}
+
     def get_model(self, model_id: str) -> LocalModel:
         """Return the model with exactly this id.
 
@@ -102,31 +106,68 @@ class ModelTables(CollectionTables):
             AmbiguousNameError: several models have this name. The cause lists them.
         """
         text = _HUB_PREFIX.sub("", name.strip())
+        with self.snapshot():
+            exact = self._load_models("where models.model_id in (?, ?)", text, f"hf/{text}")
+            return exact[0] if len(exact) == 1 else self._load_models("where models.id = ?", self._find_key_of(name))[0]
+
+    def _find_key_of(self, name: str) -> int:
+        """Find the model with this name. This reads the names of all models, but not their facts."""
+        text = _HUB_PREFIX.sub("", name.strip())
         wanted = text.casefold()
-        every = self.list_models()
-        rules: tuple[Callable[[LocalModel], bool], ...] = (
+        every = self._list_names()
+        rules: tuple[Callable[[_Names], bool], ...] = (
             lambda m: m.model_id.casefold() in (wanted, f"hf/{wanted}"),
             lambda m: wanted in (alias.casefold() for alias in m.aliases),
             lambda m: wanted.removeprefix("hf/") in (name.casefold() for name in list_repo_names(m.model_id, m.repo)),
             lambda m: _extract_name(m.model_id).casefold() == wanted,
         )
-        for found in (*([model for model in every if rule(model)] for rule in rules), _find_by_spelling(every, text)):
+        for rule in (*rules, None):
+            found = [each for each in every if rule(each)] if rule else self._find_by_spelling(every, text)
             if len(found) == 1:
-                return found[0]
+                return found[0].key
             if found:
                 names = ", ".join(model.model_id for model in found)
                 raise AmbiguousNameError(
                     f"{name[:MAX_NAME_CHARS]!r} names {len(found)} local models", cause=names, hint="Use one of these."
                 )
         if ref := self.find_role(name.strip()):  # `hf://…` never is a role
-            return self._find_model_of_role(ref, name)
+            return self._find_key_of_role(ref, name)
         known = [each for m in every for each in (*m.aliases, m.model_id, _extract_name(m.model_id))]
         hint = suggest_word(name, known) + "List the local models with `llm hf list`."
         raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
 
-    def _find_model_of_role(self, ref: str, name: str) -> LocalModel:
+    def _list_names(self) -> list[_Names]:
+        """Return the names of all models, newest first."""
+        aliases: dict[int, list[str]] = {}
+        for row in self.fetch_rows("select model, alias from aliases order by model, alias"):
+            aliases.setdefault(row["model"], []).append(row["alias"])
+        rows = self.fetch_rows("select id, model_id, repo, quant from models order by added desc, id desc")
+        return [
+            _Names(row["id"], row["model_id"], row["repo"], row["quant"], tuple(aliases.get(row["id"], ())))
+            for row in rows
+        ]
+
+    def _find_by_spelling(self, models: Iterable[_Names], text: str) -> list[_Names]:
+        """Return the models that `repo:QUANT` or `alias:QUANT` names in any spelling, or the name of a file."""
+        paths: dict[int, list[str]] = {}
+        for row in self.fetch_rows("select model, path from files where role = 'weights' order by model, position"):
+            paths.setdefault(row["model"], []).append(row["path"])
+        entries = [_Entry(model.quant, tuple(paths.get(model.key, ())), model) for model in models]
+        head, colon, spelling = text.removeprefix("hf/").partition(":")
+        if not colon:
+            folded = head.casefold()
+            found = [
+                entry
+                for entry in entries
+                if any(folded in map(str.casefold, list_file_names(path)) for path in entry.files)
+            ]
+        else:
+            found = find_named([entry for entry in entries if head.casefold() in _list_heads(entry.model)], spelling)
+        return [entry.model for entry in found]
+
+    def _find_key_of_role(self, ref: str, name: str) -> int:
         if model_id := self.find_local_ids([ref])[ref]:
-            return self.get_model(model_id)
+            return self._find_key(model_id)
         raise UnknownModelError(
             f"{ref}, which is {name[:MAX_NAME_CHARS]}, is not on this machine", hint=f"llm hf pull {ref}"
         )
@@ -207,6 +248,14 @@ class ModelTables(CollectionTables):
                 )
             self.write("insert or ignore into aliases values (?, ?)", alias, key)
 
+    def replace_aliases(self, model_id: str, aliases: Iterable[str]) -> None:
+        """Give a model exactly these aliases. Other models lose those that they have."""
+        key = self._find_key(model_id)
+        with self.transaction():
+            self.write("delete from aliases where model = ?", key)
+            for alias in aliases:
+                self.write("insert or replace into aliases values (?, ?)", alias, key)
+
     def remove_alias(self, alias: str) -> None:
         """Remove an alias.
 
@@ -219,33 +268,22 @@ class ModelTables(CollectionTables):
             raise UnknownModelError(f"No local model has the alias {alias[:MAX_NAME_CHARS]!r}", hint=hint)
 
 
+class _Names(NamedTuple):
+    key: int
+    model_id: str
+    repo: str | None
+    quant: str
+    aliases: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class _Entry:
     quant: str
     files: tuple[str, ...]
-    model: LocalModel
+    model: _Names
 
 
-def _find_by_spelling(models: Iterable[LocalModel], text: str) -> list[LocalModel]:
-    """Return the models that `repo:QUANT` or `alias:QUANT` names in any spelling, or the name of a file."""
-    head, colon, spelling = text.removeprefix("hf/").partition(":")
-    entries = [
-        _Entry(model.quant, tuple(file.path for file in model.files if file.role == "weights"), model)
-        for model in models
-    ]
-    if not colon:
-        folded = head.casefold()
-        found = [
-            entry
-            for entry in entries
-            if any(folded in map(str.casefold, list_file_names(path)) for path in entry.files)
-        ]
-    else:
-        found = find_named([entry for entry in entries if head.casefold() in _list_heads(entry.model)], spelling)
-    return [entry.model for entry in found]
-
-
-def _list_heads(model: LocalModel) -> set[str]:
+def _list_heads(model: _Names) -> set[str]:
     """Return what a name of the model can have before the colon, in lower case."""
     heads = (
         *list_repo_names(model.model_id, model.repo),

@@ -6,27 +6,20 @@ modules that model facts need.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.system.json_values import UnixTime
+from llm_hf_models.library.file_states import FileState, ModelState, compare_with_disk, find_model_state
+from llm_hf_models.system.json_values import UnixTime, json_name
 
 FileRole = Literal["weights", "mmproj", "file"]
 
 # Location of the files: the Hugging Face cache, a folder to which a pull or an import wrote them, or the user's own
 # folder, from which they were imported without a copy.
 Place = Literal["cache", "folder", "in place"]
-ModelState = Literal["ready", "missing", "unverified", "changed"]
-
-# `touched`: its modification time has changed, so its content is unknown. `other ctime`: only its ctime has changed.
-# A new mode, owner or hard link changes it, and so does copying the cache, or a program that hides a modification.
-FileState = Literal["as recorded", "missing", "other size", "touched", "other ctime"]
-UNPROVEN_STATES = frozenset({"touched", "other ctime"})
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 
 # Settings of a remote endpoint. They are stored with a model's options.
@@ -39,11 +32,11 @@ KIND = "kind"  # replaces the kind that the header tells
 
 @dataclass(frozen=True)
 class LocalFile:
-    """One recorded file of a local model. `size` is in bytes, `location` is an absolute path."""
+    """One recorded file of a local model. `location` is an absolute path."""
 
     path: str
     role: FileRole
-    size: int
+    size: int = field(metadata=json_name("size_bytes"))
     location: str
     sha256: str | None = None
     git_sha1: str | None = None
@@ -52,29 +45,8 @@ class LocalFile:
 
     def compare_with_disk(self) -> FileState:
         """Compare the record with the file on disk, at the cost of one stat call if nothing has changed."""
-        try:
-            status = os.stat(self.location)  # noqa: PTH116 - faster than Path, and every prompt calls this
-        except (OSError, ValueError):
-            return "missing"
-        if status.st_size != self.size:
-            return "other size"
-        if self.mtime_ns not in (None, status.st_mtime_ns):
-            return "touched"
-        if self.mtime_ns is None or self.ctime_ns == status.st_ctime_ns or self._was_verified_again():
-            return "as recorded"
-        return "other ctime"
-
-    def _was_verified_again(self) -> bool:
-        """Return whether the file was verified in its current state, for example by the pull of another model."""
-        from llm_hf_models.system.hashing import read_stamp  # imported late: rarely needed
-        from llm_hf_models.system.verified_files import is_verified
-
-        location = Path(self.location)
-        try:
-            stamp = read_stamp(location)
-        except OSError:
-            return False
-        return is_verified(self.sha256 or self.git_sha1 or "", location, stamp)
+        digest = self.sha256 or self.git_sha1
+        return compare_with_disk(self.location, self.size, self.mtime_ns, self.ctime_ns, digest)
 
 
 @dataclass(frozen=True)
@@ -146,14 +118,8 @@ class LocalModel:
     @property
     def state(self) -> ModelState:
         """Return the model's state. This compares files with their records, but reads no content."""
-        file_states = {file.compare_with_disk() for file in self.files}
-        if "missing" in file_states:
-            return "missing"
-        if "other size" in file_states or self.has_digest_mismatch:
-            return "changed"
         digest = self.latest_check("digest")
-        is_verified = digest is not None and digest.result == "matches" and not file_states & UNPROVEN_STATES
-        return "ready" if is_verified else "unverified"
+        return find_model_state({file.compare_with_disk() for file in self.files}, digest.result if digest else None)
 
     @property
     def has_digest_mismatch(self) -> bool:
@@ -175,7 +141,7 @@ class ModelDefault:
 class EndpointHealth:
     """Whether a remote endpoint responds to a request for its list of models."""
 
-    model_id: str
+    model_id: str = field(metadata=json_name("id"))
     up: bool | None  # None: no request was sent, because its key was not found
     problem: str | None = None  # the reason if `up` is not True, or an oddity in the response
 

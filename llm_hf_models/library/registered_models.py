@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 REMOTE_PREFIX = "hf/remote/"  # prefix of the ids of models on remote endpoints
 LIBRARY_FORMAT = 5  # of the library file: the number of migrations (a test compares the two)
+COLLECTIONS_FORMAT = 5  # the first one with collections; the hooks don't migrate an older library
 BUSY_SECONDS = 1
 
 
@@ -28,6 +29,7 @@ class RegisteredModel(NamedTuple):
     reasoning: bool
     modalities: tuple[str, ...]
     repo_names: tuple[str, ...] = ()  # of its repo, with and without `hf/`, if they mean no other local model
+    role_names: tuple[str, ...] = ()  # its roles in collections, such as `coding/best`, if they mean no other model
 
 
 def list_repo_names(model_id: str, repo: str | None) -> tuple[str, ...]:
@@ -81,13 +83,41 @@ def read_registered_models(path: Path, on_unreadable: Callable[[], None] = lambd
             version = db.execute("pragma user_version").fetchone()[0]
             if version > LIBRARY_FORMAT:
                 break
-            return _read_models(db) if version else []  # version 0: another process is creating it
+            models = _read_models(db) if version else []  # version 0: another process is creating it
+            return _add_role_names(models, db) if version >= COLLECTIONS_FORMAT else models
         except (sqlite3.Error, ValueError, TypeError):
             continue
         finally:
             db.close()
     on_unreadable()
     return []
+
+
+def _add_role_names(models: list[RegisteredModel], db: sqlite3.Connection) -> list[RegisteredModel]:
+    """Add the roles that models have in collections. The names of models themselves come first.
+
+    A ref without a quantization means the newest model of its repo. A ref of a file is only found when it is used
+    (`Database.find_model`).
+    """
+    roles = db.execute(
+        "select c.name || '/' || m.role, m.ref from collection_members m join collections c on c.id = m.collection"
+        " where m.role is not null"
+    ).fetchall()
+    if not roles:
+        return models
+    ids: dict[str, str] = {}
+    taken: set[str] = set()
+    for model in models:  # the oldest first
+        start = model.model_id.partition(":")[0]
+        ids |= {name.casefold(): model.model_id for name in (start, model.model_id, *model.repo_names)}
+        repo = start.removeprefix("hf/").partition("@")[0]  # it is not in `repo_names` if several models are from it
+        taken |= {name.casefold() for name in (repo, model.model_id, *model.aliases, *model.repo_names)}
+    named: dict[str, list[str]] = {}
+    for name, ref in roles:
+        model_id = ids.get(f"hf/{ref}".casefold())
+        if model_id and name.casefold() not in taken:
+            named.setdefault(model_id, []).append(name)
+    return [model._replace(role_names=tuple(named.get(model.model_id, ()))) for model in models]
 
 
 def _read_models(db: sqlite3.Connection) -> list[RegisteredModel]:

@@ -20,6 +20,11 @@ class CollectionMember(Result):
     fix: str | None = None  # the command that gets a model that is not on this machine
     clash: str | None = None  # why `collection/role` means another model
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the ref names a repo, and not an imported model or one on a remote endpoint."""
+        return not self.ref.startswith(("local/", "remote/"))
+
 
 @dataclass(frozen=True)
 class ContainedCollection:
@@ -95,7 +100,7 @@ class CollectionImport(Result):
     title: str
     added: tuple[str, ...]  # refs of models that the collection did not have before
     kept: tuple[str, ...]  # refs of models that it already had
-    missing: tuple[str, ...]  # refs of models from an earlier import that the Hub's collection no longer has
+    missing: tuple[str, ...]  # refs of other models that it has and the Hub's collection does not
     skipped: tuple[SkippedItem, ...]
     collections: tuple[str, ...]  # collections on this machine with the models of nested ones
     done: bool = True

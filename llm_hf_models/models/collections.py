@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import BadInputError, NameTakenError, UnknownCollectionError, UnknownModelError
+from llm_hf_models.errors import (
+    AmbiguousNameError,
+    BadInputError,
+    NameTakenError,
+    UnknownCollectionError,
+    UnknownModelError,
+)
 from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.library.collections import CollectionRow, MemberRow
 from llm_hf_models.library.database import Database
+from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.collection_names import list_parents, parse_collection_name, parse_note, parse_role
 from llm_hf_models.models.collection_tree import CollectionTree
 from llm_hf_models.models.collection_types import (
@@ -20,10 +27,10 @@ from llm_hf_models.models.collection_types import (
     CollectionView,
     ContainedCollection,
 )
+from llm_hf_models.models.names import refuse_taken_names
 from llm_hf_models.system.text import clean_text
 
 _URL_STARTS = ("hf://", "http://", "https://", "hf.co/", "huggingface.co/")  # of texts that never name a collection
-_OWN_PREFIXES = ("local/", "remote/")  # of refs that the Hub does not have
 
 
 @contextmanager
@@ -52,9 +59,19 @@ def list_members(context: Context, name: str) -> tuple[CollectionMember, ...]:
         return _list_members(db, tree, tree.get(name))
 
 
-def _list_members(db: Database, tree: CollectionTree, row: CollectionRow) -> tuple[CollectionMember, ...]:
+def list_members_by_collection(context: Context) -> dict[str, tuple[CollectionMember, ...]]:
+    """Return the models of every collection, as `list_members` does, with one query for all."""
+    with context.open_database() as db, db.snapshot():
+        tree = load_tree(db)
+        ids = db.find_local_ids({member.ref for row in tree for member in row.members if member.ref})
+        return {row.name: _list_members(db, tree, row, ids) for row in tree}
+
+
+def _list_members(
+    db: Database, tree: CollectionTree, row: CollectionRow, known_ids: Mapping[str, str | None] | None = None
+) -> tuple[CollectionMember, ...]:
     pairs = [(each, member, member.ref) for each in tree.walk(row) for member in each.members if member.ref]
-    ids = db.find_local_ids(ref for _, _, ref in pairs)
+    ids = db.find_local_ids(ref for _, _, ref in pairs) if known_ids is None else known_ids
     found: dict[str, CollectionMember] = {}
     for each, member, ref in pairs:
         found.setdefault((ids[ref] or ref).casefold(), _make_member(each, member, ref, ids[ref]))
@@ -62,10 +79,32 @@ def _list_members(db: Database, tree: CollectionTree, row: CollectionRow) -> tup
 
 
 def _make_member(row: CollectionRow, member: MemberRow, ref: str, model_id: str | None) -> CollectionMember:
-    is_missing = model_id is None and not ref.startswith(_OWN_PREFIXES)
-    return CollectionMember(
-        ref, model_id, member.role, member.note, row.name, fix=f"llm hf pull {ref}" if is_missing else None
-    )
+    found = CollectionMember(ref, model_id, member.role, member.note, row.name)
+    return replace(found, fix=f"llm hf pull {ref}") if model_id is None and found.is_on_hub else found
+
+
+def select_models(db: Database, models: Sequence[LocalModel], collection: str | None) -> list[LocalModel]:
+    """Return the models that are in a collection, in their order; all of them for None.
+
+    Raises:
+        UnknownCollectionError: no collection has this name.
+    """
+    if collection is None:
+        return list(models)
+    tree = load_tree(db)
+    ids = {member.id for member in _list_members(db, tree, tree.get(collection))}
+    return [model for model in models if model.model_id in ids]
+
+
+def find_collections_of_models(db: Database) -> dict[str, tuple[str, ...]]:
+    """Return the names of the collections that have each local model as a member, by its id."""
+    pairs = [(row.name, member.ref) for row in db.list_collections() for member in row.members if member.ref]
+    ids = db.find_local_ids({ref for _, ref in pairs})
+    found: dict[str, list[str]] = {}
+    for name, ref in pairs:
+        if model_id := ids[ref]:
+            found.setdefault(model_id, []).append(name)
+    return {model_id: tuple(dict.fromkeys(names)) for model_id, names in found.items()}
 
 
 def list_collections(context: Context) -> tuple[CollectionSummary, ...]:
@@ -255,6 +294,8 @@ def add_members(
         NameTakenError: the role's name is that of a model or a collection.
     """
     note = None if note is None else parse_note(note)
+    if role and len(texts) == 1:
+        _refuse_names_of_other_plugins(context, name, parse_role(role), texts[0])
     with open_for_change(context, dry_run=dry_run) as db:
         tree = load_tree(db)
         row, messages = tree.get(name), []
@@ -272,11 +313,26 @@ def add_members(
         return _make_view(db, row.name, messages)
 
 
+def _refuse_names_of_other_plugins(context: Context, name: str, role: str, text: str) -> None:
+    """Raise if llm would use a model of another plugin for a role. This starts llm, so no transaction is open.
+
+    Raises:
+        UnknownCollectionError: no collection has this name.
+        NameTakenError: a model of another plugin has the role's name.
+    """
+    kind = "chat"
+    with context.open_database() as db:
+        row = load_tree(db).get(name)
+        with suppress(UnknownModelError, AmbiguousNameError):
+            kind = db.find_model(text).facts.kind
+    refuse_taken_names([f"{row.name}/{role}"], kind)
+
+
 def _set_role(db: Database, tree: CollectionTree, row: CollectionRow, ref: str, role: str) -> list[str]:
     if not role:
         db.set_member_role(row.key, ref, None)
         return []
-    name = f"{row.name}/{parse_role(role)}"
+    name = f"{row.name}/{role}"
     if tree.find(name):
         raise NameTakenError(f"{name} is a collection", hint="Choose another role.")
     if owner := db.find_name_owner(name):

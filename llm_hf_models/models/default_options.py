@@ -13,6 +13,7 @@ from llm_hf_models.gguf.facts import apply_template
 from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.inference.model_endpoint import check_applicable, list_defaults
 from llm_hf_models.inference.protocol import options as inference_options
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import (
     KIND,
     TEMPLATE,
@@ -38,9 +39,15 @@ def set_options(context: Context, name: str, values: Mapping[str, Any], unset: C
         UnknownModelError: The model does not exist.
         BadInputError: An option is unknown, out of range, not for this model, not set, or both set and unset.
     """
+    with context.open_database() as db:
+        return change_options(db, name, values, unset)
+
+
+def change_options(db: Database, name: str, values: Mapping[str, Any], unset: Collection[str] = ()) -> LocalModel:
+    """Store default options of a model in an open library, as `set_options` does."""
     if both := sorted(set(values) & set(unset)):
         raise BadInputError(f"Option {both[0][:60]!r} can't be both set and unset", hint="Use only one of them.")
-    with context.open_database() as db, db.transaction():
+    with db.transaction():
         model = db.find_model(name)
         kind = values.get(KIND) or model.facts.kind
         new_options = inference_options.validate_for_model(

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 import shlex
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llm_hf_models import paths as paths_module
-from llm_hf_models import settings
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     BadInputError,
     DigestMismatchError,
-    DiskFullError,
     FileChangedError,
     MissingFileError,
     NetworkError,
@@ -38,6 +32,7 @@ from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.import_copies import prepare_locations
 from llm_hf_models.models.import_entry import add_known_projector, list_short_names, register_model
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
@@ -45,9 +40,7 @@ from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.repo_info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name
 from llm_hf_models.models.types import ImportResult
 from llm_hf_models.models.variant_choice import group_variants, refuse_invalid, settle_ref
-from llm_hf_models.system.disk import require_space, translate_disk_error
 from llm_hf_models.system.hashing import FileDigests
-from llm_hf_models.system.private_files import create_private_file, make_private_folder
 from llm_hf_models.transfer.types import Progress
 
 MAX_STEM_CHARS = 80
@@ -81,6 +74,20 @@ class _Files:
         return _Files(locations[:count], locations[count] if self.projector else None, self.left_out)
 
 
+@dataclass(frozen=True)
+class ToolRecord:
+    """What another tool has recorded about a model.
+
+    `name` is the tool's name for it, `file_name` replaces the name of its file if that says nothing, `sha256` is the
+    digest of its weights, and `source` is stored with the model.
+    """
+
+    name: str
+    file_name: str | None = None
+    sha256: str | None = None
+    source: Mapping[str, str] = field(default_factory=dict)
+
+
 def import_file(
     context: Context,
     path: Path,
@@ -92,6 +99,7 @@ def import_file(
     aliases: Sequence[str],
     options: Mapping[str, str],
     progress: Progress,
+    record: ToolRecord | None = None,
 ) -> ImportResult:
     """Register a GGUF on this machine, with all its shards and its projector.
 
@@ -106,13 +114,15 @@ def import_file(
         aliases: The aliases of the model.
         options: Options to store for the model, as `llm hf set` does: `kind`, `pooling`.
         progress: Called with the progress of hashing.
+        record: What the tool that the file belongs to has recorded.
 
     Raises:
         MissingFileError: A file can't be read.
         InvalidGgufError: A file breaks the rules of the GGUF format.
         StorageError: The copy failed.
         BadInputError: The model is a projector, or the projector is not one.
-        DigestMismatchError: The named repo does not have the file, or the model ref names another of its files.
+        DigestMismatchError: The named repo does not have the file, the model ref names another of its files, or the
+            file is not the one that the tool has recorded.
         FileChangedError: A file was modified while it was read.
         QuantNotFoundError: The named repo does not have the quantization.
         NameTakenError: Another model, in the library or in llm, has an alias or the id.
@@ -123,11 +133,13 @@ def import_file(
     try:
         given = _find_files(path, mmproj, seconds, with_mmproj=with_mmproj)
         models_names.refuse_taken_names(names, options.get("kind") or _check_files(given, seconds)[0].kind)
-        with _prepare_locations(given.all, copy=copy) as locations:
+        with prepare_locations(given.all, copy=copy) as locations:
             facts, checks = _check_files(given.replace_paths(locations), seconds)
             digests = [hash_with_progress(location, location.name, progress) for location in locations]
+            if record is not None:
+                _refuse_damaged(record, digests[0])
             origin = _look_up_origin(context, ref)
-            model = _build_model(given, locations, digests, origin, facts, copy=copy)
+            model = _build_model(given, locations, digests, origin, facts, copy=copy, record=record)
             model = replace(model, checks=(*_make_digest_check(origin.details), *checks))
             kind = options.get("kind") or model.facts.kind
             validate_for_model(options, model.model_id, embedding=kind == "embedding")
@@ -192,41 +204,13 @@ def _check_files(files: _Files, seconds: float) -> tuple[ModelFacts, tuple[Check
     return facts, (Check("structure", "valid", time.time(), detail),)
 
 
-# Copies
-
-
-@contextmanager
-def _prepare_locations(paths: Sequence[Path], *, copy: bool) -> Iterator[Sequence[Path]]:
-    """Yield the final locations of the files: in place, or copied to a new folder, which is removed on failure."""
-    if not copy:
-        yield paths
-        return
-    folder = paths_module.data_dir() / "imported" / secrets.token_hex(8)
-    try:
-        _copy_files(paths, folder)
-        yield [folder / path.name for path in paths]
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _copy_files(paths: Sequence[Path], folder: Path) -> None:
-    for path in paths:
-        path.open("rb").close()  # fail now if a file is unreadable; later this would be reported for the folder
-    needed = sum(path.stat().st_size for path in paths)
-    try:
-        require_space(folder, needed, settings.load().disk_reserve_bytes)
-        make_private_folder(folder)
-        for path in paths:
-            create_private_file(folder / path.name)
-            shutil.copyfile(path, folder / path.name)
-    except DiskFullError as error:
-        error.hint = "Nothing was copied. Free some disk space, or import the file in place (without --copy)."
-        raise
-    except OSError as error:
-        raise translate_disk_error(error, folder, needed, 0) from None
+def _refuse_damaged(record: ToolRecord, digests: FileDigests) -> None:
+    if record.sha256 is not None and record.sha256 != digests.sha256:
+        raise DigestMismatchError(
+            f"The file of {record.name} is damaged",
+            cause=f"Its sha256 is {digests.sha256}, and the tool has recorded {record.sha256}.",
+            hint="Download it again with that tool.",
+        )
 
 
 # The model
@@ -251,14 +235,17 @@ def _build_model(
     facts: ModelFacts,
     *,
     copy: bool,
+    record: ToolRecord | None,
 ) -> LocalModel:
     ref, details = origin.ref, origin.details
     facts = apply_task(facts, details.task) if details else facts
     names = _find_repo_paths(details, given, digests) if details else [path.name for path in given.all]
+    if record and record.file_name and not details and len(given.weights) == 1:
+        names[0] = f"{_clean_stem(record.file_name)}.gguf"
     quant = _determine_quant(names, facts, origin)
     revision = f"@{ref.revision}" if ref and ref.revision else ""
     return LocalModel(
-        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_make_stem(given.weights[0])}:{quant}",
+        model_id=f"hf/{ref.repo}{revision}:{quant}" if ref else f"hf/local/{_make_stem(names[0])}:{quant}",
         repo=str(ref.repo) if ref else None,
         revision=ref.revision if ref else None,
         commit=details.commit if details else None,
@@ -270,7 +257,11 @@ def _build_model(
         facts=facts,
         place="folder" if copy else "in place",
         # The repo's facts include `gated`, which a mirror needs.
-        hub={**(collect_repo_facts(details) if details else {}), **_read_sampling(given.weights[0])},
+        hub={
+            **(collect_repo_facts(details) if details else {}),
+            **({"imported_from": record.source} if record else {}),
+            **_read_sampling(given.weights[0]),
+        },
     )
 
 
@@ -367,10 +358,13 @@ def _refuse_other_variant(ref: ModelRef, variants: Sequence[Variant], found: Var
         )
 
 
-def _make_stem(path: Path) -> str:
+def _make_stem(path: str) -> str:
     """Return a file's name as a part of a model id, and of a repo's name on a mirror."""
-    name = parse_name(path.name)
-    stem = (name.base or name.stem) if name else path.name
+    name = parse_name(path)
+    return _clean_stem((name.base or name.stem) if name else path)
+
+
+def _clean_stem(stem: str) -> str:
     safe = re.sub(r"\.{2,}", ".", re.sub(r"-{2,}", "-", re.sub(r"[^A-Za-z0-9._-]+", "-", stem)))
     return safe[:MAX_STEM_CHARS].strip("._-") or "model"
 

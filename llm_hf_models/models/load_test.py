@@ -11,9 +11,11 @@ from llm_hf_models.gguf.facts import apply_template
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.inference import load_test
 from llm_hf_models.inference.types import LoadResult
-from llm_hf_models.library.records import UNPROVEN_STATES, Check, LocalModel
+from llm_hf_models.library.file_states import UNPROVEN_STATES
+from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.models.inspect import resolve_source
 from llm_hf_models.models.types import LoadTestReport
+from llm_hf_models.system.json_values import get_json_names
 
 
 def run_load_test(context: Context, text: str) -> LoadTestReport:
@@ -41,7 +43,8 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
         result = load_test.run_load_test(source.paths, facts, template=template, mmproj=source.mmproj)
     doubt = _find_doubt(source.model) if source.model else None
     if source.model:
-        detail = {name: value for name, value in asdict(result).items() if name != "verdict"}
+        names = get_json_names(LoadResult)
+        detail = {names[name]: value for name, value in asdict(result).items() if name != "verdict"}
         detail |= {"doubt": doubt, "template": source.model.template_digest}
         with context.open_database() as db:
             db.add_check(source.model.model_id, Check("load_test", result.verdict, time.time(), detail))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,15 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
+from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import suggest_new_default
+from llm_hf_models.models.repo_signature import judge_again, make_check
 from llm_hf_models.models.types import Removal, Verification
 from llm_hf_models.system import verified_files
-from llm_hf_models.system.disk import count_freed_bytes
-from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests
+from llm_hf_models.system.disk import count_freed_bytes, measure_file, measure_files
+from llm_hf_models.system.hashing import FileDigests, FileStamp, compute_digests, read_stamp
 from llm_hf_models.transfer.types import Event, Progress
 
 if TYPE_CHECKING:
@@ -94,16 +97,82 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
         locations = [file.location for file in removable]
         kept = tuple(file.location for file in model.files if file.location not in locations)
         if not dry_run:
-            running_engines.stop_engines(db, model.model_id)
-            # Remove the record first: after a kill, a pull adopts the files, and no record names missing files.
-            db.remove_model(model.model_id)
-            try:
-                _delete_files(model, removable)
-            except StorageError:
-                db.register(model)  # the files could not be removed, so keep the record
-                raise
+            removal = ModelRemoval(db, [model], planner)
+            removal.remove_records()
+            removal.delete_files()
     default = suggest_new_default((model.model_id, *model.aliases))
     return Removal(model.model_id, tuple(locations), freed, kept, done=not dry_run, llm_default=default)
+
+
+class ModelRemoval:
+    """Removes models in two steps: their records, then the files that nothing else uses.
+
+    After a kill between the steps, a pull adopts the files, and no record names missing files.
+
+    Args:
+        db: The library.
+        models: The models to remove.
+        planner: A planner that knows all local models.
+    """
+
+    def __init__(self, db: Database, models: Sequence[LocalModel], planner: RemovalPlanner) -> None:
+        self._db, self._models = db, models
+        self._removable = {file.location for file in planner.list_removable(models)}
+        self.freed_bytes = planner.count_freed_bytes(models)
+
+    def remove_records(self) -> None:
+        """Remove the records of the models."""
+        for model in self._models:
+            self._db.remove_model(model.model_id)
+
+    def delete_files(self) -> None:
+        """Stop the engines of the models, and delete the files.
+
+        Raises:
+            NotWritableError: A file can't be removed. The records of its models are restored.
+        """
+        for model in self._models:
+            running_engines.stop_engines(self._db, model.model_id)
+        linked, places = _find_linked_files(self._db, self._removable), ("cache", "folder")
+        try:
+            for place in places:
+                files = (file for model in self._models if model.place == place for file in model.files)
+                _delete_files(place, {file.location: file for file in files if file.location in self._removable})
+        except StorageError:
+            for model in self._models:
+                if all(Path(file.location).exists() for file in model.files):
+                    self._db.register(model)
+            raise
+        finally:
+            _renew_stamps(self._db, linked)
+
+
+_LinkedFile = tuple[str, LocalFile, FileStamp]  # a model's id and its file, with the file's stamp
+
+
+def _find_linked_files(db: Database, removable: Collection[str]) -> list[_LinkedFile]:
+    """Return the unchanged files of other models that are hard links to files that will be removed."""
+    removed = {found[:2] for found in measure_files(removable)}
+    return [
+        (model.model_id, file, read_stamp(Path(file.location)))
+        for model in db.list_models()
+        for file in model.files
+        if file.location not in removable
+        and (found := measure_file(file.location))
+        and found[:2] in removed
+        and file.compare_with_disk() == "as recorded"
+    ]
+
+
+def _renew_stamps(db: Database, linked: Iterable[_LinkedFile]) -> None:
+    """Record the stamps of files again: removing another hard link has changed their ctime."""
+    for model_id, file, before in linked:
+        digest, location = file.sha256 or file.git_sha1, Path(file.location)
+        with suppress(OSError):
+            after = read_stamp(location)
+            if digest and after != before and after.has_same_content_as(before):
+                verified_files.note_verified(digest, location, after)
+                db.record_verified_files(model_id, {file.location: after})
 
 
 def _is_removable(path: Path) -> bool:
@@ -117,14 +186,14 @@ def _is_removable(path: Path) -> bool:
     return is_own or os.access(path.parent, os.W_OK)
 
 
-def _delete_files(model: LocalModel, files: Sequence[LocalFile]) -> None:
-    if model.place == "cache":
+def _delete_files(place: str, files: Mapping[str, LocalFile]) -> None:
+    if place == "cache" and files:
         from llm_hf_models.hub.cache_files import delete_cached_files  # imported late: only needed here
 
-        for cache, locations in group_by_cache(files).items():
+        for cache, locations in group_by_cache(files.values()).items():
             delete_cached_files(cache, locations)
         return
-    for path in (Path(file.location) for file in files):
+    for path in map(Path, files):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -147,10 +216,12 @@ def verify(context: Context, name: str, progress: Progress) -> Verification:
             model.model_id, Check("digest", outcome, time.time(), {"repo": model.repo, "commit": model.commit,
                                                                   "files": dict(files)})
         )  # fmt: skip
+        signature = judge_again(context, model)
+        if signature is not None:
+            db.add_check(model.model_id, make_check(signature))
         view = make_view(db.get_model(model.model_id))
-    return Verification(
-        model.model_id, matches, unchanged, files, None if matches else view.fix, model.latest_check("scan")
-    )
+    fix = None if matches else view.fix
+    return Verification(model.model_id, matches, unchanged, files, fix, model.latest_check("scan"), signature)
 
 
 def _has_difference(files: Sequence[tuple[str, str]]) -> bool:

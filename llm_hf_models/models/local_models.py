@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from typing import Literal
 
+from llm_hf_models.context import Context
+from llm_hf_models.library.file_states import UNPROVEN_STATES, ModelState
 from llm_hf_models.library.records import (
     ENDPOINT_KEY_ENV,
     ENDPOINT_KEY_NAME,
     ENDPOINT_MODEL,
-    UNPROVEN_STATES,
     Check,
     EndpointHealth,
     LocalModel,
-    ModelState,
 )
+from llm_hf_models.models import repairs
 from llm_hf_models.models.types import LocalModelView
+
+
+def list_views(
+    context: Context, *, health: bool, collection: str | None, with_collections: bool
+) -> tuple[LocalModelView, ...]:
+    """Build the views of all local models, or of those in a collection, newest first."""
+    from llm_hf_models.models import collections
+
+    with context.open_database() as db:
+        models = collections.select_models(db, db.list_models(), collection)
+        named = collections.find_collections_of_models(db) if with_collections else {}
+    states = {}
+    if health and (remote := [model for model in models if model.endpoint]):
+        from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+
+        states = remote_endpoints.check_health(remote)
+    return tuple(
+        make_view(model, states.get(model.model_id), collections=named.get(model.model_id, ())) for model in models
+    )
+
+
+def show(context: Context, name: str) -> LocalModelView:
+    """Build the full view of the model with a name, with its collections."""
+    from llm_hf_models.models import collections
+
+    with context.open_database() as db:
+        view = make_full_view(db.find_model(name))
+        return replace(view, collections=collections.find_collections_of_models(db).get(view.id, ()))
 
 
 def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
@@ -28,11 +56,13 @@ def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> L
     return replace(view, defaults=list_effective_defaults(model), sampling=list_sampling(model))
 
 
-def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
+def make_view(
+    model: LocalModel, health: EndpointHealth | None = None, *, collections: tuple[str, ...] = ()
+) -> LocalModelView:
     """Build the view of a local model, with its current state and the command that repairs it."""
     state: ModelState | Literal["remote"] = "remote" if model.endpoint else model.state
     return LocalModelView(
-        model_id=model.model_id,
+        id=model.model_id,
         aliases=model.aliases,
         state=state,
         kind=model.facts.kind,
@@ -40,7 +70,7 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         revision=model.revision,
         commit=model.commit,
         quant=model.quant,
-        size=model.size,
+        size_bytes=model.size,
         facts=model.facts,
         files=model.files,
         options=model.user_options,
@@ -54,8 +84,9 @@ def make_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalM
         key_name=model.options.get(ENDPOINT_KEY_NAME),
         key_in_the_clear=_is_key_in_the_clear(model),
         health=health,
-        fix=suggest_fix(model) if state in ("missing", "changed", "unverified") else None,
+        fix=suggest_fix(model) if state in repairs.REPAIRABLE_STATES else None,
         left_out=_find_left_out(model),
+        collections=collections,
     )
 
 
@@ -97,15 +128,8 @@ def _is_key_in_the_clear(model: LocalModel) -> bool:
 
 def suggest_fix(model: LocalModel) -> str:
     """Return the command that restores or verifies a model's files."""
-    if model.state == "unverified":
-        if model.commit is not None or any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files):
-            return f"llm hf verify {model.model_id}"
-        return f"llm hf import {shlex.quote(model.files[0].location)} --repo {model.repo or 'owner/name'}"
-    if model.repo is None:
-        return f"llm hf import {shlex.quote(model.files[0].location)}"
-    return f"llm hf pull {format_pull_ref(model)}"
-
-
-def format_pull_ref(model: LocalModel) -> str:
-    """Return the model ref that pulls this model again."""
-    return model.model_id.removeprefix("hf/")
+    has_unproven_files = any(file.compare_with_disk() in UNPROVEN_STATES for file in model.files)
+    location = model.files[0].location if model.files else None
+    return repairs.suggest_fix(
+        model.model_id, model.state, model.repo, model.commit, location, has_unproven_files=has_unproven_files
+    )

@@ -31,7 +31,7 @@ def refuse_taken_names(names: Iterable[str], kind: str) -> None:
         NameTakenError: A model of another plugin has one of the names.
     """
     requested = list(names)
-    taken = _list_names_in_llm(kind) if requested else {}
+    taken = list_names_in_llm(kind) if requested else {}
     for name in requested:
         if name in taken:
             command = f"llm {'embed-models' if kind == 'embedding' else 'models'}"
@@ -42,8 +42,8 @@ def refuse_taken_names(names: Iterable[str], kind: str) -> None:
             )
 
 
-def _list_names_in_llm(kind: str) -> Mapping[str, str]:
-    """List the names of other plugins' models in llm; empty if that fails.
+def list_names_in_llm(kind: str) -> Mapping[str, str]:
+    """Return the names of other plugins' models in llm, each with its model's id; empty if that fails.
 
     Another process lists them, because this one may not import llm.
     """

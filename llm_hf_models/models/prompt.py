@@ -66,7 +66,7 @@ def prompt(
                     output[item.kind].append(item.text)
         record_use(model.model_id, endpoint, db, end.tokens_per_second)
     return PromptResult(
-        model_id=model.model_id,
+        id=model.model_id,
         text="".join(output["text"]),
         reasoning="".join(output["reasoning"]),
         finish_reason=end.reason,

@@ -28,7 +28,7 @@ from llm_hf_models.library.registered_models import REMOTE_PREFIX
 from llm_hf_models.models import names as models_names
 
 HEALTH_SECONDS = 2.0  # for all servers together, because `llm hf list` waits for them
-ATTACH_SECONDS = 10.0  # timeout for listing a server's models
+ATTACH_SECONDS = 5.0  # timeout for listing a server's models
 MAX_LISTED_MODELS = 8  # maximum number of a server's models in a message
 
 
@@ -74,7 +74,7 @@ def attach(
         quant="",
         files=(),
         facts=ModelFacts(kind=kind, tools=kind == "chat", modalities=_sort_modalities(modalities)),
-        endpoint=_check_url(url),
+        endpoint=check_url(url),
         options=_build_key_options(key_env, key_name),
     )
     served = _find_served_model(local_model, alias, model)
@@ -109,7 +109,7 @@ def _build_key_options(key_env: str | None, key_name: str | None) -> dict[str, s
     return {ENDPOINT_KEY_ENV: key_env} if key_env else {ENDPOINT_KEY_NAME: key_name} if key_name else {}
 
 
-def _check_url(url: str) -> str:
+def check_url(url: str) -> str:
     """Return the base address without a trailing slash.
 
     Raises:

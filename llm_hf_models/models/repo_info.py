@@ -29,8 +29,11 @@ from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
 from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
-from llm_hf_models.models.local_models import format_pull_ref, suggest_fix
+from llm_hf_models.models.local_models import suggest_fix
+from llm_hf_models.models.repairs import format_pull_ref
+from llm_hf_models.models.repo_signature import judge_repo
 from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
+from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.models.types import Freshness, UpdateState
 from llm_hf_models.models.update_state import compare_with_repo, decide_without_hub
 from llm_hf_models.models.variant_choice import (
@@ -186,7 +189,7 @@ def refuse_local_name(context: Context, text: str) -> None:
         message = f"The files of {name!r} are missing on this machine"
         raise BadRefError(message, cause=f"It is the local model {model.model_id}.", hint=suggest_fix(model))
     place = "on another server" if model.endpoint else "on this machine"
-    update = f" Pull its current version: llm hf pull {format_pull_ref(model)}" if model.repo else ""
+    update = f" Pull its current version: llm hf pull {format_pull_ref(model.model_id)}" if model.repo else ""
     raise BadRefError(
         f"{name!r} is {place} already",
         cause=f"It is the model {model.model_id}.",
@@ -257,6 +260,7 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
             choice = choose_variant(context, variants, facts)
         except HfModelsError as error:
             notes.append(f"The header of {quote_label(choice.variant.quant)} could not be read: {error.message}")
+    signature = _judge_signature(context, hub, details, choice.variant if choice else None)
     card_text = _fetch_card(context, hub, details, notes) if card else None
     variant_infos = _assess_variants(context, details, variants, choice.variant if choice else None, facts)
     variant_infos = _add_local_models(context, ref.revision, details, freshness, variant_infos)
@@ -279,11 +283,20 @@ def fetch_model_info(context: Context, text: str, *, revision: str | None, card:
         scan=scan.text,
         scan_state=scan.state,
         scan_problem=scan.reason,
+        signature=signature,
         files=details.files,
         card=card_text,
         notes=tuple(notes),
         freshness=freshness,
     )
+
+
+def _judge_signature(
+    context: Context, hub: Hub, details: RepoDetails, variant: Variant | None
+) -> SignatureReport | None:
+    """Return the facts about the repo's signature for the files of a variant, or for all files without one."""
+    paths = set(variant.all_files) if variant else {file.path for file in details.files}
+    return judge_repo(context, hub, details, [file for file in details.files if file.path in paths])
 
 
 def _fetch_card(context: Context, hub: Hub, details: RepoDetails, notes: list[str]) -> str | None:

@@ -11,6 +11,7 @@ from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.types import HubFile, RepoSummary, ScanState
+from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.system.json_values import Result
 
@@ -117,6 +118,7 @@ class ModelInfo(RepoSummary):
     scan: str = "not reported"  # a summary of the Hub's scan reports
     scan_state: ScanState = "not reported"
     scan_problem: str | None = None  # why the Hub was not asked, or did not answer
+    signature: SignatureReport | None = None  # for the files of the chosen variant; None if the repo has none
     files: tuple[HubFile, ...] = ()
     card: str | None = None
     notes: tuple[str, ...] = ()  # missing information, with the reasons

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
 from dataclasses import replace
 
 from llm_hf_models.context import Context
-from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import local_models, updates
+from llm_hf_models.models import collections, local_models, updates
 from llm_hf_models.models.local_files import RemovalPlanner
 from llm_hf_models.models.types import LibrarySurvey
+from llm_hf_models.system.disk import measure_files, sum_space
 
 
-def survey(context: Context, text: str) -> LibrarySurvey:
-    """Return the local models with `text` in their id or in an alias, newest first."""
+def survey(context: Context, text: str, collection: str | None) -> LibrarySurvey:
+    """Return the local models with `text` in their id or in an alias, and in a collection if given, newest first."""
     with context.open_database() as db:
         every = db.list_models()
+        selected = collections.select_models(db, every, collection)
+        named = collections.find_collections_of_models(db)
     wanted = text.casefold()
-    models = [each for each in every if any(wanted in name.casefold() for name in (each.model_id, *each.aliases))]
+    models = [each for each in selected if any(wanted in name.casefold() for name in (each.model_id, *each.aliases))]
     states, planner = updates.find_updates(context, models), RemovalPlanner(every)
     views = tuple(
         replace(
-            local_models.make_view(model),
+            local_models.make_view(model, collections=named.get(model.model_id, ())),
             update_available=states[model.model_id].available,
             update_note=states[model.model_id].note,
             freed_bytes=planner.count_freed_bytes([model]),
@@ -31,20 +31,8 @@ def survey(context: Context, text: str) -> LibrarySurvey:
     )
     return LibrarySurvey(
         views,
-        size=_measure_size(models),
+        size_bytes=sum_space(measure_files(file.location for model in models for file in model.files)),
         freed_bytes=planner.count_freed_bytes(models),
         outdated=sum(view.update_available is True for view in views),
         unknown=sum(view.update_available is None for view in views),
     )
-
-
-def _measure_size(models: Iterable[LocalModel]) -> int:
-    """Return the bytes of the models' files on the disk. Data that they share counts once."""
-    sizes = {}
-    for location in {file.location for model in models for file in model.files}:
-        try:
-            found = os.stat(location)  # noqa: PTH116 - faster than Path
-        except (OSError, ValueError):
-            continue
-        sizes[found.st_dev, found.st_ino] = found.st_size
-    return sum(sizes.values())

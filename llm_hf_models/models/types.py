@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference.types import LoadResult
+from llm_hf_models.library.file_states import ModelState
 from llm_hf_models.library.records import (
     Check,
     EndpointHealth,
     LocalFile,
     ModelDefault,
-    ModelState,
 )
-from llm_hf_models.system.json_values import Result, UnixTime
+from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.system.json_values import Result, UnixTime, json_name
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class SamplingValue:
 
 @dataclass(frozen=True)
 class LocalModelView(Result):
-    """A local model as the CLI and the MCP server show it. Sizes are in bytes."""
+    """A local model as the CLI and the MCP server show it."""
 
-    model_id: str
+    id: str
     aliases: tuple[str, ...]
     state: ModelState | Literal["remote"]
     kind: str
@@ -53,7 +54,7 @@ class LocalModelView(Result):
     revision: str | None
     commit: str | None
     quant: str
-    size: int
+    size_bytes: int
     facts: ModelFacts
     files: tuple[LocalFile, ...]
     options: Mapping[str, Any]
@@ -71,6 +72,7 @@ class LocalModelView(Result):
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
     left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    collections: tuple[str, ...] = ()  # those that have it as a member; empty in results of changes
     # Only in a survey (Library.survey). None otherwise, or if it is unknown.
     update_available: bool | None = None  # whether the repo has other files now
     update_note: str | None = None  # why that is unknown
@@ -87,10 +89,10 @@ class UpdateState:
 
 @dataclass(frozen=True)
 class LibrarySurvey:
-    """Local models, compared with the Hub and with each other. Sizes are in bytes, and shared data counts once."""
+    """Local models, compared with the Hub and with each other. Shared data counts once."""
 
     models: tuple[LocalModelView, ...]
-    size: int  # on the disk
+    size_bytes: int  # on the disk
     freed_bytes: int  # by removing all of these models; files of the user are kept
     outdated: int  # models with an update
     unknown: int  # models that could not be compared with the Hub
@@ -101,7 +103,7 @@ class LocalModelList:
     """The local models. The figures are those of a survey (`list --updates`), and None without one."""
 
     models: tuple[LocalModelView, ...]
-    size: int | None = None  # on the disk; data that models share counts once
+    size_bytes: int | None = None  # on the disk; data that models share counts once
     freed_bytes: int | None = None  # by removing all of these models; files of the user are kept
     outdated: int | None = None  # models with an update
     unknown: int | None = None  # models that could not be compared with the Hub
@@ -109,13 +111,13 @@ class LocalModelList:
 
 @dataclass(frozen=True)
 class Removal(Result):
-    """The files that `rm` removes, or would remove. Sizes are in bytes.
+    """The files that `rm` removes, or would remove.
 
     `kept` are files that another model uses, that the user imported in place, or that this user can't remove.
     `llm_default` is the command that chooses another default model of llm, if the removed one is llm's default.
     """
 
-    model_id: str
+    id: str
     files: tuple[str, ...]
     freed_bytes: int
     kept: tuple[str, ...] = ()
@@ -131,20 +133,21 @@ class Verification(Result):
     "modified while it was read" or "no digest recorded".
     """
 
-    model_id: str
+    id: str
     matches: bool  # every file has the Hub's digest at the pinned commit
     unchanged: bool  # every file has its recorded digest, whether or not it was ever compared with the Hub
     files: tuple[tuple[str, str], ...]  # (path, result)
     fix: str | None = None
     scan: Check | None = None  # the scan reports from the time of the pull
+    signature: SignatureReport | None = None  # with the signers that are trusted now; None if the repo had none
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """The source of a response: the Hub just now, or the metadata cache. `age` is in seconds."""
+    """The source of a response: the Hub just now, or the metadata cache."""
 
     source: Literal["hub", "cache"] = "hub"
-    age: float = 0.0
+    age: float = field(default=0.0, metadata=json_name("age_seconds"))
     stale: bool = False  # expired, and used because the Hub did not respond
     problem: str | None = None  # why the Hub did not respond
 
@@ -153,7 +156,7 @@ class Freshness:
 class PromptResult(Result):
     """A model's response to a prompt. The engine counts the tokens. `notes` list adjustments made to run the model."""
 
-    model_id: str
+    id: str  # of the model
     text: str
     reasoning: str
     finish_reason: str | None  # "stop", "length" if it was cut at max_tokens, "loop" if it repeated the same text

@@ -54,7 +54,7 @@ def refuse_invalid(name: str, findings: Sequence[Finding], hint: str = ALLOW_INV
 
 def get_memory_for_models(context: Context) -> int:
     """Return the bytes that one model may use on this machine: all its memory minus the reserve."""
-    return max(0, read_memory().total_memory - context.settings().memory_reserve_bytes)
+    return max(0, read_memory().total_memory_bytes - context.settings().memory_reserve_bytes)
 
 
 def assess_fit(variant: Variant, facts: ModelFacts | None, tokens: int, memory: int) -> Fit:

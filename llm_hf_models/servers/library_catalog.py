@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class LibraryCatalog:
 
     context: Context
     allow: frozenset[RepoId] = frozenset()
+    exported: Callable[[], Sequence[LocalModel]] | None = None  # reads the models of a folder, in place of the library
 
     def list_repos(self) -> Sequence[ServedRepo]:
         """Return one entry for each repo and commit, newest first."""
@@ -40,9 +41,13 @@ class LibraryCatalog:
         return served
 
     def _list_models(self) -> list[LocalModel]:
+        return [model for model in self._read_models() if _is_servable(model)]
+
+    def _read_models(self) -> Sequence[LocalModel]:
+        if self.exported is not None:
+            return self.exported()
         with self.context.open_database() as db:
-            every_model = db.list_models()
-        return [model for model in every_model if _is_servable(model)]
+            return db.list_models()
 
     def _is_published(self, model: LocalModel) -> bool:
         return explain_restriction(model) is None or get_served_repo(model) in map(str, self.allow)
@@ -58,8 +63,7 @@ class LibraryCatalog:
 
     def list_missing_repos(self) -> list[str]:
         """Return the repos in `allow` that have no model in the library."""
-        with self.context.open_database() as db:
-            present = {get_served_repo(model) for model in db.list_models()}
+        present = {get_served_repo(model) for model in self._read_models()}
         return sorted({str(repo) for repo in self.allow} - present)
 
 
@@ -88,7 +92,12 @@ def get_served_commit(model: LocalModel) -> str:
     """Return the model's commit on the Hub, or if it is unknown, a substitute made from the files' digests."""
     if model.commit:
         return model.commit
-    digests = sorted(f"{file.path} {file.sha256 or file.git_sha1}" for file in model.files)
+    return make_substitute_commit((file.path, file.sha256 or file.git_sha1 or "") for file in model.files)
+
+
+def make_substitute_commit(files: Iterable[tuple[str, str]]) -> str:
+    """Return a substitute for the commit of files with these paths and digests."""
+    digests = sorted(f"{path} {digest}" for path, digest in files)
     return hashlib.sha1("\n".join(digests).encode(), usedforsecurity=False).hexdigest()
 
 

@@ -148,4 +148,6 @@ def _parse_certificates(material: dict[str, Any], method: Method) -> tuple[bytes
     chain = tuple(get_bytes(check_object(each, "A certificate of the signature"), "rawBytes") for each in listed)
     if any(len(certificate) > MAX_CERTIFICATE_BYTES for certificate in chain):
         raise BadSignatureError("A certificate of the signature is too large")
+    if len(set(chain)) != len(chain):
+        raise BadSignatureError("A certificate occurs twice in the signature")
     return chain

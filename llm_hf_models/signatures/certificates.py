@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
@@ -18,6 +20,15 @@ from llm_hf_models.signatures.types import SignatureFacts, Verdict
 from llm_hf_models.system.text import clean_text
 
 MAX_TEXT_CHARS = 300
+# Raised while a malformed certificate is read, some of them only when an extension or the key is used.
+MALFORMED = (
+    ValueError,
+    CryptographyDeprecationWarning,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 # Fulcio, Sigstore's certificate authority, names the login service in these extensions. The second is a DER text.
 _ISSUER, _ISSUER_V2 = ObjectIdentifier("1.3.6.1.4.1.57264.1.1"), ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 _OTHER_NAME = ObjectIdentifier("1.3.6.1.4.1.57264.1.7")
@@ -32,8 +43,18 @@ def load_pem_certificates(pem: bytes) -> list[x509.Certificate]:
     """
     try:
         return x509.load_pem_x509_certificates(pem)
-    except (ValueError, UnsupportedAlgorithm):
+    except MALFORMED:
         raise BadKeyError("This file has no certificate in PEM format") from None
+
+
+def normalize_pem(pem: bytes) -> str:
+    """Return the certificates of a PEM file in PEM format, without the text around them.
+
+    Raises:
+        BadKeyError: it has none.
+    """
+    encoding = serialization.Encoding.PEM
+    return "".join(each.public_bytes(encoding).decode() for each in load_pem_certificates(pem))
 
 
 def encode_certificate(certificate: x509.Certificate) -> bytes:
@@ -48,9 +69,14 @@ def load_chain(bundle: Bundle) -> list[x509.Certificate]:
         BadSignatureError: one is malformed.
     """
     try:
-        return [x509.load_der_x509_certificate(der) for der in bundle.manifest.certificates]
-    except (ValueError, UnsupportedAlgorithm):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CryptographyDeprecationWarning)  # about what RFC 5280 forbids
+            chain = [x509.load_der_x509_certificate(der) for der in bundle.manifest.certificates]
+        for each in chain:  # these fields are parsed when they are read
+            _ = each.subject, each.issuer, each.not_valid_before_utc, each.not_valid_after_utc
+    except MALFORMED:
         raise BadSignatureError("A certificate of the signature is malformed") from None
+    return chain
 
 
 def judge_certificate_signature(bundle: Bundle, pems: Sequence[bytes], now: datetime | None = None) -> SignatureFacts:
@@ -80,7 +106,7 @@ def judge_certificate_signature(bundle: Bundle, pems: Sequence[bytes], now: date
         return _state_facts(bundle, leaf, "valid", None, leaf.issuer)
     try:
         root = _verify_chain(leaf, others, roots, now)[-1]
-    except (verification.VerificationError, ValueError, UnsupportedAlgorithm):
+    except (verification.VerificationError, *MALFORMED):
         reason = "Its certificate was not issued under a known root certificate."
         return _state_facts(bundle, leaf, "issuer_unproven", reason, leaf.issuer)
     return _state_facts(bundle, leaf, "valid", None, root.subject)
@@ -100,7 +126,7 @@ def read_identity(leaf: x509.Certificate) -> tuple[str | None, str | None]:
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         identity = next((text for name in names if (text := _read_name(name))), None)
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         identity = None
     issuer = _read_extension(leaf, _ISSUER_V2) or _read_extension(leaf, _ISSUER)
     return identity and clean_text(identity, MAX_TEXT_CHARS), issuer and clean_text(issuer, MAX_TEXT_CHARS)
@@ -122,7 +148,7 @@ def _state_facts(
 def _is_signed_by_certificate(bundle: Bundle, leaf: x509.Certificate) -> bool:
     try:
         return is_signed_by(bundle, check_public_key(leaf.public_key()))
-    except (BadKeyError, ValueError, UnsupportedAlgorithm):
+    except (BadKeyError, *MALFORMED):
         return False
 
 
@@ -132,11 +158,11 @@ def _is_for_signing(leaf: x509.Certificate) -> bool:
             return True
     except x509.ExtensionNotFound:
         pass
-    except (x509.DuplicateExtension, ValueError):
+    except MALFORMED:
         return False
     try:
         return ExtendedKeyUsageOID.CODE_SIGNING in leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         return False
 
 
@@ -180,7 +206,7 @@ def _read_name(name: x509.GeneralName) -> str | None:
 def _read_extension(leaf: x509.Certificate, identifier: ObjectIdentifier) -> str | None:
     try:
         value = leaf.extensions.get_extension_for_oid(identifier).value
-    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         return None
     if not isinstance(value, x509.UnrecognizedExtension):
         return None

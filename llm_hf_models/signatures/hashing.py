@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 from llm_hf_models.signatures.types import Algorithm, SignedFile, SignedManifest
 
+BLOCK_BYTES = 1 << 20
 BLAKE3_HINT = "llm install 'llm-hf-models[blake3]'"
 
 
@@ -59,6 +61,30 @@ class ManifestHasher:
     def _finish(self, entry: SignedFile) -> None:
         self._digests[entry.name] = self._hash.hexdigest()
         self._hash = self._create()
+
+
+def hash_file(
+    manifest: SignedManifest, path: str, location: Path, progress: Callable[[int], None] | None = None
+) -> dict[str, str]:
+    """Read a file and return its digests by their names in the manifest.
+
+    Args:
+        manifest: the manifest, whose kind of digest can be computed here.
+        path: the path of the file in the manifest.
+        location: the file.
+        progress: called after each block with the number of bytes done.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    hasher, done = ManifestHasher(manifest, path), 0
+    with location.open("rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            hasher.update(block)
+            done += len(block)
+            if progress is not None:
+                progress(done)
+    return hasher.get_digests()
 
 
 def _find_constructor(algorithm: Algorithm) -> Callable[[], _Hash]:

@@ -5,13 +5,13 @@ This needs the optional package sigstore. It contains Sigstore's roots, so no ne
 
 from __future__ import annotations
 
-import logging
 from functools import cache
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
 from llm_hf_models.errors import BadKeyError
 from llm_hf_models.signatures.bundle import Bundle
-from llm_hf_models.signatures.certificates import load_chain, read_identity
+from llm_hf_models.signatures.certificates import MALFORMED, load_chain, read_identity
 from llm_hf_models.signatures.keys import check_public_key, is_signed_by
 from llm_hf_models.signatures.statement import PAYLOAD_TYPE
 from llm_hf_models.signatures.types import SignatureFacts, Verdict
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sigstore.verify import Verifier
 
 INSTALL_HINT = "llm install 'llm-hf-models[sigstore]'"
+ROOTS_FOLDER = "https%3A%2F%2Ftuf-repo-cdn.sigstore.dev"  # of the roots for public use, in the package sigstore
 MAX_REASON_CHARS = 200
 
 
@@ -49,11 +50,11 @@ def judge_keyless_signature(bundle: Bundle) -> SignatureFacts:
     try:
         if not is_signed_by(bundle, check_public_key(leaf.public_key())):
             return state("invalid", "The signature does not match its content.")
-    except (BadKeyError, ValueError):
+    except (BadKeyError, *MALFORMED):
         return state("not_checked", "The signer's key is of a kind that is not supported.")
     try:
         verifier = _create_verifier()
-    except ImportError:
+    except (ImportError, OSError):  # it is missing, or has another layout
         return state("issuer_unproven", f"The issuer was not checked. To check it, run {INSTALL_HINT}.")
     problem = _find_problem(verifier, bundle)
     if problem:
@@ -64,10 +65,15 @@ def judge_keyless_signature(bundle: Bundle) -> SignatureFacts:
 
 @cache
 def _create_verifier() -> Verifier:
+    """Return a verifier with the roots in the package sigstore.
+
+    `Verifier.production(offline=True)` would prefer the copy that an earlier version left in the user's cache.
+    """
+    from sigstore.models import TrustedRoot
     from sigstore.verify import Verifier
 
-    logging.getLogger("sigstore").setLevel(logging.ERROR)  # it warns that offline roots are used
-    return Verifier.production(offline=True)
+    with as_file(files("sigstore._store") / ROOTS_FOLDER / "trusted_root.json") as path:
+        return Verifier(trusted_root=TrustedRoot.from_file(str(path)))
 
 
 def _find_problem(verifier: Verifier, bundle: Bundle) -> str | None:

@@ -5,11 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from llm_hf_models.errors import BadKeyError
 from llm_hf_models.signatures.bundle import FILE_NAME, build_bundle
 from llm_hf_models.signatures.certificates import encode_certificate, find_signing_problem, load_pem_certificates
 from llm_hf_models.signatures.keys import choose_hash, compute_hint, load_private_key
 from llm_hf_models.signatures.statement import DEFAULT_IGNORED, build_statement, encode_for_signing
+
+
+class Signer:
+    """A private key, with its certificates if it signs by certificate.
+
+    Args:
+        key_pem: the private key.
+        passphrase: of the private key, if it is encrypted.
+        chain_pem: the certificate of the key, and those between it and its root, to sign by certificate.
+
+    Raises:
+        BadKeyError: the key or certificate can't be used.
+    """
+
+    def __init__(self, key_pem: bytes, passphrase: bytes | None = None, chain_pem: bytes | None = None) -> None:
+        self._key = load_private_key(key_pem, passphrase)
+        self.hint = compute_hint(self._key.public_key())
+        self._chain = _order_chain(chain_pem, self.hint) if chain_pem is not None else ()
+
+    def sign(self, digests: Mapping[str, str], name: str, ignored: Sequence[str]) -> bytes:
+        """Return a signature file, as `sign_files` does."""
+        payload = build_statement(name, digests, ignored)
+        signature = self._key.sign(encode_for_signing(payload), choose_hash(self._key.public_key()))
+        return build_bundle(payload, signature, self.hint, self._chain)
 
 
 def sign_files(
@@ -35,12 +61,7 @@ def sign_files(
         BadKeyError: the key or certificate can't be used.
         BadSignatureError: there is no file, or a path or digest can't be signed.
     """
-    key = load_private_key(key_pem, passphrase)
-    hint = compute_hint(key.public_key())
-    chain = _order_chain(chain_pem, hint) if chain_pem is not None else ()
-    payload = build_statement(name, digests, ignored)
-    signature = key.sign(encode_for_signing(payload), choose_hash(key.public_key()))
-    return build_bundle(payload, signature, hint, chain)
+    return Signer(key_pem, passphrase, chain_pem).sign(digests, name, ignored)
 
 
 def _order_chain(pem: bytes, hint: str) -> tuple[bytes, ...]:
@@ -60,6 +81,4 @@ def _order_chain(pem: bytes, hint: str) -> tuple[bytes, ...]:
 
 
 def _compute_certificate_hint(key: object) -> str | None:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
-    return compute_hint(key) if isinstance(key, EllipticCurvePublicKey) else None
+    return compute_hint(key) if isinstance(key, ec.EllipticCurvePublicKey) else None

@@ -87,3 +87,19 @@ class SignatureFacts(Result):
     signed_at: UnixTime | None = None  # as a transparency log or timestamp proves it; None if nothing does
     digest: str | None = None  # the manifest's root digest
     coverage: Coverage | None = None  # None: no files were compared
+
+
+@dataclass(frozen=True)
+class SigningResult(Result):
+    """A signature file that `sign` wrote, or would write."""
+
+    file: str  # the signature file
+    id: str | None  # of the local model; None for a folder
+    name: str  # of the model, as the signature states it
+    method: Method
+    files: tuple[str, ...]  # the signed files, in the order of the manifest
+    hashed_bytes: int  # of the files that were read, because no digest of their current content was known
+    key_hint: str | None = None  # sha256 of the public key's PEM form; None if nothing was signed
+    digest: str | None = None  # the manifest's root digest; likewise
+    replaces: bool = False  # another signature file had this name
+    done: bool = False

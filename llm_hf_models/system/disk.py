@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from llm_hf_models.errors import DiskFullError, NotWritableError, StorageError
 from llm_hf_models.system.text import clean_text
@@ -52,33 +53,54 @@ def count_free_bytes(folder: Path) -> int:
     return shutil.disk_usage(_find_existing_folder(folder)).free
 
 
-def count_bytes_on_disk(file: Path) -> int:
-    """Return the bytes that a file occupies on disk, or 0 if it does not exist.
+class FileSpace(NamedTuple):
+    """The identity of a file, which all its hard links and symlinks share, and the bytes that it occupies on disk."""
 
-    A partial is sparse: its size is the final size from the start.
+    device: int
+    inode: int
+    size_bytes: int
+
+
+def measure_file(path: Path | str, *, follow_links: bool = True) -> FileSpace | None:
+    """Return the disk space of a regular file; None if it is none, or does not exist.
+
+    The unwritten parts of a sparse file are not counted: the size of a partial is the final size from the start.
     """
     try:
-        status = file.stat()
-    except OSError:
-        return 0
-    return min(status.st_size, getattr(status, "st_blocks", status.st_size) * STAT_BLOCK_BYTES)
+        status = os.stat(path, follow_symlinks=follow_links)  # noqa: PTH116 - twice as fast as Path, for many files
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    blocks = getattr(status, "st_blocks", None)  # missing on Windows
+    on_disk = status.st_size if blocks is None else min(status.st_size, blocks * STAT_BLOCK_BYTES)
+    return FileSpace(status.st_dev, status.st_ino, on_disk)
+
+
+def measure_files(paths: Iterable[Path | str]) -> set[FileSpace]:
+    """Return the disk space of regular files. A file with several names is included once."""
+    return {found for path in paths if (found := measure_file(path))}
+
+
+def sum_space(files: Iterable[FileSpace]) -> int:
+    """Return the bytes that files occupy on disk. A file with several names counts once."""
+    return sum({(file.device, file.inode): file.size_bytes for file in files}.values())
+
+
+def count_bytes_on_disk(file: Path) -> int:
+    """Return the bytes that a file occupies on disk, or 0 if it does not exist."""
+    found = measure_file(file)
+    return found.size_bytes if found else 0
 
 
 def count_bytes_in_folder(folder: Path) -> int:
-    """Return the disk space of all files in a folder, in bytes.
-
-    A file with several links is counted once, and the unwritten parts of a sparse file are not counted.
-    """
-    sizes: dict[tuple[int, int], int] = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                info = os.lstat(os.path.join(parent, name))  # noqa: PTH118 - twice as fast as Path, for many files
-                if stat.S_ISREG(info.st_mode):
-                    blocks = getattr(info, "st_blocks", None)  # missing on Windows
-                    on_disk = info.st_size if blocks is None else min(info.st_size, blocks * STAT_BLOCK_BYTES)
-                    sizes[info.st_dev, info.st_ino] = on_disk
-    return sum(sizes.values())
+    """Return the disk space of all files in a folder, in bytes. A file with several links is counted once."""
+    return sum_space(
+        found
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if (found := measure_file(os.path.join(parent, name), follow_links=False))  # noqa: PTH118 - as above
+    )
 
 
 def count_freed_bytes(files: Iterable[Path]) -> int:

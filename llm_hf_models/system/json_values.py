@@ -15,9 +15,19 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 from llm_hf_models.redaction import redact
 
 MAX_SHOWN_CHARS = 60
+_NAME_IN_JSON = "serialization_alias"  # pydantic, which stores some of these dataclasses, knows this key too
 
 # The type of a field that is a point in time, in seconds since 1970. In JSON it is a text (see `format_utc`).
 UnixTime = Annotated[float, "Unix time"]
+
+
+def json_name(name: str) -> dict[str, str]:
+    """Return the metadata of a dataclass's field that has another name in results than in Python and in the library.
+
+    Names in results end in their unit (`_bytes`, `_seconds`), and the id of a local model is `id`.
+    """
+    return {_NAME_IN_JSON: name}
+
 
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
@@ -53,7 +63,8 @@ def _convert(value: object, *, is_time: bool) -> JsonValue:
 def _convert_members(value: object) -> dict[str, JsonValue]:
     kind: type = type(value)
     times = _list_times(kind)
-    return {name: _convert(getattr(value, name), is_time=name in times) for name in list_public_names(kind)}
+    names = get_json_names(kind)
+    return {shown: _convert(getattr(value, name), is_time=name in times) for name, shown in names.items()}
 
 
 def _convert_leaf(value: object) -> JsonValue:
@@ -127,6 +138,13 @@ def _get_return_type(kind: type, name: str) -> Any:  # noqa: ANN401 - any annota
 
 
 @cache
+def get_json_names(kind: type) -> dict[str, str]:
+    """Return the names in JSON of a dataclass's public fields and properties, by their names in Python."""
+    given = {field.name: field.metadata.get(_NAME_IN_JSON, field.name) for field in fields(kind)}
+    return {name: given.get(name, name) for name in list_public_names(kind)}
+
+
+@cache
 def _list_times(kind: type) -> frozenset[str]:
     """Return the names of a dataclass's members that are points in time."""
     return frozenset(name for name, member in get_member_types(kind).items() if _contains_time(member))
@@ -184,7 +202,8 @@ def _describe_container(origin: type, arguments: tuple[Any, ...], shared: dict[s
 
 
 def _describe_dataclass(kind: type, shared: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    properties = {name: _describe_type(member, shared) for name, member in get_member_types(kind).items()}
+    names = get_json_names(kind)
+    properties = {names[name]: _describe_type(member, shared) for name, member in get_member_types(kind).items()}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 

@@ -22,10 +22,10 @@ def choose_thread_count() -> int:
 
 @dataclass(frozen=True)
 class MachineMemory:
-    """The memory of this machine in bytes, within the limits of its container."""
+    """The memory of this machine, within the limits of its container."""
 
-    total_memory: int
-    free_memory: int
+    total_memory_bytes: int
+    free_memory_bytes: int
 
 
 def read_memory(root: Path = _ROOT) -> MachineMemory:

@@ -32,6 +32,8 @@ _SECONDS: dict[str, Fraction] = {
     "d": Fraction(86400),
 }
 
+_DURATION_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+
 
 def _parse_number(pattern: re.Pattern[str], text: str, description: str, example: str) -> tuple[Fraction, str]:
     match = pattern.fullmatch(text.strip())
@@ -111,6 +113,31 @@ def parse_duration(text: str) -> float:
     return float(seconds)
 
 
+def parse_age(text: str) -> float:
+    """Return the seconds in `90d` or `12h`. A number without a unit is refused: it could mean days.
+
+    Raises:
+        BadInputError: the text is not a duration, has no unit, or is longer than a hundred years.
+    """
+    _require_unit(text, "d", "days")
+    return parse_duration(text)
+
+
+def parse_file_size(text: str) -> int:
+    """Return the bytes in `5G` or `700 MB`. A number without a unit is refused: it could mean gigabytes.
+
+    Raises:
+        BadInputError: the text is not a size, or has no unit.
+    """
+    _require_unit(text, "G", "gigabytes")
+    return parse_size(text)
+
+
+def _require_unit(text: str, unit: str, name: str) -> None:
+    if re.fullmatch(_NUMBER, text.strip()):
+        raise BadInputError(f"{text[:40]!r} has no unit", hint=f"Write {text.strip()[:40]}{unit} for {name}.")
+
+
 def format_typed(value: float, unit: Unit) -> str:
     """Format a number in the shortest form that `parse_size`, `parse_rate` or `parse_duration` reads as this number."""
     scale = {"d": 86400, "h": 3600, "m": 60, "s": 1} if unit == "seconds" else _TYPED_SIZES
@@ -141,19 +168,16 @@ def _format_scaled(value: float, units: tuple[str, ...], gap: str) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Format seconds: `45 s`, `3 min 20 s`, `2 h 05 min`, or `?` if the number is not finite."""
+    """Format seconds in one or two units: `45 s`, `3 min 20 s`, `2 h 5 min`, or `?` if the number is not finite."""
     if not math.isfinite(seconds):
         return "?"
     whole = round(seconds)
     if whole < 60:  # noqa: PLR2004
         return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:  # noqa: PLR2004
-        return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:  # noqa: PLR2004
-        return f"{hours} h {minutes:02d} min"
-    return f"{hours // 24} d {hours % 24} h"
+    first = 0 if whole >= 2 * 86400 else 1 if whole >= 3600 else 2  # noqa: PLR2004
+    (large, factor), (small, part) = _DURATION_UNITS[first : first + 2]
+    count, rest = divmod(whole, factor)
+    return f"{count} {large}" + (f" {rest // part} {small}" if rest >= part else "")
 
 
 def format_range(minimum: float | None, maximum: float | None) -> str:

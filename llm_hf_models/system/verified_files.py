@@ -43,6 +43,16 @@ def is_verified(digest: str, file: Path, stamp: FileStamp) -> bool:
     return is_private_folder(notes_folder()) and _read_note(_get_note_path(path)) == (path, digest, stamp)
 
 
+def is_verified_but_for_ctime(digest: str, file: Path, stamp: FileStamp) -> bool:
+    """Return whether a file with this stamp was verified to have this digest, except that its ctime may have changed.
+
+    Such a file has to be hashed again. It may have been renamed or linked by a process that was killed right after.
+    """
+    path = os.path.realpath(file)
+    note = _read_note(_get_note_path(path)) if is_private_folder(notes_folder()) else None
+    return note is not None and note[:2] == (path, digest) and note[2].has_same_content_as(stamp)
+
+
 def forget(file: Path) -> None:
     """Remove the note of a file whose content turned out to differ, for example because of a failing disk."""
     with suppress(OSError):

@@ -28,7 +28,7 @@ from llm_hf_models.transfer.pacing import RateLimiter
 from llm_hf_models.transfer.partial_file import FileHasher, PartialFile
 from llm_hf_models.transfer.retry import Backoff
 from llm_hf_models.transfer.source import DownloadSource
-from llm_hf_models.transfer.types import Event, EventKind, ExpectedFile, Progress, TransferLimits
+from llm_hf_models.transfer.types import ByteObserver, Event, EventKind, ExpectedFile, Progress, TransferLimits
 
 TICK_SECONDS = 0.1
 OWNER_POLL_SECONDS = 0.25
@@ -56,6 +56,7 @@ def download_file(
     rate_limiter: RateLimiter | None = None,
     final_path: Path | None = None,
     is_already_present: Callable[[], bool] = lambda: False,
+    create_observer: Callable[[], ByteObserver | None] = lambda: None,
 ) -> bool:
     """Download a file to `partial` and verify it, resuming an earlier download if there is one.
 
@@ -75,6 +76,7 @@ def download_file(
         final_path: the path to which the verified file is moved before ownership ends; None leaves it at `partial`.
         is_already_present: called after this call has become the owner of the partial. If it returns True, for example
             because another download has stored the file meanwhile, nothing is downloaded.
+        create_observer: called for each attempt. If the file was downloaded, the last observer received all its bytes.
 
     Returns:
         True if the file was downloaded, False if it was already present.
@@ -104,7 +106,16 @@ def download_file(
             starved = False
             try:
                 stamp = _Transfer(
-                    locate, expected, partial, owner, limits, progress, stop, get_connection_limit, rate_limiter
+                    locate,
+                    expected,
+                    partial,
+                    owner,
+                    limits,
+                    progress,
+                    stop,
+                    get_connection_limit,
+                    rate_limiter,
+                    create_observer,
                 ).run()
             except _OwnershipLostError:
                 continue
@@ -188,7 +199,9 @@ class _Transfer:
         stop: threading.Event,
         get_connection_limit: Callable[[], int],
         rate_limiter: RateLimiter,
+        create_observer: Callable[[], ByteObserver | None],
     ) -> None:
+        self._create_observer = create_observer
         self._expected, self._partial, self._owner = expected, partial, owner
         self._limits, self._progress, self._stop = limits, progress, stop
         self._get_connection_limit, self._rate_limiter = get_connection_limit, rate_limiter
@@ -302,7 +315,8 @@ class _Transfer:
         # have to be hashed.
         journal = Journal(self._journal_path, state)
         with PartialFile(self._partial, size) as file:
-            hasher = FileHasher(file, size, git_blob=self._expected.sha256 is None)
+            observer = self._create_observer()
+            hasher = FileHasher(file, size, git_blob=self._expected.sha256 is None, observer=observer)
             try:
                 for start, end in state.done:
                     hasher.mark_written(start, end)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from llm_hf_models.system.disk import sync_data
-from llm_hf_models.transfer.types import Ranges
+from llm_hf_models.transfer.types import ByteObserver, Ranges
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -89,8 +89,10 @@ class FileHasher:
     file once all bytes before them have arrived; no connection waits for those.
     """
 
-    def __init__(self, file: PartialFile, size: int, *, git_blob: bool = False) -> None:
-        self._file, self._size = file, size
+    def __init__(
+        self, file: PartialFile, size: int, *, git_blob: bool = False, observer: ByteObserver | None = None
+    ) -> None:
+        self._file, self._size, self._observer = file, size, observer
         self._hash = hashlib.sha1(usedforsecurity=False) if git_blob else hashlib.sha256()
         if git_blob:
             self._hash.update(b"blob %d\0" % size)
@@ -157,8 +159,7 @@ class FileHasher:
                 if not count:
                     return
                 if chunk is not None:
-                    self._hash.update(memoryview(chunk)[:count])
-                    self.hashed += count
+                    self._update(memoryview(chunk)[:count])
                     self.spare.append(chunk)
                 else:
                     self._read_back(count)
@@ -175,9 +176,14 @@ class FileHasher:
             found = self._file.read_at(memory[:count], self.hashed)
             if not found:
                 raise OSError(errno.EIO, "The file was truncated while it was read")
-            self._hash.update(memory[:found])
-            self.hashed += found
+            self._update(memory[:found])
             count -= found
+
+    def _update(self, data: memoryview) -> None:
+        self._hash.update(data)
+        if self._observer is not None:
+            self._observer.update(data)
+        self.hashed += len(data)
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds` and return whether the whole file is hashed.

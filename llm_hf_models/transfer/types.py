@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 
 class Ranges:
@@ -65,6 +65,13 @@ class Event:
 
 
 Progress = Callable[[Event], None]
+
+
+class ByteObserver(Protocol):
+    """Receives the bytes of a file in order, from the thread that computes its digest."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Process the next bytes."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.models.collection_types import (
         CollectionDeletion,
+        CollectionImport,
         CollectionMember,
         CollectionSummary,
         CollectionView,
@@ -83,6 +84,20 @@ class CollectionVerbs:
         from llm_hf_models.models import collections
 
         return collections.rename_collection(self._context, name, new_name, dry_run=dry_run)
+
+    def import_collection(self, source: str, *, name: str | None = None, dry_run: bool = False) -> CollectionImport:
+        """Copy the refs of a collection of the Hub, and of those in it, without downloading a model.
+
+        A collection that was imported before gets the models that are new on the Hub. None is removed from it.
+
+        Args:
+            source: `owner/title-ID`, or the address of the page of the collection.
+            name: The name of the collection in the library. None makes one from the title.
+            dry_run: Change nothing, and return what would be added.
+        """
+        from llm_hf_models.models import collection_import
+
+        return collection_import.import_collection(self._context, source, name=name, dry_run=dry_run)
 
     def plan_collection_deletion(self, name: str) -> CollectionDeletion:
         """Return what `delete_collection` would delete."""

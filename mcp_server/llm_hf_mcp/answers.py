@@ -58,7 +58,12 @@ _TOOL_FOR = {
     "verify": "hf_verify_model",
     "test": "hf_verify_model",
     "rm": "hf_delete_model",
+    "du": "hf_get_disk_usage",
+    "prune": "hf_prune_models",
+    "lock": "hf_lock_models",
+    "sync": "hf_sync_lockfile",
     "alias": "hf_edit_aliases",
+    "import": "hf_import_model",
     "status": "hf_status",
 }
 # The next step for an agent, if the hint is only for a user at a terminal.

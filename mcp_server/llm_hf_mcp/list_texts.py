@@ -17,7 +17,7 @@ def format_totals(totals: Lists) -> str | None:
     """Return the number of rows shown and in all, and their size, for each list that is not empty."""
     parts = [
         (f"{one.shown} {name}, and there are more" if one.total is None else f"{one.shown} of {one.total:,} {name}")
-        + (f", {format_size(one.bytes)} in all" if one.bytes else "")
+        + (f", {format_size(one.size_bytes)} in all" if one.size_bytes else "")
         for name, one in totals.items()
         if one.total != 0
     ]
@@ -26,7 +26,7 @@ def format_totals(totals: Lists) -> str | None:
 
 def format_freed(found: LocalModelView) -> str | None:
     """Return the space that deleting a model frees, if that is not its size."""
-    if found.freed_bytes in (None, found.size) or not found.files:
+    if found.freed_bytes in (None, found.size_bytes) or not found.files:
         return None
     return f"deleting it frees {format_size(found.freed_bytes or 0)}"
 

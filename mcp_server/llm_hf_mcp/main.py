@@ -20,7 +20,12 @@ _HTTP_FLAGS = ("--host", "--no-auth", "--allowed-host", "--allowed-origin")  # t
 # Flags that override settings for this process and its download worker: flag, setting, metavar, help.
 _SETTING_FLAGS = (
     ("--read-only", "agent_read_only", None, "offer only the tools that change nothing"),
-    ("--allow-delete", "agent_allow_delete", None, "offer hf_delete_model (it still asks the user)"),
+    (
+        "--allow-delete",
+        "agent_allow_delete",
+        None,
+        "offer hf_delete_model and hf_prune_models (they still ask the user)",
+    ),
     (
         "--ask-above",
         "agent_ask_above_bytes",
@@ -38,7 +43,7 @@ _SETTING_FLAGS = (
         "--yes-to",
         "agent_yes_to",
         "ACTIONS",
-        "actions that need no agreement: delete, large, token, unverified, interrupt, endpoint (comma-separated)",
+        "actions that need no agreement: delete, large, token, unverified, interrupt, endpoint, alias, comma-separated",
     ),
 )
 

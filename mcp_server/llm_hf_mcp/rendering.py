@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         EditAliasesResult,
         GetDownloadsResult,
         GetModelResult,
+        ImportModelResult,
         InspectGgufResult,
         ListModelsResult,
         SearchModelsResult,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from llm_hf_models.library.download_records import DownloadNote
     from llm_hf_models.models.repo_types import SearchResult, VariantInfo
     from llm_hf_models.models.types import LoadTestReport, LocalModelView, PromptResult, Removal, Verification
+    from llm_hf_models.other_tools.types import FoundModel
     from llm_hf_models.types import Status
 
 MAX_ITEMS = 20
@@ -118,6 +120,7 @@ def format_model(info: GetModelResult) -> Report:
             f"context {info.context_length:,}" if info.context_length else None,
             f"gated ({info.access})" if info.gated else None,
             "Hub scan: " + (info.scan if info.scan_state != "not reported" else NO_REPO_SCAN),
+            f"signature: {_quote(info.signature.summary)}" if info.signature else None,
         ]
     )
     chosen = next((variant for variant in info.variants if variant.chosen), None)
@@ -204,7 +207,7 @@ def format_download(row: DownloadView) -> str:
             f"{row.requested_action} requested" if row.requested_action else None,
             part,
             f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else None,
-            f"about {format_duration(row.seconds_left)} left" if row.seconds_left else None,
+            f"about {format_duration(row.remaining_seconds)} left" if row.remaining_seconds else None,
             f"reported error {_quote(row.error)}" if row.error else None,
             "no worker is running" if row.needs_worker else None,
         )
@@ -261,10 +264,10 @@ def format_pull(now: DownloadModelResult) -> Report:
 def _format_pull_state(now: DownloadModelResult) -> Report:
     if now.model is not None:
         how = "was on this machine already" if now.download is None else "was downloaded"
-        names = _join_parts(now.model.aliases) or now.model.model_id
+        names = _join_parts(now.model.aliases) or now.model.id
         checks = _join_parts(_format_checks(now.model))
-        name = (now.model.aliases or (now.model.model_id,))[0]
-        text = f"{now.model.model_id} {how}. Checks: {checks}. Names: {names}."
+        name = (now.model.aliases or (now.model.id,))[0]
+        text = f"{now.model.id} {how}. Checks: {checks}. Names: {names}."
         left_out = tuple(f"Left out: {_quote(line)}" for line in now.model.left_out)
         return Report(text, f"hf_run_prompt(name={name!r}).", left_out)
     if now.download is None:
@@ -295,11 +298,12 @@ def format_local_models(page: ListModelsResult, name: str, level: Level, warning
     if not totals.total:
         return Report("There are no models on this machine.", "hf_search_models, then hf_download_model.")
     figures = (
-        f"{totals.shown} of {totals.total} models, {format_size(totals.bytes or 0)} in all. Deleting all of them frees "
-        f"{format_size(page.freed_bytes)}. {page.outdated} with an update, {page.unknown} not compared with the Hub."
+        f"{totals.shown} of {totals.total} models, {format_size(totals.size_bytes or 0)} in all. Deleting all of them "
+        f"frees {format_size(page.freed_bytes)}. {page.outdated} with an update, {page.unknown} not compared with the "
+        "Hub."
     )
     update = next((each for each in page.models if each.update_available), None)
-    next_step = f"hf_download_model(ref={update.model_id.removeprefix('hf/')!r}) gets the update." if update else None
+    next_step = f"hf_download_model(ref={update.id.removeprefix('hf/')!r}) gets the update." if update else None
     return Report(
         _join_lines(figures, *(_format_local_model(each, level) for each in page.models)),
         _suggest_next_page(page.next_cursor) or next_step,
@@ -307,16 +311,46 @@ def format_local_models(page: ListModelsResult, name: str, level: Level, warning
     )
 
 
+def format_import(found: ImportModelResult, program: str, warnings: Sequence[str]) -> Report:
+    """Return one line for each model of a program, or the model that was registered."""
+    if done := found.imported:
+        model_id = done.result.model.id
+        notes = [f"Not taken over: {note}." for note in done.notes]
+        text = _join_lines(f"Registered {quote_label(done.name)} as {model_id}. Digest: {done.result.digest}.", *notes)
+        return Report(text, f"hf_run_prompt(name={model_id!r}, prompt=…) uses it.")
+    totals = found.totals["models"]
+    if not totals.total:
+        return Report(f"{program} has no models here.", "hf_search_models, then hf_download_model.", tuple(warnings))
+    usable = next((model for model in found.models if not model.problem and not model.identical_to), None)
+    next_step = f"hf_import_model(program={program!r}, name={usable.name!r}) registers it." if usable else None
+    return Report(
+        _join_lines(f"{totals.shown} of {totals.total} models.", *map(_format_found_model, found.models)),
+        _suggest_next_page(found.next_cursor) or next_step,
+        tuple(warnings),
+    )
+
+
+def _format_found_model(model: FoundModel) -> str:
+    parts = [
+        format_size(model.size_bytes) if model.size_bytes else None,
+        model.quant,
+        f"from {model.repo}" if model.repo else None,
+        f"identical to {model.identical_to}" if model.identical_to else None,
+        f"can't be registered: {model.problem}" if model.problem else None,
+    ]
+    return f"{quote_label(model.name)}: {_join_parts(parts)}"
+
+
 def _format_local_model(found: LocalModelView, level: Level) -> str:
     if level == "short":
-        parts = [found.state, format_size(found.size) if found.files else None, format_update(found)]
-        return f"{found.model_id}: {_join_parts(parts)}"
-    return f"{found.model_id}: " + _join_parts(
+        parts = [found.state, format_size(found.size_bytes) if found.files else None, format_update(found)]
+        return f"{found.id}: {_join_parts(parts)}"
+    return f"{found.id}: " + _join_parts(
         [
             f"also {' '.join(found.aliases)}" if found.aliases else None,
             found.state,
             found.kind,
-            format_size(found.size) if found.files else None,
+            format_size(found.size_bytes) if found.files else None,
             format_freed(found),
             f"added {format_date(found.added)}",
             f"last used {format_date(found.last_used)}" if found.last_used else "never used",
@@ -343,7 +377,7 @@ def _format_checks(found: LocalModelView, *, every: bool = True) -> list[str]:
 
 def _format_check_result(result: str, detail: Mapping[str, Any]) -> str:
     """Return the result of a check. If the Hub was not asked for its scans, add the reason."""
-    reason = detail.get("problem") if result == "not asked" else None
+    reason = detail.get("problem") if result == "not asked" else detail.get("summary")
     return f"{result}: {_quote(str(reason))}" if reason else result
 
 
@@ -352,8 +386,9 @@ def format_verification(verification: VerifyModelResult) -> Report:
     structure = verification.structure
     findings = [f"{finding.code}: {finding.message}" for finding in (structure.findings if structure else ())]
     text = _join_lines(
-        f"{verification.digest.model_id}: digest {_format_digest(verification)}",
+        f"{verification.digest.id}: digest {_format_digest(verification)}",
         *(f"  {quote_label(path)}: {result}" for path, result in verification.digest.files),
+        f"signature: {_quote(verification.digest.signature.summary)}" if verification.digest.signature else None,
         f"structure: {structure.errors} errors, {structure.warnings} warnings"
         if structure
         else "structure: not checked",
@@ -395,7 +430,7 @@ def format_response(done: PromptResult) -> Report:
             _FINISH_TEXTS.get(done.finish_reason or ""),
         ]
     )
-    return Report(f"Response of {done.model_id} ({figures}):", foreign=(("the local model", done.text),))
+    return Report(f"Response of {done.id} ({figures}):", foreign=(("the local model", done.text),))
 
 
 def format_removal(removed: Removal) -> Report:
@@ -407,14 +442,14 @@ def format_removal(removed: Removal) -> Report:
     )
     default = f"It was llm's default model. The user chooses another one: {removed.llm_default}"
     return Report(
-        f"Deleted {removed.model_id} and freed {format_size(removed.freed_bytes)}.{kept}",
+        f"Deleted {removed.id} and freed {format_size(removed.freed_bytes)}.{kept}",
         warnings=(default,) if removed.llm_default else (),
     )
 
 
 def format_names(now: EditAliasesResult) -> Report:
     """Return all names of a model."""
-    return Report(f"Other names of {now.model_id}: {_join_parts(now.aliases) or 'none'}.")
+    return Report(f"Other names of {now.id}: {_join_parts(now.aliases) or 'none'}.")
 
 
 def format_status(now: Status) -> Report:
@@ -424,12 +459,12 @@ def format_status(now: Status) -> Report:
     if account is None and now.token.source:
         token = f"an invalid token ({_quote(now.token.problem or '')})"
     text = _join_lines(
-        f"memory: {format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}",
-        f"disk: {format_size(now.disk_free)} free of {format_size(now.disk_total)}",
+        f"memory: {format_size(now.machine.free_memory_bytes)} free of {format_size(now.machine.total_memory_bytes)}",
+        f"disk: {format_size(now.disk_free_bytes)} free of {format_size(now.disk_total_bytes)}",
         f"{now.models} models, {format_size(now.models_bytes)}",
         f"Hub: {now.endpoint}{' (offline)' if now.offline else ''}, {token}",
         *(
-            f"engine: {engine.model_id}, {format_size(engine.memory)}, context {engine.context}"
+            f"engine: {engine.id}, {format_size(engine.memory_bytes)}, context {engine.context}"
             for engine in now.engines
         ),
     )
@@ -441,4 +476,4 @@ def format_status(now: Status) -> Report:
 
 def list_names(found: Sequence[LocalModelView]) -> list[str]:
     """Return every name of the given local models."""
-    return [name for each in found for name in (*each.aliases, each.model_id)]
+    return [name for each in found for name in (*each.aliases, each.id)]

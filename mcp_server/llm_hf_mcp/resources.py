@@ -53,7 +53,7 @@ class LibrarySummary:
     models: tuple[dict[str, Any], ...]
     total: int
     shown: int
-    bytes: int  # files that models share count once for each model
+    size_bytes: int  # files that models share count once for each model
 
 
 def build_model_uri(name: str) -> str:
@@ -63,7 +63,7 @@ def build_model_uri(name: str) -> str:
 
 def list_model_uris(model: LocalModelView) -> set[str]:
     """Return the URIs by which clients may know a local model: of its id and its aliases, percent-encoded or not."""
-    names = (model.model_id, *model.aliases)
+    names = (model.id, *model.aliases)
     return {f"{LIBRARY}/{spelling}" for name in names for spelling in (name, quote(name), quote(name, safe=""))}
 
 
@@ -112,7 +112,7 @@ async def list_local_resources() -> list[ListedResource]:
     """Return the local models and the unfinished downloads, for a host's menu. The SDK lists the library itself."""
     service = open_library()
     models, rows = await _call(service.list), await _call(service.downloads)
-    found = [(build_model_uri(one.model_id), one.model_id, f"{one.state}, {one.kind}") for one in models[:MAX_LISTED]]
+    found = [(build_model_uri(one.id), one.id, f"{one.state}, {one.kind}") for one in models[:MAX_LISTED]]
     found += [
         (build_download_uri(row.id), f"download {row.id}", clean_text(f"{row.ref}: {row.state}"))
         for row in rows[:MAX_LISTED]
@@ -141,11 +141,11 @@ def _format_json(value: object) -> str:
 
 async def read_library() -> str:
     """Return a summary of the newest local models, and the number of all."""
-    brief = ("model_id", "aliases", "state", "kind", "quant", "size", "added", "last_used")
+    brief = ("id", "aliases", "state", "kind", "quant", "size_bytes", "added", "last_used")
     models = await _call(open_library().list)
     found = [convert_to_object(model) for model in models[:MAX_LISTED]]
     rows, _ = select_page([{name: row[name] for name in brief} for row in found], None, limit=MAX_LISTED)
-    return _format_json(LibrarySummary(rows, len(models), len(rows), sum(model.size for model in models)))
+    return _format_json(LibrarySummary(rows, len(models), len(rows), sum(model.size_bytes for model in models)))
 
 
 async def read_local_model(name: str) -> str:

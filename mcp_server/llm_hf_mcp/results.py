@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
+from llm_hf_models.lockfiles.types import SyncedModel
+from llm_hf_models.models.collection_types import (
+    CollectionDeletion,
+    CollectionMember,
+    CollectionSummary,
+    ContainedCollection,
+    SkippedItem,
+)
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
+from llm_hf_models.other_tools.types import FoundModel, ImportedModel
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,7 @@ class Totals:
 
     total: int | None  # rows in all; None if the Hub does not report it
     shown: int  # rows in this answer
-    bytes: int | None = None  # of all rows; None if the rows have no sizes
+    size_bytes: int | None = None  # of all rows; None if the rows have no sizes
 
 
 Lists = Mapping[str, Totals]  # by the name of the list in the answer
@@ -98,6 +107,61 @@ class VerifyModelResult:
 class EditAliasesResult:
     """The names of a local model, as in `llm hf alias --json`: each alias with its model."""
 
-    model_id: str
+    id: str
     aliases: dict[str, str]
+    totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ListCollectionsResult:
+    """One page of `llm hf collection list --json`, or of the models of one collection (`collection show --json`)."""
+
+    collections: tuple[CollectionSummary, ...]
+    contains: tuple[ContainedCollection, ...] = ()  # collections in the named one
+    members: tuple[CollectionMember, ...] = ()
+    next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EditCollectionResult:
+    """A collection after a change, with its models, or what was deleted."""
+
+    collection: str
+    members: tuple[CollectionMember, ...] = ()
+    messages: tuple[str, ...] = ()
+    skipped: tuple[SkippedItem, ...] = ()  # items of the Hub's collection that were not imported
+    deletion: CollectionDeletion | None = None
+    totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LockModelsResult:
+    """One page of the text of a lockfile, and figures about the whole."""
+
+    text: str
+    models: int
+    size_bytes: int
+    left_out: tuple[str, ...] = ()  # models that can't be locked, each with the reason
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class SyncLockfileResult:
+    """The outcome of a sync for each model. With `dry_run`, what it would do."""
+
+    models: tuple[SyncedModel, ...]
+    removed: tuple[str, ...]
+    unlisted: tuple[str, ...]  # models that the lockfile does not list, and that stay
+    complete: bool  # whether this machine matches the lockfile
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ImportModelResult:
+    """One page of the models of a program, or the model that was registered."""
+
+    models: tuple[FoundModel, ...]  # with a name: the named model, if it was not registered
+    imported: ImportedModel | None = None
+    next_cursor: str | None = None
     totals: Lists = field(default_factory=dict)

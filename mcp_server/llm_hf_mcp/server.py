@@ -23,12 +23,17 @@ from llm_hf_mcp.answers import MAX_ERROR_CHARS
 from llm_hf_mcp.arguments import check_arguments, drop_nulls
 from llm_hf_mcp.foreign_text import add_notes, limit_result
 from llm_hf_mcp.time_limit import start_timer
+from llm_hf_mcp.tools import collections as tools_collections
+from llm_hf_mcp.tools import disk_space as tools_disk_space
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
+from llm_hf_mcp.tools import lockfiles as tools_lockfiles
+from llm_hf_mcp.tools import other_tools as tools_other
 from llm_hf_mcp.verbosity import relax_schema
 from llm_hf_models import types
 from llm_hf_models.agent_library import AgentLibrary
+from llm_hf_models.disk_space import types as disk_space_types
 from llm_hf_models.downloads import types as downloads_types
 from llm_hf_models.models import types as models_types
 from llm_hf_models.system.json_values import build_schema
@@ -135,12 +140,53 @@ TOOLS = (
         action="delete",
         command="llm hf rm NAME",
     ),
+    ToolSpec(tools_disk_space.get_disk_usage, "Show disk usage", disk_space_types.DiskUsage, writes=False),
+    ToolSpec(
+        tools_disk_space.prune_models,
+        "Delete unused models",
+        disk_space_types.Pruning,
+        destroys=True,
+        action="delete",
+        command="llm hf prune",
+    ),
     ToolSpec(
         tools_local.edit_aliases,
         "Name a local model",
         results.EditAliasesResult,
         destroys=True,  # it removes names
         command="llm hf alias NAME ALIAS",
+    ),
+    ToolSpec(
+        tools_collections.list_collections, "List collections of models", results.ListCollectionsResult, writes=False
+    ),
+    ToolSpec(
+        tools_collections.edit_collection,
+        "Change a collection of models",
+        results.EditCollectionResult,
+        destroys=True,
+        open_world=True,  # it may import a collection of the Hub
+        command="llm hf collection",
+    ),
+    ToolSpec(
+        tools_lockfiles.lock_models,
+        "Make a lockfile",
+        results.LockModelsResult,
+        writes=False,
+    ),
+    ToolSpec(
+        tools_lockfiles.sync_lockfile,
+        "Sync with a lockfile",
+        results.SyncLockfileResult,
+        destroys=True,  # with prune
+        open_world=True,
+        command="llm hf sync FILE",
+    ),
+    ToolSpec(
+        tools_other.import_model,
+        "Use a model of another program",
+        results.ImportModelResult,
+        open_world=True,
+        command="llm hf import --from PROGRAM NAME",
     ),
     ToolSpec(tools_local.status, "Show this machine", types.Status, writes=False, open_world=True, lists_commands=True),
 )

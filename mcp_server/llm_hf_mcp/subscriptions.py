@@ -185,7 +185,7 @@ def _take_snapshot(before: Snapshot) -> Snapshot:
     }
     models = [(model, (model.aliases, model.state, len(model.checks))) for model in service.list()]
     states |= {uri: state for model, state in models for uri in list_model_uris(model)}
-    return Snapshot(at, {**states, LIBRARY: {model.model_id: state for model, state in models}}, downloads)
+    return Snapshot(at, {**states, LIBRARY: {model.id: state for model, state in models}}, downloads)
 
 
 def _read_log(row: DownloadView, before: Snapshot) -> tuple[DownloadNote, ...]:

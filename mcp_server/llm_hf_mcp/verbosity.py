@@ -36,7 +36,7 @@ class RowFields:
 _UPDATE = ("update_available", "update_note")
 ROWS: dict[str, RowFields] = {
     "models": RowFields(
-        always=("model_id", "state", "size"),
+        always=("id", "state", "size_bytes"),
         short=("update_available",),
         normal=("aliases", "kind", "endpoint", "freed_bytes", "added", "last_used", "commit", "update_note", "fix"),
         optional=("endpoint", "update_note", "fix"),
@@ -45,20 +45,21 @@ ROWS: dict[str, RowFields] = {
         always=("id",),
         short=("parameters", "license", "fits", "local_models", *_UPDATE),
         normal=(
-            "task", "size", "downloads", "likes", "created", "updated", "gated", "private", "architecture",
+            "task", "size_bytes", "downloads", "likes", "created", "updated", "gated", "private", "architecture",
             "context_length",
         ),
     ),
     "variants": RowFields(
-        always=("quant", "size"),
+        always=("quant", "size_bytes"),
         short=("fit", "chosen", "local_model", *_UPDATE),
-        normal=("bits_per_weight", "shards", "mmproj", "mmproj_size"),
+        normal=("bits_per_weight", "shards", "mmproj", "mmproj_bytes"),
     ),
     "downloads": RowFields(
         always=("id", "ref", "state", "total_bytes", "done_bytes"),
         short=("requested_action", "error", "needs_worker"),
         normal=(
-            "repo", "quant", "bytes_per_second", "seconds_left", "requested_by", "background", "created", "updated",
+            "repo", "quant", "bytes_per_second", "remaining_seconds", "requested_by", "background", "created",
+            "updated",
         ),
     ),
 }  # fmt: skip

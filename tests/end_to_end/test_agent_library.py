@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from llm_hf_models.agent_library import AgentLibrary
+from llm_hf_models.disk_space.types import Pruning
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
 from llm_hf_models.errors import ConsentError, MissingFileError, PolicyError
 from llm_hf_models.service import Library
@@ -25,16 +26,21 @@ PLAN = PullPlan(
     mmproj=None, total_bytes=0, fetch_bytes=0, folder="", options=PullOptions(),
 )  # fmt: skip
 READING = {
-    "check", "check_setting", "downloads", "follow", "get_download", "get_download_log", "get_hub_host", "get_setting",
+    "check", "check_setting", "downloads", "find_in_other_tools", "follow", "is_modelfile", "plan_import_from",
+    "plan_modelfile", "get_download", "get_download_log", "get_hub_host", "get_setting",
+    "diff_lockfiles", "lock", "parse_lockfile", "plan_sync", "read_lockfile",
     "list_collection_members", "list_collections", "list_importable", "list_options", "plan_collection_deletion",
+    "get_disk_usage", "list_summaries", "plan_deduplication", "plan_pruning",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
     "plan_gc", "plan_removal",
-    "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
+    "list_trusted_signers", "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
 CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "add_alias": (("tiny", "small"), "alias", "tiny small"),
+    "add_trusted_signer": (("acme",), "trust", "acme"),
+    "remove_trusted_signers": (("acme",), "stop trusting", "acme"),
     "add_to_collection": (("coding", "tiny"), "change collection", "coding"),
     "attach": (("far", "http://127.0.0.1:1/v1"), "attach", "far"),
     "cancel": ((1,), "cancel", "1"),
@@ -43,13 +49,22 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "continue_in_background": ((PLAN,), "to_background", REPO),
     "create_collection": (("coding",), "create collection", "coding"),
     "delete_collection": (("coding",), "delete", "coding"),
+    "deduplicate": ((), "deduplicate", ""),
     "download_file": ((REPO, "README.md"), "fetch", f"{REPO}/README.md"),
     "enqueue": ((REPO,), "download", REPO),
     "gc": ((), "gc", ""),
+    "import_collection": (
+        ("owner/title-64f9a55bb3115b4f513ec026",),
+        "import collection",
+        "owner/title-64f9a55bb3115b4f513ec026",
+    ),
     "import_file": (("/nowhere/tiny.gguf",), "import", "/nowhere/tiny.gguf"),
+    "import_from": (("ollama",), "import", "ollama"),
+    "import_modelfile": (("/nowhere/Modelfile",), "import", "/nowhere/Modelfile"),
     "login": (("hf_secret",), "login", ""),
     "logout": ((), "logout", ""),
     "pause": ((1,), "pause", "1"),
+    "prune": ((Pruning((), (), 0),), "delete", "prune"),
     "prompt": (("tiny", "Hello"), "prompt", "tiny"),
     "pull": ((REPO,), "pull", REPO),
     "remove": (("tiny",), "delete", "tiny"),
@@ -58,8 +73,12 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "rename_collection": (("coding", "code"), "rename collection", "coding"),
     "resume": ((1,), "resume", "1"),
     "retry": ((1,), "retry", "1"),
+    "export": (("/nowhere/models",), "export", "/nowhere/models"),
+    "save_lockfile": (("/nowhere/models.lock.toml",), "lock", "/nowhere/models.lock.toml"),
+    "sync": (("/nowhere/models.lock.toml",), "sync", "lockfile"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
+    "sign": (("tiny", "/nowhere/key.pem"), "sign", "tiny"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
     "uninstall": ((), "uninstall", ""),
@@ -97,7 +116,7 @@ def test_prepared_removal_needs_consent_and_is_logged(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Library().import_file(tiny_chat(tmp_path / "tiny-Q8_0.gguf"), aliases=["tiny"])
-    model = Library().show("tiny").model_id
+    model = Library().show("tiny").id
     with pytest.raises(PolicyError, match="may not delete"):
         AgentLibrary("a bot").remove("tiny")
     monkeypatch.setenv("LLM_HF_AGENT_ALLOW_DELETE", "on")
@@ -149,6 +168,28 @@ def test_what_a_person_started_is_stopped_only_with_consent(home: Home) -> None:
         ("stop engines", "refused"),
         ("stop engines", "done"),
         ("clear downloads", "done"),
+    ]
+
+
+def test_name_of_a_model_is_given_to_another_only_with_consent(home: Home, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        Library().import_file(tiny_chat(tmp_path / f"{name}.Q8_0.gguf"), aliases=[name])
+    library, cat, dog = AgentLibrary("a bot"), "hf/local/cat:Q8_0", "hf/local/dog:Q8_0"
+    assert "kitten" in library.change_aliases("cat", add=["kitten"]).aliases
+    with pytest.raises(ConsentError, match="must agree"):
+        library.remove_alias("cat")
+    with pytest.raises(ConsentError, match="must agree") as caught:
+        library.change_aliases(dog, add=["Cat"], remove=["CAT"])
+    assert caught.value.cause == f"Take the name CAT from {cat} and give it to {dog}?"
+    assert Library().show("cat").id == cat
+    change = library.prepare_aliases(dog, add=["cat"], remove=["cat"])
+    assert "cat" in library.change_aliases(replace(change, consent="person")).aliases
+    assert Library().show("cat").id == dog
+    assert [(line["what"], line["outcome"]) for line in read_log(home)] == [
+        ("alias", "done"),
+        ("remove alias", "refused"),
+        ("change aliases", "refused"),
+        ("change aliases", "done"),
     ]
 
 

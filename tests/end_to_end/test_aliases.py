@@ -67,5 +67,8 @@ async def test_tool_changes_all_aliases_or_none(aliases: frozenset[str]) -> None
             assert list_aliases() == aliases
         await call_refused(client, "hf_edit_aliases", name="tiny:Q8_0", remove=["first", "theirs"])
         assert list_aliases() == aliases
-        await call_tool(client, "hf_edit_aliases", name="tiny:Q8_0", add=["third"], remove=["first", "second"])
+        change = {"name": "tiny:Q8_0", "add": ["third"], "remove": ["first", "second"]}
+        await call_refused(client, "hf_edit_aliases", **change)
+        assert list_aliases() == aliases, "the user has not agreed"
+        await call_tool(client, "hf_edit_aliases", **change, confirm="first second")
     assert list_aliases() == aliases - {"first", "second"} | {"third"}

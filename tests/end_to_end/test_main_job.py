@@ -19,7 +19,7 @@ from llm_hf_models import Library
 from llm_hf_models.errors import NotFoundError
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.support.commands import SCRIPTS, run, run_json, run_process
+from tests.support.commands import SCRIPTS, run, run_json, run_json_one, run_process
 from tests.support.ggufs import ANSWER, tiny_base, tiny_chat, tiny_mmproj, tiny_split
 from tests.support.hub_server import (
     Fault,
@@ -272,7 +272,7 @@ def test_silently_changed_bytes_are_fetched_again_after_verify(repo: HubServer, 
     os.utime(path.resolve(), ns=(before.st_atime_ns, before.st_mtime_ns))  # as a failing disk does
     assert "differs" in run("verify", "tiny", code=1).stdout
     sent = repo.sent(Q8, side="storage")
-    assert run_json("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
+    assert run_json_one("pull", f"{REPO}:Q8_0", "--dry-run")["fetch_bytes"] == before.st_size
     run("pull", f"{REPO}:Q8_0", "-q")
     assert repo.sent(Q8, side="storage") - sent >= before.st_size
     assert "matches" in run("verify", "tiny").stdout
@@ -315,7 +315,7 @@ def test_model_verified_later_keeps_its_facts_under_a_custom_template(
     monkeypatch.delenv("HF_HUB_OFFLINE")
     run("import", path, "--repo", "owner/base-GGUF", "--copy", "-q")
     run("set", "base", "--unset", "template")
-    shown = run_json("show", "base")
+    shown = run_json_one("show", "base")
     assert shown["commit"]
     assert (shown["kind"], shown["facts"]["chat_template"]) == ("base", False)
 
@@ -326,10 +326,10 @@ def test_verify_does_not_vouch_for_an_import_of_unknown_origin(tmp_path: Path) -
     verified = run("verify", "mine", code=1)
     assert "mine.Q8_0.gguf: unchanged since it was imported; never compared with the Hub" in verified.stdout
     assert f"Verify it: llm hf import {path} --repo owner/name" in verified.stdout
-    assert (found := run_json("verify", "mine", code=1))["matches"] is False
+    assert (found := run_json_one("verify", "mine", code=1))["matches"] is False
     assert found["unchanged"] is True
     assert (Library().verify("mine").matches, Library().verify("mine").unchanged) == (False, True)
-    shown = run_json("show", "mine")
+    shown = run_json_one("show", "mine")
     assert shown["state"] == "unverified"
     assert shown["fix"] == f"llm hf import {path} --repo owner/name"
 
@@ -356,7 +356,7 @@ def test_speed_counts_only_bytes_of_this_run(repo: HubServer) -> None:
     assert output.decode().startswith("Interrupted; the downloaded part is kept")
     assert "llm hf resume " in output.decode()
     repo.clear()
-    found = run_json("pull", f"{REPO}:Q8_0", "-q")
+    found = run_json_one("pull", f"{REPO}:Q8_0", "-q")
     assert 0 < found["fetched_bytes"] == found["plan"]["fetch_bytes"] < found["plan"]["total_bytes"]
 
 
@@ -406,7 +406,7 @@ def test_models_are_shared_with_the_hf_command_both_ways(repo: HubServer, home: 
     run_process("hf", "cache", "verify", REPO)
     run_process("hf", "cache", "prune", "-y")
     assert [model["state"] for model in run_json("list")["models"]] == ["ready", "ready"]
-    freed = run_json("rm", f"{REPO}:Q4_K_M", "-y")
+    freed = run_json_one("rm", f"{REPO}:Q4_K_M", "-y")
     assert freed["freed_bytes"] == next(file.size for file in repo.list_repos()[0].files if file.path == Q4)
     assert [path.name for path in list_cached(home)] == [Q8]
     run_process("hf", "cache", "verify", REPO)
@@ -418,7 +418,7 @@ def test_rm_frees_files_in_the_cache_of_the_pull(
     run("pull", REPO, "-q")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "elsewhere"))
     assert repo.requests
-    assert run_json("rm", "tiny", "-y")["freed_bytes"] > 0
+    assert run_json_one("rm", "tiny", "-y")["freed_bytes"] > 0
     assert list_cached(home) == []
 
 
@@ -465,7 +465,7 @@ def test_revision_has_an_id_of_its_own(repo: HubServer) -> None:
     for done in (run("pull", f"{REPO}@{commit}", "-q"), run("pull", REPO, "--revision", commit, "-q")):
         assert done.stdout == f"hf/{REPO}@{commit}:Q4_K_M\n"
     assert len(run_json("list")["models"]) == 2
-    run_json("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
+    run_json_one("rm", f"hf/{REPO}@{commit}:Q4_K_M", "-y")
     assert run_json("list")["models"][0]["state"] == "ready"  # its file was the other one's too
 
 
@@ -513,10 +513,10 @@ def test_registered_model_keeps_its_files_when_a_folder_gets_a_copy(repo: HubSer
     assert f"This is an additional copy: hf/{REPO}:Q4_K_M keeps its own files." in done.stderr
     assert run("path", "small").stdout == cached
     repo.add_repo(REPO, {Q4: tiny_chat(tmp_path / Q4, answer="Something new.")})
-    assert run_json("pull", REPO, "--to", tmp_path / "newer")["is_copy"]
+    assert run_json_one("pull", REPO, "--to", tmp_path / "newer")["is_copy"]
     assert run("path", "tiny").stdout == cached
     Path(cached.strip()).unlink()
-    assert not run_json("pull", REPO, "--to", tmp_path / "there", "-y")["is_copy"]
+    assert not run_json_one("pull", REPO, "--to", tmp_path / "there", "-y")["is_copy"]
     assert run("path", "tiny").stdout == f"{tmp_path / 'there' / Q4}\n"
 
 
@@ -526,12 +526,12 @@ def test_pull_to_a_folder_is_complete_and_removed_by_rm(repo: HubServer, home: H
     assert run("path", "tiny").stdout == f"{there / Q4}\n"
     assert list_cached(home) == []
     sent = repo.sent(Q4, side="storage")
-    assert run_json("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
+    assert run_json_one("pull", REPO, "--to", there, "--dry-run")["fetch_bytes"] == 0
     assert "Nothing to download." in run("pull", REPO, "--to", there).stderr
     assert repo.sent(Q4, side="storage") == sent
     (there / "mine.txt").write_text("mine")
     size = (there / Q4).stat().st_size
-    assert run_json("rm", "tiny", "-y")["freed_bytes"] == size
+    assert run_json_one("rm", "tiny", "-y")["freed_bytes"] == size
     assert [path.name for path in there.iterdir()] == ["mine.txt"]
 
 
@@ -545,8 +545,8 @@ def test_projector_is_pulled_unless_declined(hub: HubServer, tmp_path: Path) -> 
     assert len(run("path", "see", "--all").stdout.splitlines()) == 1
     run("pull", "owner/see-GGUF", "-q")
     assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == list(files)
-    assert run_json("show", "see")["facts"]["modalities"]
-    assert run_json("verify", "see")["matches"]
+    assert run_json_one("show", "see")["facts"]["modalities"]
+    assert run_json_one("verify", "see")["matches"]
 
 
 def test_broken_projector_is_refused_and_can_be_declined(hub: HubServer, tmp_path: Path) -> None:
@@ -568,19 +568,19 @@ def test_projector_of_another_model_is_left_out_and_reported(
     }
     hub.add_repo("owner/see-GGUF", files)
     left_out = ["mmproj-F16.gguf: made for a model of width 128, and this model has width 64"]
-    plan = run_json("pull", "owner/see-GGUF", "--dry-run")
+    plan = run_json_one("pull", "owner/see-GGUF", "--dry-run")
     assert (plan["left_out"], plan["mmproj"]) == (left_out, others[0] if others else None)
     assert left_out[0] in run("pull", "owner/see-GGUF", "--dry-run").stdout
     assert f"Left out {left_out[0]}." in run("pull", "owner/see-GGUF").stderr
     assert left_out[0] in run("show", "see").stdout
-    assert run_json("show", "see")["left_out"] == left_out
+    assert run_json_one("show", "see")["left_out"] == left_out
     assert [Path(line).name for line in run("path", "see", "--all").stdout.splitlines()] == ["see-Q8_0.gguf", *others]
-    assert run_json("pull", "owner/see-GGUF", "--dry-run")["already_complete"]
+    assert run_json_one("pull", "owner/see-GGUF", "--dry-run")["already_complete"]
 
 
 def test_split_model_is_imported_by_any_shard_if_complete(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path, 3)
-    assert len(run_json("import", shards[1], "-q")["model"]["files"]) == 3
+    assert len(run_json_one("import", shards[1], "-q")["model"]["files"]) == 3
     shards[0].unlink()
     assert "its folder lacks other shards" in run("import", shards[1], code=1).stderr
 
@@ -595,7 +595,7 @@ def test_two_files_of_one_name_are_two_models_with_two_copies(tmp_path: Path) ->
         path = tiny_chat(tmp_path / folder / "model.Q8_0.gguf", answer=answer)
         ids.append(run("import", path, "--copy", "-q").stdout.strip())
     assert ids == ["hf/local/model:Q8_0", "hf/local/model-2:Q8_0"]
-    assert all(done["unchanged"] for done in run_json("verify", "--all", code=1))
+    assert all(done["unchanged"] for done in run_json("verify", "--all", code=1)["results"])
 
 
 def test_second_import_of_the_same_bytes_keeps_the_existing_copy(tmp_path: Path, home: Home) -> None:
@@ -624,7 +624,7 @@ def test_import_with_the_name_of_a_repo_file_does_not_replace_a_pull(
     run("import", tmp_path / Q8, "--repo", REPO, "-q")
     (model,) = run_json("list")["models"]
     assert Path(model["files"][0]["location"]).is_relative_to(home.cache)
-    assert run_json("rm", model["model_id"], "-y")["freed_bytes"] >= Q8_BYTES
+    assert run_json_one("rm", model["id"], "-y")["freed_bytes"] >= Q8_BYTES
 
 
 def test_imported_gated_repo_is_mirrored_only_when_named(repo: HubServer, tmp_path: Path) -> None:
@@ -665,7 +665,7 @@ def test_full_disk_is_reported_before_and_during_a_pull_that_resumes(
             Library().pull(plan)
         (small / "ballast").unlink()
         assert run("pull", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q8_0\n"
-        assert run_json("verify", "tiny")["matches"]
+        assert run_json_one("verify", "tiny")["matches"]
     finally:
         subprocess.run(["umount", "-l", small], check=True)
 
@@ -764,10 +764,10 @@ def test_library_class_has_the_verbs_of_the_commands(repo: HubServer, tmp_path: 
     assert {variant.quant for variant in library.info(REPO).variants} == {"Q8_0", "Q4_K_M"}
     events = []
     result = library.pull(REPO, progress=events.append)
-    assert result.model_id == f"hf/{REPO}:Q4_K_M"
+    assert result.id == f"hf/{REPO}:Q4_K_M"
     assert {"started", "done"} <= {event.kind for event in events}
     assert library.download_file(REPO, "README.md", tmp_path / "docs").read_text() == "# Tiny\n"
-    assert [model.model_id for model in library.list()] == [result.model_id]
+    assert [model.id for model in library.list()] == [result.id]
     assert library.verify("tiny").matches
     assert library.add_alias("tiny", "walrus").aliases
     assert library.remove("walrus").freed_bytes > 0

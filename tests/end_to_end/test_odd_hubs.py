@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Home
-from tests.support.commands import run, run_json, run_process
+from tests.support.commands import run, run_json, run_json_one, run_process
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_replies import MISSING, change_field, fetch_reply, send_reply
 from tests.support.hub_server import (
@@ -171,7 +171,7 @@ def test_every_command_works_with_odd_metadata(hub: HubServer, home: Home, value
     assert [row["id"] for row in run_json("search", "tiny")["results"]] == ["other/x-GGUF", REPO]
     for words in (("search", "tiny"), ("list",), ("show", REPO)):
         assert "tiny" in run(*words).stdout
-    config_values = run_json("show", REPO)["hub"]["generation_config"]
+    config_values = run_json_one("show", REPO)["hub"]["generation_config"]
     assert config_values == {"top_p": 0.5}
 
 

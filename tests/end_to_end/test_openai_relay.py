@@ -559,8 +559,8 @@ def test_ps_shows_the_layers_of_each_engine_and_stop_ends_it(
     run_llm("hf", "stop", "--all")
     get_output("-m", "tiny", "hello")
     (shown,) = json.loads(get_output("hf", "ps", "--json"))["engines"]
-    assert shown["model_id"] == CHAT
-    assert shown["memory"] > 0
+    assert shown["id"] == CHAT
+    assert shown["memory_bytes"] > 0
     assert shown["tokens_per_second"] > 0
     assert bool(shown["layers"]) == (sandbox == "on")
     shown_text = run_llm("hf", "ps")

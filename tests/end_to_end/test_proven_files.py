@@ -23,7 +23,7 @@ from llm_hf_models.system.hashing import read_stamp
 from llm_hf_models.transfer.types import Event
 from tests.conftest import Home
 from tests.support.cache_pulls import run_hf
-from tests.support.commands import run, run_json, run_llm
+from tests.support.commands import run, run_json, run_json_one, run_llm
 from tests.support.ggufs import ANSWER, tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 
@@ -154,7 +154,7 @@ def test_rewritten_file_with_its_old_time_is_not_ready(hub: HubServer, home: Hom
     assert get_state() == "ready"
     rewrite(find_blob(home, hub), alter(content))
     assert get_state() == "unverified"
-    assert run_json("show", MODEL)["fix"] == f"llm hf verify {MODEL}"
+    assert run_json_one("show", MODEL)["fix"] == f"llm hf verify {MODEL}"
     refused = run_llm("-m", "tiny", "hello")
     assert refused.exit_code == 1
     assert "is quarantined" in refused.stderr

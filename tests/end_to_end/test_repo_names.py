@@ -11,7 +11,7 @@ from mcp import Client
 
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 from tests.support.mcp_hosts import call_tool, run_async
@@ -38,10 +38,10 @@ def other(request: pytest.FixtureRequest, hub: HubServer) -> str:
 
 def assert_one_model(home: Home, model_id: str = MODEL) -> None:
     """Check that there is one model, one folder in the cache, and that every interface finds the model."""
-    assert [(model["model_id"], model["repo"]) for model in run_json("list")["models"]] == [(model_id, REPO)]
+    assert [(model["id"], model["repo"]) for model in run_json("list")["models"]] == [(model_id, REPO)]
     (row,) = run_json("search", "tiny", "--refresh")["results"]
     assert (row["id"], row["local_models"]) == (REPO, [model_id])
-    info = run_json("info", REPO, "--refresh")
+    info = run_json_one("info", REPO, "--refresh")
     assert [variant["local_model"] for variant in info["variants"]] == [model_id]
     assert len({path.name for path in home.cache.glob("models--*")}) <= 1
 
@@ -55,15 +55,15 @@ def test_pull_adopts_the_name_on_the_hub(home: Home, other: str) -> None:
     for name in (other, REPO, f"{other}:{FILE}", f"{other}@main"):
         run("pull", name)
     names = {MODEL, f"hf/{REPO}@main:Q8_0"}
-    assert {model["model_id"] for model in run_json("list")["models"]} == names
+    assert {model["id"] for model in run_json("list")["models"]} == names
 
 
 def test_info_and_headers_use_the_name_on_the_hub(other: str) -> None:
     Library().pull(REPO)
-    info = run_json("info", other)
+    info = run_json_one("info", other)
     assert (info["id"], info["variants"][0]["local_model"]) == (REPO, MODEL)
     assert any(f"{REPO} on the Hub" in note for note in info["notes"])
-    assert run_json("inspect", f"{other}:Q8_0")["file"] in (FILE, str(Path(Library().path(MODEL)[0])))
+    assert run_json_one("inspect", f"{other}:Q8_0")["file"] in (FILE, str(Path(Library().path(MODEL)[0])))
     run("check", f"{other}@main:Q8_0")
 
 
@@ -82,7 +82,7 @@ async def test_agents_see_one_model_too(hub: HubServer) -> None:
     hub.add_other_name(OLD, REPO, redirect=True)
     async with Client(server.build_server()) as client:
         pulled = await call_tool(client, "hf_download_model", ref=OLD, wait_seconds=45)
-        assert pulled["model"]["model_id"] == MODEL
+        assert pulled["model"]["id"] == MODEL
         assert f"{OLD} is now {REPO} on the Hub" in pulled["note"]
         found = await call_tool(client, "hf_get_model", repo=OLD)
         assert (found["id"], found["variants"][0]["local_model"]) == (REPO, MODEL)
@@ -97,7 +97,7 @@ def test_model_that_was_pulled_before_a_rename_stays_one_model(hub: HubServer, h
     assert run("pull", REPO).stdout.strip() == old_id
     assert_one_model(home, old_id)
     for name in (OLD, REPO, old_id):
-        assert run_json("show", name)["model_id"] == old_id
+        assert run_json_one("show", name)["id"] == old_id
 
 
 def test_info_records_a_new_name_for_the_search(hub: HubServer, home: Home) -> None:

@@ -10,7 +10,7 @@ import llm
 import pytest
 
 from llm_hf_models import Library
-from tests.support.commands import run, run_json, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.ggufs import ANSWER, tiny_chat, tiny_embedding
 from tests.support.hub_server import HubServer, run_hub
 from tests.support.taken_names import REPO as TAKEN_REPO
@@ -54,7 +54,7 @@ def test_alias_in_the_form_of_a_repo_comes_before_the_repo() -> None:
     run("pull", REPO, "-q")
     run("pull", OTHER, "-q", "-a", REPO.lower())
     assert llm.get_model(REPO.lower()).model_id == f"hf/{OTHER}:Q4_K_M"
-    assert run_json("show", REPO)["model_id"] == f"hf/{OTHER}:Q4_K_M"
+    assert run_json_one("show", REPO)["id"] == f"hf/{OTHER}:Q4_K_M"
     with pytest.raises(llm.UnknownModelError):
         llm.get_model(REPO)
 
@@ -76,7 +76,7 @@ def test_pull_explains_each_alias_that_another_model_has() -> None:
     for name, reason in refused.items():
         assert f"{name} {reason}.\n" in done.stderr
     assert f"Give this model another name: llm hf alias hf/{OTHER}:Q4_K_M NAME\n" in done.stderr
-    result = run_json("pull", OTHER)
+    result = run_json_one("pull", OTHER)
     assert (result["aliases"], result["plan"]["refused_aliases"]) == ([], refused)
     assert Library().plan(REPO).refused_aliases == {}
 
@@ -90,7 +90,7 @@ def test_import_explains_each_alias_that_another_model_has(tmp_path: Path) -> No
     run("pull", REPO, "-q")
     path = tiny_chat(tmp_path / "Walrus.gguf", seed=7)
     assert f"Walrus is already an alias of {Q4}.\n" in run("import", path).stderr
-    assert run_json("import", path)["refused_aliases"] == {"Walrus": f"is already an alias of {Q4}"}
+    assert run_json_one("import", path)["refused_aliases"] == {"Walrus": f"is already an alias of {Q4}"}
 
 
 def test_invalid_address_does_not_suggest_a_search() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.errors import FileNotFoundInRepoError, NoGgufError, QuantNotFoundError
-from tests.support.commands import run, run_json, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.ggufs import ANSWER, tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 
@@ -54,11 +54,11 @@ def test_pull_accepts_each_spelling_of_a_variant_and_each_name_of_a_file() -> No
 
 
 def test_local_model_is_found_in_each_spelling() -> None:
-    model_id = run_json("pull", f"{REPO}:FP16")["model_id"]
+    model_id = run_json_one("pull", f"{REPO}:FP16")["id"]
     run("pull", f"{REPO}:Q8_0")
     assert model_id == f"hf/{REPO}:F16"
     for name in (f"{REPO}:fp16", "Walrus:FP16", "walrus:f16", f"hf/{REPO}:Walrus-fp16", f"hf.co/{REPO}:F16", F16):
-        assert Library().show(name).model_id == model_id, name
+        assert Library().show(name).id == model_id, name
     assert run("show", f"{REPO}:Q4_K_M", code=None).exit_code == 1
     names = ("w1", f"{REPO}:fp16"), ("w2", "Walrus:FP16"), ("w3", "Walrus-fp16.gguf"), ("w4", model_id)
     for alias, name in names:
@@ -106,9 +106,9 @@ def test_file_with_a_name_of_255_bytes_is_pulled(hub: HubServer, tmp_path: Path)
     names = [f"{'w' * 245}-Q8_0.gguf", f"{'ü' * 122}-Q4_0.gguf", f"{'d' * 255}/{'m' * 240}-Q5_0.gguf"]
     hub.add_repo("acme/long", {name: tiny_chat(tmp_path / f"l{n}.gguf", seed=n) for n, name in enumerate(names)})
     for name in names:
-        pulled = run_json("pull", f"acme/long:{name}")
+        pulled = run_json_one("pull", f"acme/long:{name}")
         assert [Path(file).name for file in pulled["files"]] == [name.rpartition("/")[2]]
-        assert Library().show(pulled["model_id"]).state == "ready"
+        assert Library().show(pulled["id"]).state == "ready"
     target = tmp_path / "target"
     run("pull", f"acme/long:{names[0]}", "--to", target)
     assert (target / names[0]).is_file()

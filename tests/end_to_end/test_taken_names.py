@@ -20,4 +20,4 @@ def test_python_api_refuses_names_of_other_plugins(gguf: Path) -> None:
     library.import_file(gguf)
     with pytest.raises(NameTakenError, match=THEIRS):
         library.add_alias("walrus", THEIRS)
-    assert library.add_alias("walrus", "seal").model_id == "hf/local/walrus:Q8_0"
+    assert library.add_alias("walrus", "seal").id == "hf/local/walrus:Q8_0"

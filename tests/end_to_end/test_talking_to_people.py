@@ -9,7 +9,7 @@ import pytest
 
 from llm_hf_models.service import Library
 from tests.conftest import Home
-from tests.support.commands import run, run_json, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.ggufs import tiny_chat, tiny_embedding, tiny_split
 from tests.support.hub_server import HubServer, run_hub
 
@@ -80,7 +80,7 @@ def test_removing_the_default_model_says_so(home: Home, tmp_path: Path, kind: st
     write = tiny_chat if kind == "models" else tiny_embedding
     model_id = run("import", write(tmp_path / "x.gguf"), "--alias", "small").stdout.strip()
     run_llm(kind, "default", "small", code=0)
-    assert run_json("rm", "-y", model_id)["llm_default"] == f"{command} default NAME"
+    assert run_json_one("rm", "-y", model_id)["llm_default"] == f"{command} default NAME"
     run("import", tmp_path / "x.gguf")
     done = run("rm", model_id, code=None, stdin="n\n")
     assert f"It is llm's default model. Choose another one: {command} default NAME" in done.stderr
@@ -96,30 +96,30 @@ def test_removing_the_default_model_says_so(home: Home, tmp_path: Path, kind: st
 
 def test_check_of_a_shard_checks_the_whole_set(tmp_path: Path) -> None:
     shards = tiny_split(tmp_path)
-    report = run_json("check", shards[1])
+    report = run_json_one("check", shards[1])
     assert (report["errors"], report["part"]) == (0, "shard 2 of 3; all 3 shards were checked")
     assert "shard 2 of 3" in run("check", shards[1]).stdout
     shards[2].write_bytes(b"GGUF" + bytes(20))
-    assert run_json("check", shards[1], code=1)["errors"] > 0
+    assert run_json_one("check", shards[1], code=1)["errors"] > 0
 
 
 def test_check_of_a_lone_shard_says_that_it_is_a_part(tmp_path: Path) -> None:
     first, second, third = tiny_split(tmp_path)
     third.unlink()
     for number, shard in ((1, first), (2, second)):
-        report = run_json("check", shard)
+        report = run_json_one("check", shard)
         assert report["part"] == f"shard {number} of 3; other shards are missing, so only this one was checked"
         assert report["errors"] == 0
         assert "split-part" in {finding["code"] for finding in report["findings"]}
-    assert run_json("check", tiny_chat(tmp_path / "whole.gguf"))["part"] is None
+    assert run_json_one("check", tiny_chat(tmp_path / "whole.gguf"))["part"] is None
 
 
 def test_check_of_a_shard_on_the_hub_checks_all_headers(hub: HubServer, tmp_path: Path) -> None:
     shards = tiny_split(tmp_path)
     hub.add_repo("owner/split-GGUF", {path.name: path for path in shards})
-    report = run_json("check", f"owner/split-GGUF:{shards[1].name}")
+    report = run_json_one("check", f"owner/split-GGUF:{shards[1].name}")
     assert (report["errors"], report["part"]) == (0, "shard 2 of 3; all 3 shards were checked")
     assert report["findings"] == []
     hub.add_repo("owner/half-GGUF", {path.name: path for path in shards[:2]})
-    report = run_json("check", f"owner/half-GGUF:{shards[1].name}")
+    report = run_json_one("check", f"owner/half-GGUF:{shards[1].name}")
     assert report["part"] == "shard 2 of 3; other shards are missing, so only this one was checked"

@@ -41,7 +41,9 @@ def used(hub: HubServer, tmp_path: Path) -> Path:
 
 def test_everything_is_listed_then_removed(used: Path, home: Home) -> None:
     (engine,) = run_json("ps")["engines"]
-    listed = {file["path"] for file in run_json("status", "--files")["files"]}
+    files = run_json("status", "--files")["files"]
+    assert [file["path"] for file in files if not file["description"]] == []
+    listed = {file["path"] for file in files}
     resolved = {Path(path).resolve() for path in listed}
     for file in [*list_files(home.llm / "hf"), *list_files(home.runtime), *list_files(home.cache)]:
         assert resolved & {file.resolve(), *file.parents} or not is_ours(file, home), file

@@ -138,7 +138,7 @@ async def connect(log: IO[str]) -> AsyncIterator[Client]:
 
 def restore_model() -> None:
     """Pull the model again if a call has deleted it."""
-    if LOCAL not in [model.model_id for model in Library().list()]:
+    if LOCAL not in [model.id for model in Library().list()]:
         Library().pull(f"{REPO}:Q4_K_M")
 
 

@@ -148,7 +148,7 @@ def check_remains(load: Load, home: Home) -> None:
     run_process("llm", "hf", "verify", "--all")
     models = library.list()
     assert {model.state for model in models} == {"ready"}
-    folders = {str(model.repo): library.path(model.model_id)[0] for model in models}
+    folders = {str(model.repo): library.path(model.id)[0] for model in models}
     pulled = {repo for repo, folder in folders.items() if folder.startswith(str(home.cache))}  # others: --to
     cached = {path.name.removeprefix("models--").replace("--", "/") for path in home.cache.glob("models--*")}
     assert cached == pulled

@@ -114,7 +114,9 @@ def test_queue_survives_random_kills(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     storm.foreground(at_once=random_.choice([1, 2]))
                 else:
                     storm.background() if random_.random() < 0.5 else storm.foreground(at_once=2)
-                assert [file for file in Library().gc().files if file.size] == [], "something that lives was taken"
+                assert [file for file in Library().gc().files if file.size_bytes] == [], (
+                    "something that lives was taken"
+                )
             hub.clear()
             check_end(storm)
             killed, wanted, fetched = (
@@ -130,8 +132,8 @@ def check_end(storm: Storm) -> None:
     """Check the final state after any number of kills."""
     library = Library()
     result = library.pull(REPO)
-    assert library.show(str(result.model_id)).state == "ready"
-    assert library.verify(str(result.model_id)).matches
+    assert library.show(str(result.id)).state == "ready"
+    assert library.verify(str(result.id)).matches
     assert {row.state for row in library.downloads(include_finished=True)} <= {"done"}
     assert storm.hub.sent(side="storage") <= storm.plan.total_bytes * 1.02 + storm.kills * SEGMENT_BYTES
     library.gc()

@@ -34,9 +34,17 @@ def run(
     return result
 
 
-def run_json(*words: str | Path, code: int = 0) -> Any:
+def run_json(*words: str | Path, code: int | None = 0) -> Any:
     """Run `llm hf … --json` in this process and return the value that it printed."""
     return json.loads(run(*words, "--json", code=code).stdout)
+
+
+def run_json_one(*words: str | Path, code: int | None = 0) -> Any:
+    """Run a command that takes several names with one name, as `run_json` does, and return its only result."""
+    printed = run_json(*words, code=code)
+    (result,) = printed["results"]
+    assert printed["errors"] == []
+    return result
 
 
 def run_llm(*words: str | Path, code: int | None = None, stdin: str | bytes | None = None) -> Result:

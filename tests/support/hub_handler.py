@@ -31,6 +31,10 @@ class HubHandler(BaseHttpHandler):
         """Send the account that the token belongs to."""
         raise NotImplementedError
 
+    def send_collection(self, slug: str) -> None:
+        """Send one collection with its items."""
+        raise NotImplementedError
+
     def send_repo_file(self, repo: ServedRepo, file: ServedFile) -> None:
         """Send one file of a repo."""
         raise NotImplementedError
@@ -59,6 +63,8 @@ class HubHandler(BaseHttpHandler):
                 size = min(self.parse_query_number("limit", hub_mirror_json.PAGE_SIZE), hub_mirror_json.PAGE_SIZE)
                 found = hub_mirror_json.filter_repos(self.list_repos(), self.query)
                 self.send_page(found, size, lambda page: hub_mirror_json.build_models(page, self.query))
+            case (_, "api", "collections", owner, name):
+                self.send_collection(f"{owner}/{name}")
             case (_, "api", "models", owner, name, *route):
                 self._send_repo_details(owner, name, route)
             case (_, owner, name, "resolve" | "raw", revision, *path):

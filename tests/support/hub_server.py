@@ -150,6 +150,7 @@ class HubServer:
         self.closing = threading.Event()
         self.ca_file = self.folder / "ca.pem"
         self._repos: list[ServedRepo] = []
+        self.collections: dict[str, dict[str, object]] = {}
         self._accounts: dict[str, Account] = {}
         self._requests: list[Request] = []
         self._faults: list[_PlannedFault] = []
@@ -231,6 +232,21 @@ class HubServer:
         is_lfs = path.endswith(LFS_ENDINGS) if lfs is None else path in lfs
         sha256 = digests.sha256 if is_lfs else None
         return ServedFile(path, data, data.stat().st_size, sha256, None if is_lfs else digests.git_sha1)
+
+    def add_collection(self, slug: str, items: Collection[object], *, title: str = "", description: str = "") -> None:
+        """Add or replace a collection.
+
+        Args:
+            slug: owner/title-ID.
+            items: Each is a pair of kind and id, or three with a note, or any JSON value, which is sent as it is.
+            title: Its title.
+            description: Its description.
+        """
+        self.collections[slug] = {
+            "slug": slug, "title": title, "description": description, "owner": {"name": slug.partition("/")[0]},
+            "items": [_make_collection_item(number, item) for number, item in enumerate(items)],
+            "lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0, "private": False, "theme": "blue", "upvotes": 3,
+        }  # fmt: skip
 
     def change_file(self, repo: ServedRepo, path: str, data: bytes) -> ServedRepo:
         """Change the bytes at the same commit and path, which a real Hub never does and a client must not mix."""
@@ -398,6 +414,16 @@ class HubServer:
         with self._changed:
             request.sent += count
             self._changed.notify_all()
+
+
+def _make_collection_item(position: int, item: object) -> object:
+    """Return an item of a collection as the Hub sends it. A collection's `id` is not its slug."""
+    if not isinstance(item, tuple):
+        return item
+    kind, name, *note = item
+    names = {"id": f"{position:024x}", "slug": name} if kind == "collection" else {"id": name}
+    notes = {"note": {"html": f"<p>{note[0]}</p>", "text": note[0]}} if note else {}
+    return {"_id": f"{position:024x}", "type": kind, "position": position, **names, **notes}
 
 
 class _Server(BaseHttpServer):
@@ -588,6 +614,12 @@ class _HubSide(_FaultHandler, HubHandler):
         self.send_json({
             "type": "user", "name": account.name, "orgs": orgs, "auth": {"type": "access_token", "accessToken": token},
         })  # fmt: skip
+
+    def send_collection(self, slug: str) -> None:
+        found = self.hub.collections.get(slug)
+        if found is None:
+            raise HttpResponseError(404, None, "Collection not found")
+        self.send_json(found)
 
     def send_repo_file(self, repo: ServedRepo, file: ServedFile) -> None:
         self._check_gate(repo)

@@ -201,6 +201,7 @@ async def call_tool(load: Load, client: Client, chance: random.Random) -> None:
         ("hf_run_prompt", {"name": chance.choice(PROMPTED), "prompt": "Hello", "max_tokens": 20}),
         ("hf_control_download", {"id": chance.randint(1, 8), "action": chance.choice(["pause", "resume", "cancel"])}),
         ("hf_delete_model", {"name": repo, "confirm": f"hf/{repo}:Q4_K_M"}), ("hf_status", {}),
+        ("hf_get_disk_usage", {}),
         ("hf_verify_model", {"name": repo, "load": chance.random() < 0.2}),
         ("hf_edit_aliases", {"name": repo, "add": ["nick"]}),
     ])  # fmt: skip

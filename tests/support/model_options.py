@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from tests.support.commands import run
+from tests.support.commands import run_json_one
 
 
 def read_defaults(name: str) -> dict[str, tuple[Any, str]]:
-    found = json.loads(run("show", name, "--json").stdout)["defaults"]
+    found = run_json_one("show", name)["defaults"]
     return {one["key"]: (one["value"], one["source"]) for one in found}

@@ -9,21 +9,27 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, make_dataclass
 from datetime import datetime
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from llm_hf_models.cli.commands.account import LoggedOut
+from llm_hf_models.cli.commands.importing import ImportableFiles
 from llm_hf_models.cli.commands.installation import InstalledEntry
 from llm_hf_models.cli.commands.queue import ClearedDownloads
 from llm_hf_models.cli.commands.running import StoppedEngines
+from llm_hf_models.cli.commands.this_machine import AliasList, ModelPaths
 from llm_hf_models.cli.output import ErrorReport
+from llm_hf_models.cli.several import NamedError, Results
+from llm_hf_models.disk_space.types import Deduplication, DiskUsage, Pruning
 from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
-from llm_hf_models.models.collection_types import CollectionDeletion, CollectionList, CollectionView
+from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
+from llm_hf_models.models.collection_types import CollectionDeletion, CollectionImport, CollectionList, CollectionView
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
     ImportResult,
     LoadTestReport,
@@ -32,7 +38,9 @@ from llm_hf_models.models.types import (
     Removal,
     Verification,
 )
-from llm_hf_models.system.json_values import UnixTime, get_member_types
+from llm_hf_models.other_tools.types import ImportedModel, ModelfilePlan, ToolImport, ToolImportPlan
+from llm_hf_models.signatures.types import SigningResult
+from llm_hf_models.system.json_values import UnixTime, get_json_names, get_member_types
 from llm_hf_models.types import (
     Cleanup,
     EngineList,
@@ -46,44 +54,64 @@ from llm_hf_models.types import (
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 
-_CHANGES: dict[str, Any] = {
-    key: value
-    for verb in ("pause", "resume", "cancel", "retry")
-    for key, value in ((verb, DownloadView), (f"{verb} --all", tuple[DownloadView, ...]))
-}
+
+def make_results_type(kind: type) -> type:
+    """Return the type of the output of a command that takes several names, each with a result of this type."""
+    members = [("results", tuple[kind, ...]), ("errors", tuple[NamedError, ...])]  # type: ignore[valid-type]
+    return make_dataclass(Results.__name__, members, frozen=True)
+
+
 # The type of the output by command, and by the option that changes it. `mcp` prints the configuration of a host.
 OUTPUTS: dict[str, Any] = {
     "search": SearchPage,
-    "info": ModelInfo,
-    "inspect": Inspection,
-    "check": CheckReport,
-    "pull": PullResult,
-    "pull --dry-run": PullPlan,
-    "pull --background": DownloadView,
-    "test": LoadTestReport,
+    "info": make_results_type(ModelInfo),
+    "inspect": make_results_type(Inspection),
+    "check": make_results_type(CheckReport),
+    "pull": make_results_type(PullResult),
+    "pull --dry-run": make_results_type(PullPlan),
+    "pull --background": make_results_type(DownloadView),
+    "test": make_results_type(LoadTestReport),
     "downloads": DownloadList,
     "downloads --watch": DownloadView,
     "downloads clear": ClearedDownloads,
     "downloads log": DownloadLog,
-    **_CHANGES,
+    **dict.fromkeys(("pause", "resume", "cancel", "retry"), make_results_type(DownloadView)),
     "limit": SettingView,
     "list": LocalModelList,
-    "show": LocalModelView,
-    "path": tuple[str, ...],
-    "alias": Mapping[str, str],
-    "verify": Verification,
-    "verify --all": tuple[Verification, ...],
-    "rm": Removal,
-    "import": ImportResult,
+    "show": make_results_type(LocalModelView),
+    "path": make_results_type(ModelPaths),
+    "alias": AliasList,
+    "verify": make_results_type(Verification),
+    "rm": make_results_type(Removal),
+    "import": make_results_type(ImportResult),
+    "import --dry-run": ImportableFiles,
+    "import --from": ToolImport,
+    "import --from --dry-run": ToolImportPlan,
+    "import Modelfile": ImportedModel,
+    "import Modelfile --dry-run": ModelfilePlan,
     "collection": CollectionList,
     "collection create": CollectionView,
     "collection add": CollectionView,
     "collection remove": CollectionView,
     "collection list": CollectionList,
-    "collection show": CollectionView,
+    "collection show": make_results_type(CollectionView),
     "collection rename": CollectionView,
-    "collection delete": CollectionDeletion,
+    "collection import": CollectionImport,
+    "collection delete": make_results_type(CollectionDeletion),
+    "trust": TrustedSigners,
+    "trust add": TrustChange,
+    "trust list": TrustedSigners,
+    "trust remove": TrustChange,
     "gc": Cleanup,
+    "du": DiskUsage,
+    "prune": Pruning,
+    "dedupe": Deduplication,
+    "sign": SigningResult,
+    "lock": LockResult,
+    "lock --diff": LockDiff,
+    "export": ExportResult,
+    "sync": SyncResult,
+    "sync --dry-run": SyncPlan,
     "set": LocalModelView,
     "ps": EngineList,
     "stop": StoppedEngines,
@@ -94,16 +122,13 @@ OUTPUTS: dict[str, Any] = {
     "status": Status,
     "status --files": StoredItemList,
     "settings": SettingList,
-    "settings KEY": SettingView,
     "mcp": Mapping[str, Any],
     "mcp --install": InstalledEntry,
     "uninstall": Uninstallation,
 }
 _NOTES = {
     "downloads --watch": "one line for each change",
-    "alias": "each alias with its model's id",
     "mcp": "the entry in the host's own format",
-    **{f"{verb} --all": "also with several ids" for verb in ("pause", "resume", "cancel", "retry")},
 }
 _NAMES: dict[Any, str] = {
     str: "text", Path: "text", int: "integer", float: "number", bool: "true or false", type(None): "null", Any: "any",
@@ -120,10 +145,14 @@ INTRODUCTION = """\
 Each command with `--json` prints one JSON document on stdout. It is the value that the method of
 `Library` returns, and `to_dict()` of that value. Progress and notes go to stderr.
 
+- The output is always an object, and each command has one shape.
+- A command that takes several names prints an object with two lists, even for a single name:
+  `results`, in the order of the names, and `errors`, with a [NamedError](#namederror) for each name that
+  failed. The exit code is then that of the first error.
+- The id of a local model is `id`. Other names for it say what they refer to, such as `local_model`.
 - A **time** is a text in UTC and in the form of ISO 8601, such as `2026-11-30T01:34:00Z`.
-- Sizes are in bytes. Numbers that JSON can't represent are the texts `nan`, `inf` and `-inf`.
-- A command that takes several names prints the output below for one name, and a list of such
-  outputs for several.
+- Names of sizes and of memory end in `_bytes`, and names of durations in `_seconds`.
+- Numbers that JSON can't represent are the texts `nan`, `inf` and `-inf`.
 - Every field is always present. A field without a value is `null`. New versions may add fields.
 - `mirror` and `serve` have no `--json`.
 
@@ -135,16 +164,24 @@ An error is one line, and the exit code is the same as without `--json`:
 {"error": {"code": "repo_not_found", "message": "…", "cause": null, "hint": "…"}}
 ```
 
-`error` is an [ErrorReport](#errorreport). If a command had completed a part of its work, `done` beside
-`error` is the list of its results. The codes are the names of the exceptions in
-`llm_hf_models.errors`; `usage` is an error in the words of the command.
+`error` is an [ErrorReport](#errorreport). The codes are the names of the exceptions in
+`llm_hf_models.errors`; `usage` is an error in the words of the command. If one of several names fails,
+its error is in `errors`, beside the results of the others. If a command stops before it uses any
+name, or if its only name fails, it prints the error alone.
 """
+
+
+def is_results_type(kind: Any) -> bool:
+    """Return whether a type is one of `make_results_type`."""
+    return isinstance(kind, type) and kind.__name__ == Results.__name__
 
 
 def name_type(kind: Any) -> str:
     """Return a type as text for a table in Markdown."""
     if kind in _NAMES:
         return _NAMES[kind]
+    if is_results_type(kind):
+        return f"`results`: {name_type(get_member_types(kind)['results'])}"
     if is_dataclass(kind) and isinstance(kind, type):
         return f"[{kind.__name__}](#{kind.__name__.lower()})"
     origin, arguments = get_origin(kind), get_args(kind)
@@ -199,9 +236,9 @@ def use_json_words(text: str) -> str:
 
 def render_type(kind: type) -> str:
     """Return the section of one dataclass."""
-    comments = read_comments(kind)
+    comments, names = read_comments(kind), get_json_names(kind)
     rows = [
-        f"| `{name}` | {name_type(member)} | {use_json_words(comments.get(name, '')).replace('|', _PIPE)} |"
+        f"| `{names[name]}` | {name_type(member)} | {use_json_words(comments.get(name, '')).replace('|', _PIPE)} |"
         for name, member in get_member_types(kind).items()
     ]
     table = "\n".join(["| field | value | meaning |", "|---|---|---|", *rows])
@@ -215,7 +252,8 @@ def make_document() -> str:
         note = f": {_NOTES[command]}" if command in _NOTES else ""
         rows.append(f"| `llm hf {command}` | {name_type(kind)}{note} |")
     commands = "\n".join(["## Commands", "", "| command | output |", "|---|---|", *rows, ""])
-    kinds = dict.fromkeys(one for kind in (ErrorReport, *OUTPUTS.values()) for one in list_dataclasses(kind))
+    found = (one for kind in (ErrorReport, *OUTPUTS.values()) for one in list_dataclasses(kind))
+    kinds = dict.fromkeys(kind for kind in found if not is_results_type(kind))
     types = "\n".join(render_type(kind) for kind in sorted(kinds, key=lambda kind: kind.__name__))
     return f"{INTRODUCTION}\n{commands}\n## Types\n\n{types}"
 

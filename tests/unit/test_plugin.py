@@ -54,6 +54,13 @@ def test_broken_installation_of_the_commands_gives_a_message(monkeypatch: pytest
     assert run_llm("--help").exit_code == 0
 
 
+def test_library_from_before_collections_is_read_without_them(home: Home) -> None:
+    register_model("kinds/chat:F16")
+    for sql in ("drop table collection_members", "pragma user_version = 4"):
+        execute_sql(home.llm / "hf/library.db", sql)
+    assert list_ids("models") == ["Hugging Face: hf/kinds/chat:F16"]
+
+
 def test_models_are_listed_by_their_kind() -> None:
     for kind in ("chat", "base", "embedding", "reranker", "mmproj", "other"):
         register_model(f"kinds/{kind}:F16", kind=kind)

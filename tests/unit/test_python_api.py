@@ -65,7 +65,7 @@ def test_wrong_number_of_arguments_names_the_method() -> None:
 
 def test_results_have_a_short_repr_and_a_form_for_json(tmp_path: Path) -> None:
     model = Library().import_file(tiny_chat(tmp_path / "tiny-F16.gguf"), aliases=["tiny"]).model
-    assert repr(model).startswith("LocalModelView(model_id='")
+    assert repr(model).startswith("LocalModelView(id='")
     assert len(repr(model)) < 1000
     assert "aliases=<" in repr(model)
     assert json.loads(json.dumps(model.to_dict()))["aliases"][0] == "tiny"
@@ -76,10 +76,19 @@ def test_results_have_a_short_repr_and_a_form_for_json(tmp_path: Path) -> None:
 
 def test_async_library_has_every_verb_that_does_not_block() -> None:
     verbs = {name for name in dir(Library) if not name.startswith("_")}
-    assert verbs - {"check_setting", "list_importable", "list_options", "mirror", "serve"} == {
+    assert verbs - {"check_setting", "is_modelfile", "list_importable", "list_options", "mirror", "serve"} == {
         name for name in vars(AsyncLibrary) if name[0] != "_"
     }
-    for name in verbs - {"check_setting", "list_importable", "list_options", "mirror", "serve", "pull", "follow"}:
+    for name in verbs - {
+        "check_setting",
+        "is_modelfile",
+        "list_importable",
+        "list_options",
+        "mirror",
+        "serve",
+        "pull",
+        "follow",
+    }:
         assert inspect.iscoroutinefunction(getattr(AsyncLibrary, name))
         assert inspect.signature(getattr(AsyncLibrary, name)) == inspect.signature(getattr(Library, name))
 
@@ -99,7 +108,7 @@ def test_async_library_searches_pulls_and_follows() -> None:
     info, models, result, events = asyncio.run(use())
     assert info.id == REPO
     assert models == ()
-    assert result.model_id == Library().list()[0].model_id
+    assert result.id == Library().list()[0].id
     assert events[-1].download.state == "done"
 
 
@@ -139,10 +148,10 @@ def test_library_uses_the_given_hub_cache_and_token(
     done = library.pull(plan)
     assert Path(done.files[0]).is_relative_to(cache)
     assert library.status().endpoint == hub.endpoint
-    library.remove(str(done.model_id))
+    library.remove(str(done.id))
     events = list(library.follow(library.enqueue("owner/closed-GGUF").id))
     assert events[-1].download.state == "done"
-    assert Path(library.path(str(done.model_id))[0]).is_relative_to(cache)
+    assert Path(library.path(str(done.id))[0]).is_relative_to(cache)
     assert {request.headers.get("Authorization") for request in hub.requests} <= {None, f"Bearer {token}"}
     with pytest.raises(BadInputError):
         Library(endpoint="hub")

@@ -347,8 +347,8 @@ def test_ten_minute_network_loss_does_not_end_a_download() -> None:
     [
         ("allowed_owners", "names of users or organisations, comma-separated"),
         ("allowed_licenses", "licences such as apache-2.0, comma-separated"),
-        ("agent_yes_to", "any of delete, large, token, unverified, interrupt, endpoint, comma-separated"),
+        ("agent_yes_to", "any of delete, large, token, unverified, interrupt, endpoint, alias, comma-separated"),
     ],
 )
 def test_list_setting_describes_its_elements(key: str, accepts: str) -> None:
-    assert run_json("settings", key)["accepts"] == accepts
+    assert [one["accepts"] for one in run_json("settings", key)["settings"]] == [accepts]

@@ -14,7 +14,6 @@ from llm_hf_models.cli.params import (
     confirm,
     dry_run_option,
     json_option,
-    json_or_list_option,
     quiet_option,
     yes_option,
 )
@@ -35,6 +34,7 @@ NO_COLLECTION = "No collections yet. Create one: llm hf collection create NAME"
         "llm hf collection create coding --note 'for the editor'",
         "llm hf collection add coding Qwen3-0.6B --role best",
         "llm hf collection add coding unsloth/Qwen3-8B-GGUF:Q4_K_M",
+        "llm hf pull --collection coding",
         "llm -m coding/best 'a regex for dates'",
     ),
 )
@@ -160,7 +160,7 @@ def _print_list(*, quiet: bool, as_json: bool) -> None:
 @collection.command(epilog=format_examples("llm hf collection show coding"))
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @quiet_option("Hide notes about missing models.")
-@json_or_list_option
+@json_option
 def show(names: tuple[str, ...], as_json: bool) -> None:
     """Show the models of collections.
 
@@ -196,12 +196,42 @@ def rename(name: str, new_name: str, dry_run: bool, as_json: bool) -> None:
     _print_change(found, "Would rename it to" if dry_run else "Renamed it to", as_json=as_json, dry_run=dry_run)
 
 
+@collection.command(
+    "import",
+    epilog=format_examples(
+        "llm hf collection import https://huggingface.co/collections/owner/title-64f9a55bb3115b4f513ec026",
+        "llm hf collection import owner/title-64f9a55bb3115b4f513ec026 --name coding --dry-run",
+    ),
+)
+@click.argument("source", metavar="SLUG|URL")
+@click.option("--name", metavar="NAME", help="Name of the collection on this machine instead of one from its title.")
+@dry_run_option
+@quiet_option()
+@json_option
+def import_(source: str, name: str | None, dry_run: bool, as_json: bool) -> None:
+    """Copy a collection of the Hub.
+
+    Stores the names of its models, and of the models in the collections that it contains. Downloads no model. Items
+    that are not models are listed as skipped. After another import of the same collection, it has the models that are
+    new on the Hub, and none is removed.
+    """
+    done = open_library(uses_hub=True).import_collection(source, name=name, dry_run=dry_run)
+    if as_json:
+        output.print_json(done)
+        return
+    output.note(views.render_import(done))
+    if done.skipped:
+        output.note(views.render_skipped(done.skipped))
+    if not dry_run:
+        output.emit(done.name)
+
+
 @collection.command(epilog=format_examples("llm hf collection delete coding", "llm hf collection delete old -y"))
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
 @yes_option
 @dry_run_option
 @quiet_option()
-@json_or_list_option
+@json_option
 def delete(names: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool) -> None:
     """Delete collections.
 
@@ -214,7 +244,7 @@ def delete(names: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool) -> N
     if dry_run:
         use_each(
             list(planned.values()), lambda plan: plan, lambda plan: output.emit(views.render_deletion(plan)),
-            as_json=as_json, is_list=len(names) > 1,
+            as_json=as_json,
         )  # fmt: skip
         return
     if not yes and any(plan.models or len(plan.collections) > 1 for plan in planned.values()):
@@ -226,5 +256,4 @@ def delete(names: tuple[str, ...], yes: bool, dry_run: bool, as_json: bool) -> N
         library.delete_collection,
         lambda done: output.note(views.render_deletion(done)),
         as_json=as_json,
-        is_list=len(names) > 1,
     )

@@ -16,7 +16,6 @@ from llm_hf_models.cli.params import (
     MAX_RESULTS,
     LocalName,
     json_option,
-    json_or_list_option,
     quiet_option,
     refresh_option,
 )
@@ -50,7 +49,7 @@ def _may_name_repo(names: Sequence[str]) -> bool:
 @click.option("--tensors", is_flag=True, help="List all tensors.")
 @click.option("--template", is_flag=True, help="Print only the chat template.")
 @quiet_option()
-@json_or_list_option
+@json_option
 def inspect(names: tuple[str, ...], metadata: bool, tensors: bool, template: bool, as_json: bool) -> None:
     """Show the header of a GGUF file.
 
@@ -84,7 +83,7 @@ def inspect(names: tuple[str, ...], metadata: bool, tensors: bool, template: boo
 )
 @click.argument("names", metavar="REF|FILE...", type=NAME_OR_FILE, nargs=-1, required=True)
 @quiet_option("Print only reports with errors.", is_passed=True)
-@json_or_list_option
+@json_option
 @click.pass_context
 def check(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Check a GGUF file against the rules of its format.
@@ -189,7 +188,7 @@ def _note_freshness(text: str | None) -> None:
 @click.option("--card", is_flag=True, help="Show the model card.")
 @refresh_option
 @quiet_option("Hide notes.")
-@json_or_list_option
+@json_option
 def info(refs: tuple[str, ...], revision: str | None, files: bool, card: bool, refresh: bool, as_json: bool) -> None:
     """Show a model on the Hub and which variants fit.
 

@@ -13,6 +13,7 @@ from llm_hf_models.cli import mcp_hosts, output
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
     LOOPBACK,
+    Folder,
     SettingKey,
     confirm,
     json_option,
@@ -93,7 +94,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     if key != one.key:
         output.note(f"The setting {key} is now called {one.key}.")
     if as_json:
-        output.print_json(one)
+        output.print_json(SettingList((one,)))
     elif not quiet:
         output.emit(local_views.render_setting(one, output.get_width()))
     elif not unset and value is None:
@@ -104,6 +105,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     epilog=format_examples(
         "llm hf mirror",
         "llm hf mirror --host 0.0.0.0 --port 8642",
+        "llm hf mirror --from /media/disk/models",
         "HF_ENDPOINT=http://127.0.0.1:8642 llm hf search    # from another shell",
     )
 )
@@ -122,15 +124,22 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     metavar="NAME",
     help="Also accept requests for this name of the machine; repeatable.",
 )
+@click.option(
+    "source",
+    "--from",
+    metavar="DIR",
+    type=Folder(exists=True, file_okay=False, path_type=Path),
+    help="Serve a folder that `llm hf export` made, instead of this machine's models.",
+)
 @quiet_option("Print only the address.")
-def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[str, ...]) -> None:
+def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[str, ...], source: Path | None) -> None:
     """Serve this machine's models to other machines.
 
     Works like a read-only Hub: any Hub client can pull from it with HF_ENDPOINT. Prints the address and the
     repos, and runs until Ctrl-C. Gated and private repos, and models imported from local files that were not found on
     the Hub, are served only if named with --allow.
     """
-    with open_library().mirror(host, port, allow=allowed, allowed_hosts=allowed_hosts) as server:
+    with open_library().mirror(host, port, allow=allowed, allowed_hosts=allowed_hosts, source=source) as server:
         address = cli_format.format_server_url(server.server_address)
         output.emit(address)
         served = {repo.id: sum(file.size for file in repo.files) for repo in reversed(server.list_repos())}

@@ -21,20 +21,22 @@ from llm_hf_models.cli.params import (
     RATE,
     Folder,
     aliases_option,
+    collection_option,
     confirm,
-    json_or_list_option,
+    json_option,
     kind_options,
     quiet_option,
+    require_names,
 )
-from llm_hf_models.cli.several import emit_in_parts, use_each
+from llm_hf_models.cli.several import emit_in_parts, list_local_members, use_each
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.cli.views import gguf as gguf_views
 from llm_hf_models.cli.views import hub as hub_views
-from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError
+from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, NetworkError
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.plan_types import PullPlan, PullResult
+    from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.models.types import LoadTestReport
     from llm_hf_models.service import Library
@@ -43,11 +45,12 @@ BACKGROUND_KEY = "b"
 
 
 @click.command(epilog=format_examples("llm hf test Qwen3-0.6B", "llm hf test ./model.gguf --json"))
-@click.argument("names", metavar="NAME|FILE...", type=NAME_OR_FILE, nargs=-1, required=True)
+@click.argument("names", metavar="[NAME|FILE]...", type=NAME_OR_FILE, nargs=-1)
+@collection_option("Test the models of a collection that are on this machine.")
 @quiet_option("Print only reports of models that fail.", is_passed=True)
-@json_or_list_option
+@json_option
 @click.pass_context
-def test(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def test(ctx: click.Context, names: tuple[str, ...], collection: str | None, quiet: bool, as_json: bool) -> None:
     """Load a model in a sandbox and generate a few tokens.
 
     The model runs in a confined child process with a time limit and with tensor checks. The verdict and the sandbox
@@ -60,7 +63,11 @@ def test(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool)
         if not (quiet and report.passed):
             emit(report)
 
-    reports = use_each(names, open_library().test, show, as_json=as_json)
+    require_names(names, collection, "NAME|FILE or --collection")
+    library = open_library()
+    if collection is not None:
+        names = list_local_members(library, collection, with_files=True)
+    reports = use_each(names, library.test, show, as_json=as_json)
     ctx.exit(0 if all(report.passed for report in reports) else 1)
 
 
@@ -73,10 +80,12 @@ def _render_load_test(report: LoadTestReport) -> str:
         "llm hf pull unsloth/Qwen3-0.6B-GGUF",
         "llm hf pull unsloth/Qwen3-0.6B-GGUF:Q8_0 -a small",
         "llm hf pull unsloth/Qwen3-0.6B-GGUF --dry-run",
+        "llm hf pull --collection coding",
         "llm hf pull unsloth/Qwen3-0.6B-GGUF:README.md --to docs",
     )
 )
-@click.argument("refs", metavar="REF...", nargs=-1, required=True)
+@click.argument("refs", metavar="[REF]...", nargs=-1)
+@collection_option("Pull the models of a collection that are not on this machine.")
 @click.option("--revision", metavar="REVISION", help="Branch, tag or commit to pin instead of the default branch.")
 @aliases_option
 @click.option("--no-mmproj", is_flag=True, help="Skip the vision projector (mmproj).")
@@ -104,12 +113,13 @@ def _render_load_test(report: LoadTestReport) -> str:
 )
 @click.option("--test", is_flag=True, help="Load-test the model after downloading; exit 1 if that fails.")
 @quiet_option()
-@json_or_list_option
+@json_option
 @click.pass_context
 def pull(
     ctx: click.Context,
     /,
     refs: tuple[str, ...],
+    collection: str | None,
     aliases: tuple[str, ...],
     no_mmproj: bool,
     dry_run: bool,
@@ -126,7 +136,8 @@ def pull(
 
     REF is owner/name, owner/name:QUANT, owner/name:FILE, owner/name@REVISION:QUANT or the URL of a page on the Hub.
     Without QUANT, the best quantization that fits this machine's memory is chosen. The download starts after all REFs
-    were found on the Hub. If one fails, the others are still downloaded.
+    were found on the Hub. If one fails, the others are still downloaded. Of a collection, the models are downloaded
+    that are not on this machine, even if some can't be found.
 
     Prints the model's id, or the download's id with --background. To continue an interrupted pull, run the same command
     again.
@@ -137,24 +148,68 @@ def pull(
         raise click.UsageError("--on-done requires --background.")
     if test and background:
         raise click.UsageError("--test and --background exclude each other.")
-    if aliases and len(refs) > 1:
+    if aliases and len(refs) != 1:
         raise click.UsageError("--alias names one model. Give one REF.")
+    require_names(refs, collection, "REF or --collection")
     library = open_library(uses_hub=True)
+    if collection is not None:
+        refs = _list_missing_members(library, collection)
     pull_options = PullOptions(mmproj=not no_mmproj, aliases=aliases, **options)  # type: ignore[arg-type]
-    plans = {ref: library.plan(ref, pull_options) for ref in dict.fromkeys(refs)}
-    is_list = len(refs) > 1
+    names = list(dict.fromkeys(refs))
     if dry_run:
-        emit = emit_in_parts(_render_plan)
-        use_each(list(plans.values()), lambda plan: plan, emit, as_json=as_json, is_list=is_list)
+        use_each(names, lambda ref: library.plan(ref, pull_options), emit_in_parts(_render_plan), as_json=as_json)
         return
+    plans = _plan_all(library, names, pull_options, stops_at_error=collection is None)
     for ref, plan in plans.items():
+        if isinstance(plan, HfModelsError):
+            continue
         concerns = () if yes else library.list_concerns(plan)
         output.note(hub_views.render_choice(plan, warns_of_memory=not concerns))
         if not yes:
             _ask_before_pull(ref, plan, concerns)
     puller = _Puller(library, on_done, tests=test, is_in_background=background)
-    use_each(list(plans.values()), puller.pull, _print_id, as_json=as_json, is_list=is_list, finish=puller.test_pulled)
+
+    def pull_one(ref: str) -> PullResult | DownloadView:
+        return puller.pull(_get_plan(plans[ref]))
+
+    use_each(names, pull_one, _print_id, as_json=as_json, finish=puller.test_pulled)
     ctx.exit(0 if puller.passed else 1)
+
+
+def _list_missing_members(library: Library, collection: str) -> tuple[str, ...]:
+    """Return the refs of the models of a collection whose files are not on this machine. Notes name the others."""
+    members = library.list_collection_members(collection)
+    lost = {model.id for model in library.list(collection=collection) if model.state == "missing"}
+    missing = [member for member in members if member.id is None or member.id in lost]
+    if not members:
+        output.note(f"The collection {collection} has no models.")
+    elif len(missing) < len(members):
+        output.note(f"{len(members) - len(missing)} of {len(members)} models of {collection} are here already.")
+    for member in missing:
+        if not member.is_on_hub:
+            output.note(f"{member.ref} is not on the Hub. Import or attach it again.")
+    return tuple(member.ref for member in missing if member.is_on_hub)
+
+
+def _plan_all(
+    library: Library, refs: Sequence[str], options: PullOptions, *, stops_at_error: bool
+) -> dict[str, PullPlan | HfModelsError]:
+    """Plan the pull of each ref. Without `stops_at_error`, an error that is only about one ref replaces its plan."""
+    plans: dict[str, PullPlan | HfModelsError] = {}
+    for ref in dict.fromkeys(refs):
+        try:
+            plans[ref] = library.plan(ref, options)
+        except HfModelsError as error:
+            if stops_at_error or isinstance(error, NetworkError | InterruptedByUserError):
+                raise
+            plans[ref] = error
+    return plans
+
+
+def _get_plan(plan: PullPlan | HfModelsError) -> PullPlan:
+    if isinstance(plan, HfModelsError):
+        raise plan
+    return plan
 
 
 def _render_plan(plan: PullPlan) -> str:
@@ -177,20 +232,21 @@ class _Puller:
         if result is None:  # by --background or by pressing the key
             self.is_in_background = True
             row = self.library.enqueue(plan, on_done=self.on_done)
-            output.note("\n".join([*hub_views.list_missing_aliases(plan), downloads_views.render_queued(row)]))
+            queued = downloads_views.render_queued(row, is_complete=plan.already_complete)
+            output.note("\n".join([*hub_views.list_missing_aliases(plan), queued]))
             if self.tests and plan.model_id:
                 output.note(f"The model won't be tested. Test it later: llm hf test {plan.model_id}")
             return row
         output.note(hub_views.render_pull_result(result))
         if not output.is_quiet():
-            output.notify(f"{result.model_id or plan.ref} is ready", result.seconds)
+            output.notify(f"{result.id or plan.ref} is ready", result.elapsed_seconds)
         return result
 
     def test_pulled(self, results: Sequence[PullResult | DownloadView]) -> None:
         """Load-test the models, and print the reports."""
         from llm_hf_models.downloads.plan_types import PullResult
 
-        pulled = [one.model_id for one in results if isinstance(one, PullResult) and one.model_id] if self.tests else []
+        pulled = [one.id for one in results if isinstance(one, PullResult) and one.id] if self.tests else []
         for model_id in pulled:
             report = self.library.test(model_id)
             output.alert(_render_load_test(report))
@@ -222,7 +278,7 @@ def _print_id(result: PullResult | DownloadView) -> None:
     from llm_hf_models.downloads.plan_types import PullResult
 
     if isinstance(result, PullResult):
-        output.emit(result.model_id or "\n".join(result.files))
+        output.emit(result.id or "\n".join(result.files))
     else:
         output.emit(str(result.id))
 

@@ -14,6 +14,7 @@ from llm_hf_models.cli import output
 from llm_hf_models.cli.format import format_more
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import RATE, DownloadId, WatchedDownloadId, json_option, quiet_option, require_one_of
+from llm_hf_models.cli.several import use_each
 from llm_hf_models.cli.views import downloads as downloads_views
 from llm_hf_models.errors import BadInputError, InterruptedByUserError, NotFoundError
 from llm_hf_models.library.download_records import ACTIVE_STATES, RUNNING_STATES, RequestedAction
@@ -215,18 +216,13 @@ def _make_command(action: _Action) -> click.Command:
         require_one_of(given or None, everything, "ID")
         library = open_library()
         numbers = _select_all(library, action) if everything else list(dict.fromkeys(given))
-        rows: list[DownloadView] = []
-        with output.keep_results(rows, as_json=as_json):
-            for number in numbers:
-                row = _apply_action(library, action, number, skip_missing=everything)
-                if row is None:
-                    continue
-                rows.append(row)
-                if not as_json:
-                    output.note(downloads_views.render_request(row, action.name))
-        if as_json:
-            output.print_json(rows if everything or len(given) > 1 else rows[0])
-        elif not rows:
+        rows = use_each(
+            numbers,
+            lambda number: _apply_action(library, action, number, skip_missing=everything),
+            lambda row: output.note(downloads_views.render_request(row, action.name)) if row else None,
+            as_json=as_json,
+        )
+        if not rows and not as_json:
             output.note(f"No download to {action.name}.")
 
     run.__doc__ = f"{action.summary}\n\n{action.details}"

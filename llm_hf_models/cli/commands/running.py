@@ -50,7 +50,7 @@ def ps(quiet: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(EngineList(engines))
     elif engines and quiet:
-        output.emit("\n".join(dict.fromkeys(engine.model_id for engine in engines)))
+        output.emit("\n".join(dict.fromkeys(engine.id for engine in engines)))
     elif engines:
         output.emit(running_views.render_engines(engines, output.get_width()))
         if missing_layers := running_views.render_missing_layers(engines):
@@ -71,7 +71,7 @@ def stop(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """
     require_one_of(names or None, everything)
     library = open_library()
-    models = [library.show(name).model_id for name in names]  # if a name is unknown, no engine is stopped
+    models = [library.show(name).id for name in names]  # if a name is unknown, no engine is stopped
     count = library.stop_engines() if everything else sum(map(library.stop_engines, dict.fromkeys(models)))
     output.print_json(StoppedEngines(count)) if as_json else output.note(running_views.render_stopped(count))
 

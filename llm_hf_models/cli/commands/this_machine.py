@@ -1,9 +1,9 @@
-"""Commands about the models on this machine: list, show, path, alias, verify, rm, import and gc."""
+"""Commands about the models on this machine: list, show, path, alias, verify, rm and gc."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,34 +11,47 @@ import click
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import format_examples, open_library
 from llm_hf_models.cli.params import (
-    File,
     LocalName,
-    aliases_option,
+    collection_option,
     confirm_removal,
+    dry_run_option,
     json_option,
-    json_or_list_option,
-    kind_options,
     quiet_option,
-    require_one_of,
+    require_names,
     yes_option,
 )
-from llm_hf_models.cli.several import emit_in_parts, use_each
-from llm_hf_models.cli.views import downloads as downloads_views
+from llm_hf_models.cli.several import emit_in_parts, list_local_members, note_missing_members, use_each
 from llm_hf_models.cli.views import local as local_views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.types import ImportResult, LocalModelView, Verification
+    from llm_hf_models.library.types import ModelSummary
+    from llm_hf_models.models.types import LibrarySurvey, LocalModelView, Removal, Verification
 
 NAME = LocalName()
-SORT_KEYS: dict[str, Callable[[LocalModelView], str | float]] = {
-    "name": lambda model: min([*model.aliases, model.model_id], key=len).casefold(),
-    "size": lambda model: -model.size,
+SORT_KEYS: dict[str, Callable[[ModelSummary], str | float]] = {
+    "name": lambda model: min([*model.aliases, model.id], key=len).casefold(),
+    "size": lambda model: -(model.size_bytes or 0),
     "used": lambda model: -(model.last_used or 0),
 }
 NO_MODEL = "No models yet. Find one: llm hf search QUERY. Pull it: llm hf pull owner/name"
 NO_ALIAS = "No model has an alias. Add one: llm hf alias NAME ALIAS"
 NO_FILES = "Nothing to verify: no model has files on this machine."
 NOTHING_TO_REMOVE = "Nothing to remove."
+
+
+@dataclass(frozen=True)
+class ModelPaths:
+    """The files of a model: the first of its weights, or all of them (`path --all`)."""
+
+    name: str  # as the user gave it
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AliasList:
+    """Each alias, with the id of its model."""
+
+    aliases: Mapping[str, str]
 
 
 @click.command(epilog=format_examples("llm hf gc --dry-run", "llm hf gc -y"))
@@ -53,6 +66,8 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     after a day. Also removes old records of downloads, old responses of the Hub and folders of stopped engines. Never
     removes a model or the files of a paused download.
     """
+    from llm_hf_models.cli.views import downloads as downloads_views
+
     library = open_library()
     found = library.plan_gc()
     has_leftovers = bool(found.files or found.download_records or found.cached_responses)
@@ -81,37 +96,60 @@ def gc(dry_run: bool, yes: bool, quiet: bool, as_json: bool) -> None:
     type=click.Choice(list(SORT_KEYS)),
     help="Sort by name, by size (largest first) or by last use (latest first) instead of by the time of the pull.",
 )
+@collection_option("List only the models of a collection.")
+@click.option("--collections", is_flag=True, help="Also show the collections of each model.")
 @quiet_option("Print only the ids.", is_passed=True)
 @json_option
-def list_(updates: bool, sort: str | None, quiet: bool, as_json: bool) -> None:
+def list_(
+    updates: bool, sort: str | None, collection: str | None, collections: bool, quiet: bool, as_json: bool
+) -> None:
     """List the models on this machine and their state.
 
     Also checks whether remote endpoints respond, for up to two seconds. With --updates, asks the Hub instead, for up
-    to three seconds.
+    to three seconds. Of a collection, lists the models that are on this machine.
     """
-    from llm_hf_models.models.types import LocalModelList
-
     library = open_library()
-    survey = library.survey() if updates else None
-    models = survey.models if survey else library.list(health=as_json or not quiet)
+    survey = library.survey(collection=collection) if updates else None
+    if as_json or survey or collection is not None or collections:
+        views = survey.models if survey else library.list(
+            health=as_json or not quiet, collection=collection, with_collections=as_json or collections
+        )  # fmt: skip
+        if as_json:
+            _print_models(survey, views, sort)
+            return
+        models = tuple(map(local_views.summarize, views))
+    else:
+        models = library.list_summaries(health=not quiet)
     models = tuple(sorted(models, key=SORT_KEYS[sort])) if sort else models
-    if as_json:
-        output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": models}))
-    elif models and quiet:
-        output.emit("\n".join(model.model_id for model in models))
+    if models and quiet:
+        output.emit("\n".join(model.id for model in models))
     elif models:
-        output.emit(local_views.render_local_models(models, output.get_width(), survey=survey is not None))
+        output.emit(
+            local_views.render_local_models(
+                models, output.get_width(), survey=survey is not None, with_collections=collections
+            )
+        )
         if survey:
-            output.emit(local_views.render_totals(survey))
+            output.emit(local_views.render_totals(survey, output.get_width()))
         if repairs := local_views.render_repairs(models):
             output.note(repairs)
-    else:
+    elif collection is None:
         output.note(NO_MODEL)
+    if collection is not None:
+        note_missing_members(library, collection)
+
+
+def _print_models(survey: LibrarySurvey | None, models: Sequence[LocalModelView], sort: str | None) -> None:
+    from llm_hf_models.models.types import LocalModelList
+
+    if sort:
+        models = sorted(models, key=lambda model: SORT_KEYS[sort](local_views.summarize(model)))
+    output.print_json(LocalModelList(**{**(vars(survey) if survey else {}), "models": tuple(models)}))
 
 
 @click.command(epilog=format_examples("llm hf show Qwen3-0.6B", "llm hf show unsloth/Qwen3-0.6B-GGUF:Q4_K_M --json"))
 @click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
-@json_or_list_option
+@json_option
 def show(names: tuple[str, ...], as_json: bool) -> None:
     """Show models on this machine, their files and checks.
 
@@ -129,17 +167,17 @@ def show(names: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "everything", "--all", is_flag=True, help="Print all files, one per line, including shards and the mmproj."
 )
-@json_or_list_option
+@json_option
 def path(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Print the path of a model's file.
 
-    For a split model, prints the path of the first shard. With --json, each model is a list of paths.
+    For a split model, prints the path of the first shard.
     """
     library = open_library()
     use_each(
         names,
-        lambda name: library.path(name)[: None if everything else 1],
-        lambda paths: output.emit("\n".join(paths)),
+        lambda name: ModelPaths(name, library.path(name)[: None if everything else 1]),
+        lambda found: output.emit("\n".join(found.paths)),
         as_json=as_json,
     )
 
@@ -166,22 +204,27 @@ def alias(name: str | None, aliases: tuple[str, ...], removed: tuple[str, ...], 
         library.change_aliases(name, add=aliases, remove=removed)
     else:
         library.remove_alias(*removed)
-    models = [library.show(name)] if name else [] if removed else library.list()
+    every = library.list_summaries() if not removed or name else ()
+    shown = library.show(name).id if name else None
+    found = {alias: model.id for model in every for alias in model.aliases if shown in (None, model.id)}
     if as_json:
-        output.print_json({alias: model.model_id for model in models for alias in model.aliases})
-    elif any(model.aliases for model in models) and not (quiet and name):
-        output.emit(local_views.render_aliases(models, output.get_width()))
+        output.print_json(AliasList(found))
+    elif found and not (quiet and name):
+        output.emit(local_views.render_aliases(found, output.get_width()))
     elif not removed:
-        output.note(NO_ALIAS if models else NO_MODEL)
+        output.note(NO_ALIAS if every else NO_MODEL)
 
 
 @click.command(epilog=format_examples("llm hf verify Qwen3-0.6B", "llm hf verify --all"))
 @click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
 @click.option("everything", "--all", is_flag=True, help="Verify all models on this machine.")
+@collection_option("Verify the models of a collection that are on this machine.")
 @quiet_option("Print only models that do not match.", is_passed=True)
-@json_or_list_option
+@json_option
 @click.pass_context
-def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: bool, as_json: bool) -> None:
+def verify(
+    ctx: click.Context, names: tuple[str, ...], everything: bool, collection: str | None, quiet: bool, as_json: bool
+) -> None:
     """Verify that the files of models match their digests.
 
     Hashes the files again and compares them with the Hub's digests at the pinned commit. Exits with code 1 unless
@@ -189,10 +232,12 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
     """
     from llm_hf_models.cli import progress
 
-    require_one_of(names or None, everything)
-    library = open_library()
-    if everything:
-        names = tuple(model.model_id for model in library.list() if model.state != "remote")
+    require_names(names, collection, "NAME, --collection or --all", everything=everything)
+    library, is_list = open_library(), len(names) != 1
+    if collection is not None:
+        names = list_local_members(library, collection, with_files=True)
+    elif everything:
+        names = tuple(model.id for model in library.list_summaries() if model.state != "remote")
 
     def read(name: str) -> Verification:
         with progress.show_progress(quiet=quiet) as show_progress:
@@ -202,28 +247,40 @@ def verify(ctx: click.Context, names: tuple[str, ...], everything: bool, quiet: 
         if not (quiet and done.matches):
             output.emit(local_views.render_verification(done, output.get_width()))
 
-    done = use_each(names, read, show, as_json=as_json, is_list=everything or len(names) > 1)
-    if (everything or len(names) > 1) and done and not as_json and not quiet:
+    done = use_each(names, read, show, as_json=as_json)
+    if is_list and done and not as_json and not quiet:
         output.emit(local_views.render_verified_count(done))
-    if not done and not as_json:
+    if not done and not as_json and collection is None:
         output.note(NO_FILES)
     ctx.exit(0 if all(each.matches for each in done) else 1)
 
 
-@click.command(epilog=format_examples("llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small walrus"))
-@click.argument("names", metavar="NAME...", type=NAME, nargs=-1, required=True)
+@click.command(
+    epilog=format_examples(
+        "llm hf rm Qwen3-0.6B:Q8_0", "llm hf rm -y small walrus", "llm hf rm --collection old --dry-run"
+    )
+)
+@click.argument("names", metavar="[NAME]...", type=NAME, nargs=-1)
+@collection_option("Remove all models of a collection. It keeps their refs.")
 @yes_option
+@dry_run_option
 @quiet_option("Hide notes.")
-@json_or_list_option
-def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+@json_option
+def rm(names: tuple[str, ...], collection: str | None, yes: bool, dry_run: bool, as_json: bool) -> None:
     """Remove models from this machine.
 
     Deletes the files of each model and shows the freed space. Files that other models or programs use, or that were
     imported in place, are kept. If a name is unknown, nothing is removed.
     """
+    require_names(names, collection, "NAME or --collection")
     library = open_library()
-    planned = {plan.model_id: plan for plan in map(library.plan_removal, names)}
-    if not yes:
+    if collection is not None:
+        names = list_local_members(library, collection)
+    planned = {plan.id: plan for plan in map(library.plan_removal, names)}
+    if dry_run:
+        use_each(list(planned), lambda name: planned[name], _emit_removal, as_json=as_json)
+        return
+    if planned and not yes:
         output.alert("\n".join(map(local_views.render_removal, planned.values())))
         models = f"these {len(planned)} models" if len(planned) > 1 else next(iter(planned))
         confirm_removal(f"Remove {models}?")
@@ -232,75 +289,8 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
         library.remove,
         lambda done: output.note(local_views.render_removal(done)),
         as_json=as_json,
-        is_list=len(names) > 1,
     )
 
 
-@click.command(
-    "import",
-    epilog=format_examples(
-        "llm hf import ~/models/mistral-7b.Q4_K_M.gguf",
-        "llm hf import model.Q4_K_M.gguf --repo owner/name --copy",
-        "llm hf import llava.Q4_K_M.gguf --mmproj mmproj-F16.gguf",
-        "llm hf import ~/models",
-    ),
-)
-@click.argument("files", metavar="FILE|FOLDER...", type=File(), nargs=-1, required=True)
-@click.option("--repo", metavar="REF", help="Repo of origin; the file's digest is compared with the Hub's.")
-@click.option("--copy", is_flag=True, help="Store a copy, so that the original can be deleted.")
-@click.option("--mmproj", type=File(), help="The model's projector, for images or audio.")
-@click.option("--no-mmproj", is_flag=True, help="Ignore a projector in the same folder.")
-@kind_options
-@aliases_option
-@quiet_option(is_passed=True)
-@click.option("as_json", "--json", is_flag=True, help="Print JSON; a list for a folder or several files.")
-def import_(
-    files: tuple[str, ...],
-    repo: str | None,
-    copy: bool,
-    mmproj: str | None,
-    no_mmproj: bool,
-    kind: str | None,
-    pooling: str | None,
-    aliases: tuple[str, ...],
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """Register GGUF files that are already on disk.
-
-    Of a FOLDER, all models in it and in its subfolders are registered, except for those in hidden subfolders.
-
-    For a split model, name any shard; the others must be in the same folder. A projector (mmproj) in that folder is
-    used if it has the model's name or if the folder contains no other model. A generation_config.json in that folder
-    supplies sampling defaults.
-    """
-    from llm_hf_models.cli import progress
-
-    if mmproj and no_mmproj:
-        raise click.UsageError("--mmproj and --no-mmproj exclude each other.")
-    library = open_library(uses_hub=repo is not None)
-    models = library.list_importable(*files)
-    if len(models) > 1 and (aliases or mmproj):
-        raise click.UsageError(
-            f"{'--alias' if aliases else '--mmproj'} is for one model, and {len(models)} were found."
-        )
-
-    def register(file: Path) -> ImportResult:
-        with progress.show_progress(quiet=quiet) as show_progress:
-            return library.import_file(
-                file,
-                repo=repo,
-                copy=copy,
-                mmproj=mmproj,
-                with_mmproj=not no_mmproj,
-                aliases=aliases,
-                options={key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
-                progress=show_progress,
-            )
-
-    def show(done: ImportResult) -> None:
-        output.note(local_views.render_import(done, aliases))
-        output.emit(done.model.model_id)
-
-    is_list = len(files) > 1 or Path(files[0]).is_dir()
-    use_each(models, register, show, as_json=as_json, is_list=is_list)
+def _emit_removal(plan: Removal) -> None:
+    output.emit(local_views.render_removal(plan))

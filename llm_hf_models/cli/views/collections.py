@@ -12,12 +12,15 @@ from llm_hf_models.system.text import clean_text
 if TYPE_CHECKING:
     from llm_hf_models.models.collection_types import (
         CollectionDeletion,
+        CollectionImport,
         CollectionMember,
         CollectionSummary,
         CollectionView,
+        SkippedItem,
     )
 
 MAX_REMEDIES = 5
+MAX_REFS = 20
 MISSING = "not on this machine"
 
 
@@ -105,4 +108,33 @@ def render_deletion(found: CollectionDeletion) -> str:
         lines.append(f"Removed from: {', '.join(found.containers)}")
     if found.models:
         lines.append(f"Its {count_things(found.models, 'model')} stay as they are.")
+    return "\n".join(lines)
+
+
+def render_import(done: CollectionImport) -> str:
+    """Return what an import adds, keeps and misses."""
+    verb = "Would import" if not done.done else "Imported"
+    title = f" ({done.title})" if done.title else ""
+    lines = [f"{verb} {done.source}{title} as {done.name}: {count_things(len(done.added), 'new model')}."]
+    lines += [f"  {ref}" for ref in done.added[:MAX_REFS]]
+    if len(done.added) > MAX_REFS:
+        lines.append(f"  and {len(done.added) - MAX_REFS} more")
+    if done.kept:
+        lines.append(f"{count_things(len(done.kept), 'model')} were in it before.")
+    if done.missing:
+        shown = ", ".join(done.missing[:MAX_REFS])
+        lines.append(f"Not in the Hub's collection, and kept: {shown}")
+    if done.collections:
+        lines.append(f"Collections in it: {', '.join(done.collections)}")
+    if done.done and done.added:
+        lines.append(f"Download its models: llm hf pull --collection {done.name}")
+    return "\n".join(clean_text(line, keep_lines=True) for line in lines)
+
+
+def render_skipped(skipped: Sequence[SkippedItem]) -> str:
+    """Return the items that were not imported, each with the reason."""
+    lines = [f"Skipped {count_things(len(skipped), 'item')}:"]
+    lines += [f"  {item.id or 'an item without a name'}: {item.why}" for item in skipped[:MAX_REFS]]
+    if len(skipped) > MAX_REFS:
+        lines.append(f"  and {len(skipped) - MAX_REFS} more (--json lists them all)")
     return "\n".join(lines)

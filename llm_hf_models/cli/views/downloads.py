@@ -62,7 +62,7 @@ def _make_row(row: DownloadView) -> list[str]:
         f"{100 * row.done_bytes // row.total_bytes if row.total_bytes else 100} %",
         format_size(row.total_bytes),
         f"{format_size(row.bytes_per_second)}/s" if row.bytes_per_second else "",
-        "" if row.seconds_left is None else format_duration(row.seconds_left),
+        "" if row.remaining_seconds is None else format_duration(row.remaining_seconds),
         str(row.attempts),
         row.requested_by + (" (background)" if row.background else ""),
         cli_format.format_age(row.updated),
@@ -128,7 +128,9 @@ def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     lines = []
     if found.files:
         columns = [Column("KIND"), Column("SIZE", right=True), Column("REASON"), Column("PATH", below=True)]
-        rows = [[_LEFTOVER_NAMES[file.kind], format_size(file.size), file.reason, file.path] for file in found.files]
+        rows = [
+            [_LEFTOVER_NAMES[file.kind], format_size(file.size_bytes), file.reason, file.path] for file in found.files
+        ]
         lines.append(format_table(columns, rows, max_width=max_width))
     if found.download_records:
         lines.append(f"{found.download_records} old download {'record' if found.download_records == 1 else 'records'}")
@@ -139,6 +141,8 @@ def render_cleanup(found: Cleanup, max_width: int | None) -> str:
     return "\n".join([*lines, f"{'Freed' if found.done else 'Would free'} {format_size(found.freed_bytes)}."])
 
 
-def render_queued(row: DownloadView) -> str:
-    """Return the command that shows a background download."""
+def render_queued(row: DownloadView, *, is_complete: bool) -> str:
+    """Return the command that shows a background download. `is_complete`: it has nothing to download."""
+    if is_complete:
+        return f"Download {row.id} has nothing to download and ends at once. Show it: llm hf downloads --all"
     return f"Download {row.id} continues in the background. Watch it: llm hf downloads --watch {row.id}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import Column, format_fields, format_table, wrap_words
+from llm_hf_models.cli.views.signatures import render_signature
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration, format_size
 
@@ -108,6 +109,7 @@ def render_info(found: ModelInfo, max_width: int | None) -> str:
             ("Gated", _describe_gating(found) or "no"),
             ("Access", found.access),
             ("Hub scan", _describe_scan(found)),
+            ("Signature", render_signature(found.signature)),
             ("Downloads", cli_format.join_if_present(cli_format.format_number(found.downloads), "in 30 days")),
             ("Likes", cli_format.format_number(found.likes)),
             ("Created", cli_format.format_date(found.created)),
@@ -229,6 +231,7 @@ def render_plan(planned: PullPlan, max_width: int | None) -> str:
                 "Hub scan",
                 "\n".join([planned.scan or "not reported", *cli_format.summarize_scans(map(asdict, planned.scans))]),
             ),
+            ("Signature", render_signature(planned.signature)),
             ("Header", "\n".join(f"{finding.severity}: {finding.message}" for finding in planned.findings)),
             ("Download", f"{format_size(planned.fetch_bytes)} of {format_size(planned.total_bytes)}"),
         ],
@@ -266,6 +269,7 @@ def render_choice(planned: PullPlan, *, warns_of_memory: bool) -> str:
     lines += [f"Left out {line}." for line in (*planned.left_out, *planned.unusable)]
     lines += [f"Warning: Hub scan: {line}" for line in planned.scan_warnings]
     lines += [f"Warning: Hub scan not asked: {planned.scan_problem}"] if planned.scan_problem else []
+    lines += [f"Warning: signature: {line}" for line in (planned.signature.warnings if planned.signature else ())]
     lines += [f"{finding.severity.capitalize()}: {finding.message}" for finding in planned.findings
               if finding.severity != "note"]  # fmt: skip
     return "\n".join(map(clean_text, lines))
@@ -288,8 +292,8 @@ def render_pull_result(result: PullResult) -> str:
     """Return a pull's downloaded bytes and speed, and the command to use the model."""
     lines = [f"Warning: {clean_text(warning)}" for warning in result.warnings]
     if result.fetched_bytes:
-        speed = format_size(result.fetched_bytes / max(result.seconds, 0.001))
-        moved = f"{format_size(result.fetched_bytes)} in {cli_format.format_elapsed(result.seconds)}"
+        speed = format_size(result.fetched_bytes / max(result.elapsed_seconds, 0.001))
+        moved = f"{format_size(result.fetched_bytes)} in {cli_format.format_elapsed(result.elapsed_seconds)}"
         lines.append(f"Downloaded {moved} ({speed}/s). Digests match the Hub's.")
     if result.other_process_bytes:
         lines.append(f"Another process downloaded {format_size(result.other_process_bytes)}. Digests match the Hub's.")
@@ -297,11 +301,11 @@ def render_pull_result(result: PullResult) -> str:
         copied = any(file.copy for file in result.plan.files)
         lines.append("Copied from the cache; nothing to download." if copied else "Nothing to download.")
     if result.is_copy:
-        lines.append(f"This is an additional copy: {result.model_id} keeps its own files.")
-    if result.model_id:
+        lines.append(f"This is an additional copy: {result.id} keeps its own files.")
+    if result.id:
         kind = result.plan.facts.kind if result.plan.facts else "chat"
         lines += list_missing_aliases(result.plan, result.aliases)
-        lines.append(cli_format.suggest_usage(result.model_id, result.plan.options.aliases or result.aliases, kind))
+        lines.append(cli_format.suggest_usage(result.id, result.plan.options.aliases or result.aliases, kind))
     return "\n".join(lines)
 
 

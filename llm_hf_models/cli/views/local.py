@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llm_hf_models.cli import format as cli_format
 from llm_hf_models.cli.layout import INDENT, Column, format_fields, format_table, wrap_words
 from llm_hf_models.cli.views import running as running_views
+from llm_hf_models.library.types import ModelSummary
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 
@@ -26,8 +27,23 @@ if TYPE_CHECKING:
 MAX_LINE_CHARS = 400
 
 
-def render_local_models(models: Sequence[LocalModelView], max_width: int | None, *, survey: bool = False) -> str:
-    """Return a table of local models. With `survey`, it has the columns that only a survey fills."""
+def summarize(model: LocalModelView) -> ModelSummary:
+    """Return the row of a model in a table."""
+    values = {name: getattr(model, name) for name in ModelSummary._fields if hasattr(model, name)}
+    return ModelSummary(**{**values, "size_bytes": model.size_bytes if model.files else None})
+
+
+def render_local_models(
+    models: Sequence[ModelSummary], max_width: int | None, *, survey: bool = False, with_collections: bool = False
+) -> str:
+    """Return a table of local models.
+
+    Args:
+        models: The models.
+        max_width: The width.
+        survey: Add the columns that only a survey fills.
+        with_collections: Add the collections of each model.
+    """
     columns = [
         Column("ALIAS", min_width=20, keep_end=True),
         Column("ID", min_width=24, keep_end=True),
@@ -35,23 +51,27 @@ def render_local_models(models: Sequence[LocalModelView], max_width: int | None,
         Column("STATE", 1),
         Column("KIND", 3),
         *([Column("UPDATE", 1), Column("FREES", 2, right=True)] if survey else []),
+        *([Column("COLLECTIONS", min_width=11, below=True)] if with_collections else []),
         Column("USED", 4, right=True),
         Column("QUANT", 5, extra=True),
         Column("REVISION", 6, extra=True),
         Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
-    return format_table(columns, [_make_model_row(model, survey=survey) for model in models], max_width=max_width)
+    return format_table(
+        columns, [_make_model_row(model, survey, with_collections) for model in models], max_width=max_width
+    )
 
 
-def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
-    shortest, *others = _sort_aliases(model) or [""]
+def _make_model_row(model: ModelSummary, survey: bool, with_collections: bool) -> list[str]:
+    shortest, *others = _sort_aliases(model.aliases) or [""]
     return [
         shortest,
-        model.model_id,
-        format_size(model.size) if model.files else "",
+        model.id,
+        cli_format.format_bytes(model.size_bytes),
         running_views.format_state(model),
         model.kind,
         *([_format_update(model), format_size(model.freed_bytes or 0)] if survey else []),
+        *([", ".join(model.collections)] if with_collections else []),
         cli_format.format_age(model.last_used) or "never",
         model.quant,
         _format_revision(model),
@@ -59,40 +79,41 @@ def _make_model_row(model: LocalModelView, *, survey: bool) -> list[str]:
     ]
 
 
-def _sort_aliases(model: LocalModelView) -> list[str]:
-    return sorted(model.aliases, key=len)
+def _sort_aliases(aliases: Sequence[str]) -> list[str]:
+    return sorted(aliases, key=len)
 
 
-def _format_update(model: LocalModelView) -> str:
+def _format_update(model: ModelSummary) -> str:
     words = {True: "available", False: "up to date"}
     return f"unknown: {model.update_note}" if model.update_available is None else words[model.update_available]
 
 
-def render_totals(survey: LibrarySurvey) -> str:
+def render_totals(survey: LibrarySurvey, max_width: int | None) -> str:
     """Return the number and size of the models of a survey, and the space that removing all of them frees."""
     count = len(survey.models)
-    return (
-        f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size)} on the disk, "
+    text = (
+        f"{count} {'model' if count == 1 else 'models'}, {format_size(survey.size_bytes)} on the disk, "
         f"{format_size(survey.freed_bytes)} of which removing all of them frees. "
         f"{survey.outdated} with an update, {survey.unknown} unknown."
     )
+    return wrap_words(text, max_width)
 
 
-def _format_revision(model: LocalModelView) -> str:
+def _format_revision(model: ModelSummary) -> str:
     commit = (model.commit or "")[: cli_format.SHORT_COMMIT]
     return f"{model.revision} {commit}".strip() if model.revision and model.revision != model.commit else commit
 
 
-def render_repairs(models: Sequence[LocalModelView]) -> str:
+def render_repairs(models: Sequence[ModelSummary]) -> str:
     """Return a line with the remedy for each model that is not ready, or an empty string."""
-    lines = [f"{model.model_id} is {model.state}: {model.fix}" for model in models if model.fix]
+    lines = [f"{model.id} is {model.state}: {model.fix}" for model in models if model.fix]
     lines += [running_views.format_problem(model.health) for model in models if model.health and model.health.problem]
     return "\n".join(clean_text(line, MAX_LINE_CHARS) for line in lines)
 
 
-def render_aliases(models: Sequence[LocalModelView], max_width: int | None) -> str:
-    """Return a table of aliases."""
-    rows = [[alias, model.model_id] for model in models for alias in model.aliases]
+def render_aliases(aliases: Mapping[str, str], max_width: int | None) -> str:
+    """Return a table of aliases with their models."""
+    rows = [[alias, model_id] for alias, model_id in aliases.items()]
     return format_table(
         [Column("ALIAS"), Column("MODEL", min_width=24, keep_end=True)], sorted(rows), max_width=max_width
     )
@@ -103,8 +124,9 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     facts = model.facts
     summary = format_fields(
         [
-            ("Model", model.model_id),
-            ("Aliases", ", ".join(_sort_aliases(model))),
+            ("Model", model.id),
+            ("Aliases", ", ".join(_sort_aliases(model.aliases))),
+            ("Collections", ", ".join(model.collections)),
             ("State", model.state + (f": {model.fix}" if model.fix else "")),
             ("Kind", model.kind),
             ("Endpoint", model.endpoint),
@@ -113,7 +135,7 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("Repo", model.repo),
             ("Commit", cli_format.join_if_present(model.commit, f"({model.revision})" if model.revision else "")),
             ("Quantization", model.quant),
-            ("Size", format_size(model.size) if model.files else None),
+            ("Size", format_size(model.size_bytes) if model.files else None),
             ("Architecture", facts.architecture),
             ("Parameters", cli_format.format_parameters(facts.parameters)),
             ("Context", cli_format.format_tokens(facts.context_length)),
@@ -171,6 +193,8 @@ def _format_check_title(check: Check) -> str:
 
 def _format_check(check: Check) -> str:
     detail: Mapping[str, Any] = check.detail
+    if check.kind == "signature":
+        return f"{detail.get('summary') or check.result}\nchecked on {cli_format.format_date(check.at)}"
     source = (
         f" {detail['repo']}@{str(detail['commit'])[: cli_format.SHORT_COMMIT]}"
         if detail.get("repo") and detail.get("commit")
@@ -191,9 +215,11 @@ def _format_check(check: Check) -> str:
 
 def render_verification(done: Verification, max_width: int | None = None) -> str:
     """Return a line for each file, and the remedy if a file doesn't match its record. Long lines are wrapped."""
-    lines = [f"{done.model_id}: {path}: {result}" for path, result in done.files]
+    lines = [f"{done.id}: {path}: {result}" for path, result in done.files]
     if done.scan is not None:
-        lines.append(f"{done.model_id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
+        lines.append(f"{done.id}: Hub scan: " + _format_check(done.scan).replace("\n", "; "))
+    if done.signature is not None:
+        lines.append(f"{done.id}: Signature: " + done.signature.summary.replace("\n", "; "))
     if done.fix:
         lines.append(f"{'Verify' if done.unchanged else 'Repair'} it: {done.fix}")
     return "\n".join(wrap_words(clean_text(line), max_width, indent=INDENT) for line in lines)
@@ -206,7 +232,7 @@ def render_verified_count(done: Sequence[Verification]) -> str:
 
 def render_removal(removed: Removal) -> str:
     """Return the files that a removal deletes and keeps, and the space it frees."""
-    lines = [f"{'Removed' if removed.done else 'Would remove'} {removed.model_id}"]
+    lines = [f"{'Removed' if removed.done else 'Would remove'} {removed.id}"]
     lines += [f"  {path}" for path in removed.files]
     lines += [f"  kept: {path}" for path in removed.kept]
     lines.append(f"{'Freed' if removed.done else 'Would free'} {format_size(removed.freed_bytes)}.")
@@ -219,12 +245,12 @@ def render_removal(removed: Removal) -> str:
 def render_import(done: ImportResult, requested_aliases: Sequence[str] = ()) -> str:
     """Return the model that an import registered, and the command to use it by its requested alias, if any."""
     model = done.model
-    usage = cli_format.suggest_usage(model.model_id, requested_aliases or model.aliases, model.kind)
+    usage = cli_format.suggest_usage(model.id, requested_aliases or model.aliases, model.kind)
     projector = next((file.path for file in model.files if file.role == "mmproj"), None)
     inputs = f" The projector {projector} adds {' and '.join(model.facts.modalities)} input." if projector else ""
     left_out = "".join(f"\nLeft out {clean_text(line)}." for line in model.left_out)
-    names = cli_format.explain_missing_aliases(model.model_id, done.refused_aliases, model.aliases, model.kind)
-    return "\n".join([f"Registered {model.model_id}. Digest: {done.digest}.{inputs}{left_out}", *names, usage])
+    names = cli_format.explain_missing_aliases(model.id, done.refused_aliases, model.aliases, model.kind)
+    return "\n".join([f"Registered {model.id}. Digest: {done.digest}.{inputs}{left_out}", *names, usage])
 
 
 # The account and this installation
@@ -267,13 +293,13 @@ def _list_account_fields(status: TokenStatus) -> list[tuple[str, str | None]]:
 
 def render_status(now: Status, max_width: int | None) -> str:
     """Return an overview of this machine."""
-    memory = f"{format_size(now.machine.free_memory)} free of {format_size(now.machine.total_memory)}"
-    running = ", ".join(f"{engine.model_id} ({format_size(engine.memory)})" for engine in now.engines)
+    memory = f"{format_size(now.machine.free_memory_bytes)} free of {format_size(now.machine.total_memory_bytes)}"
+    running = ", ".join(f"{engine.id} ({format_size(engine.memory_bytes)})" for engine in now.engines)
     count = f"{now.models} {'model' if now.models == 1 else 'models'}"
     return format_fields(
         [
             ("Memory", memory),
-            ("Disk", f"{format_size(now.disk_free)} free of {format_size(now.disk_total)}"),
+            ("Disk", f"{format_size(now.disk_free_bytes)} free of {format_size(now.disk_total_bytes)}"),
             ("Cache", f"{format_size(now.cache_bytes)} in {now.cache_dir}"),
             ("Library", now.problem or f"{count}, {format_size(now.models_bytes)}, recorded in {now.library}"),
             ("Engines", running or "none running"),
@@ -356,8 +382,8 @@ def render_stored_files(files: Sequence[StoredItem], max_width: int | None) -> s
     if not files:
         return "Nothing is stored."
     columns = [Column("SIZE", right=True), Column("PURPOSE"), Column("PATH", below=True)]
-    rows = [[format_size(file.size), file.description, file.path] for file in files]
-    total = format_size(sum(file.size for file in files))
+    rows = [[format_size(file.size_bytes), file.description, file.path] for file in files]
+    total = format_size(sum(file.size_bytes for file in files))
     return f"{format_table(columns, rows, max_width=max_width)}\n{len(files)} files and folders, {total} in all."
 
 

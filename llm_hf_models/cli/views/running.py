@@ -12,6 +12,7 @@ from llm_hf_models.system.units import format_range, format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import EndpointHealth, ModelDefault
+    from llm_hf_models.library.types import ModelSummary
     from llm_hf_models.models.types import LocalModelView, SamplingValue
     from llm_hf_models.servers.openai_relay import RelayServer
     from llm_hf_models.types import EngineView
@@ -68,7 +69,7 @@ def _format_value(one: ModelDefault) -> str:
     return cli_format.format_value(one.value)
 
 
-def format_state(model: LocalModelView) -> str:
+def format_state(model: ModelSummary) -> str:
     """Return a model's state for a table, with its health if it is on a remote endpoint."""
     if model.health is None:
         return model.state
@@ -83,12 +84,12 @@ def format_problem(health: EndpointHealth) -> str:
 def render_attached(model: LocalModelView) -> str:
     """Return the new name of a remote endpoint and the command to use it."""
     takes = f", takes {' and '.join(('text', *model.facts.modalities))}" if model.facts.modalities else ""
-    lines = [f"Attached {model.model_id}: {model.endpoint_model} at {model.endpoint}{takes}"]
+    lines = [f"Attached {model.id}: {model.endpoint_model} at {model.endpoint}{takes}"]
     if model.health is not None and model.health.problem:
         lines.append(_HEALTH_TEXTS[model.health.up].attach_prefix + model.health.problem)
     if model.key_in_the_clear:
         lines.append("The API key is sent unencrypted. Use https outside a trusted network.")
-    return "\n".join([*map(clean_text, lines), cli_format.suggest_usage(model.model_id, model.aliases, model.kind)])
+    return "\n".join([*map(clean_text, lines), cli_format.suggest_usage(model.id, model.aliases, model.kind)])
 
 
 def render_relay(url: str, server: RelayServer, *, key_given: bool, open_to_others: bool) -> str:
@@ -121,8 +122,8 @@ def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
     ]
     rows = [
         [
-            engine.model_id,
-            format_size(engine.memory) if engine.memory else "",
+            engine.id,
+            format_size(engine.memory_bytes) if engine.memory_bytes else "",
             cli_format.format_number(engine.context),
             cli_format.format_age(engine.started),
             cli_format.format_age(engine.last_used),
@@ -139,7 +140,7 @@ def render_engines(running: Sequence[EngineView], max_width: int | None) -> str:
 def render_missing_layers(running: Sequence[EngineView]) -> str:
     """Return a line with the reason for each missing sandbox layer, or an empty string."""
     return "\n".join(
-        clean_text(f"{engine.model_id} (PID {engine.pid}) runs without {layer}: {reason}")
+        clean_text(f"{engine.id} (PID {engine.pid}) runs without {layer}: {reason}")
         for engine in running
         for layer, reason in engine.missing.items()
     )

@@ -282,6 +282,8 @@ def list_served_models(endpoint: Endpoint, *, seconds: float) -> list[ServedMode
             request = client.build_request("GET", url, headers=build_headers(endpoint))
             with closing(client.send(request, stream=True)) as response:
                 body = next(response.iter_bytes(MAX_LIST_BYTES), b"")
+        except httpx2.TimeoutException:
+            raise build_lost_error(endpoint, TimeoutError(f"timed out after {seconds:g} s")) from None
         except httpx2.HTTPError as error:
             raise build_lost_error(endpoint, error) from None
     if not response.is_success:

@@ -29,11 +29,14 @@ from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange
 from llm_hf_models.models.types import LocalModelView, Removal
+from llm_hf_models.types import AliasChange
 
 Name = Annotated[
     str, Field(max_length=1000, description="A local model's id, alias or repo, as shown by hf_list_models")
 ]
 Alias = Annotated[str, Field(max_length=100)]
+AddedAliases = Annotated[list[Alias], Field(max_length=10, description="Names to add")]
+RemovedAliases = Annotated[list[Alias], Field(max_length=10, description="Names to remove")]
 MAX_EQUAL_NOTES = 3
 LIST_RESERVED_CHARS = 400  # for the next step and the labels of a list of models
 
@@ -62,7 +65,7 @@ async def list_models(
     survey = await call(library.survey, name)
     models, warnings = (survey.models, []) if verbosity == "full" else _group_notes(survey.models)
     wanted = sorted(models, key=_SORT_KEYS[sort])
-    totals = {"models": Totals(len(wanted), 0, survey.size)}
+    totals = {"models": Totals(len(wanted), 0, survey.size_bytes)}
     rest = ListModelsResult((), survey.freed_bytes, survey.outdated, survey.unknown, totals=totals)
     room = measure_room(rest, verbosity, reserved=LIST_RESERVED_CHARS + measure(warnings))
     rows, after = select_page(wanted, cursor, limit=limit, room=room, kind="models", level=verbosity)
@@ -84,7 +87,7 @@ def _group_notes(rows: Sequence[LocalModelView]) -> tuple[tuple[LocalModelView, 
 _SORT_KEYS: dict[str, Callable[[LocalModelView], float]] = {
     "newest": lambda model: -model.added,
     "unused": lambda model: model.last_used or model.added,
-    "largest": lambda model: -model.size,
+    "largest": lambda model: -model.size_bytes,
 }
 
 
@@ -115,13 +118,11 @@ async def verify_model(
 
 async def _verify(ctx: Context, library: AgentLibrary, name: str, *, load: bool) -> VerifyModelResult:
     model = await call(_find_model_to_verify, library, name)
-    hashing = HashingProgress(model.size)
-    digest = await report_hashing(
-        ctx, hashing, lambda: call(library.verify, model.model_id, progress=hashing.record_event)
-    )
+    hashing = HashingProgress(model.size_bytes)
+    digest = await report_hashing(ctx, hashing, lambda: call(library.verify, model.id, progress=hashing.record_event))
     whole = all(map(_is_present, await call(library.path, name)))
-    structure = await call(library.check, digest.model_id) if whole else None
-    load_test = await call(library.test, digest.model_id) if load and whole and digest.unchanged else None
+    structure = await call(library.check, digest.id) if whole else None
+    load_test = await call(library.test, digest.id) if load and whole and digest.unchanged else None
     return VerifyModelResult(digest, structure, load_test)
 
 
@@ -184,7 +185,7 @@ async def run_prompt(
         stop.set()
     if scope.cancelled_caught:
         raise ToolError(
-            f"{change.subject.model_id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
+            f"{change.subject.id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
             "max_tokens (the model may be loaded by now), or choose a smaller model."
         )
     return build_result(response, rendering.format_response)
@@ -221,27 +222,53 @@ async def delete_model(
     return build_result(removed, rendering.format_removal)
 
 
+async def prepare_aliases(
+    library: OpenLibrary, name: str, add: list[str], remove: list[str]
+) -> PreparedChange[AliasChange]:
+    """Find the model, and the names to take from it."""
+    model = await call(library.show, name)
+    for alias in remove:
+        if alias.casefold() not in map(str.casefold, model.aliases):
+            raise ToolError(f"{model.id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
+    if not add and not remove:
+        return PreparedChange("alias", model.id, AliasChange(model.id, (), ()), ())
+    return await call(library.prepare_aliases, model.id, add=add, remove=remove)
+
+
+PreparedAliases = Annotated[PreparedChange[AliasChange], Resolve(prepare_aliases)]
+
+
+async def ask_before_aliases(
+    ctx: Context, library: OpenLibrary, change: PreparedAliases, confirm: str | None
+) -> Elicit[Agreement] | SettledConsent:
+    """Ask the user to agree to the removal of names, if the policy requires it."""
+    return await request_agreement(ctx, library, change, confirm)
+
+
 async def edit_aliases(
     library: OpenLibrary,
     name: Name,
-    add: Annotated[list[Alias], Field(max_length=10, description="Names to add")] = [],  # noqa: B006 - never modified
-    remove: Annotated[list[Alias], Field(max_length=10, description="Names to remove")] = [],  # noqa: B006
+    change: PreparedAliases,
+    answer: Annotated[ElicitationResult[Agreement], Resolve(ask_before_aliases)],
+    add: AddedAliases = [],  # noqa: B006 - never modified
+    remove: RemovedAliases = [],  # noqa: B006
+    confirm: Confirm = None,
 ) -> CallToolResult:
-    """Add names (aliases) to a local model, or remove some: all of them, or none if one fails.
+    """Add names (aliases) to a local model, or remove some after the user has agreed: all, or none if one fails.
 
     Without `add` and `remove`, show its names.
 
     Use it if the user wants a short name for `llm -m`.
     """
-    model = await call(library.show, name)
-    for alias in remove:
-        if alias.casefold() not in map(str.casefold, model.aliases):
-            raise ToolError(f"{model.model_id} has no name {alias!r}. Its names: {', '.join(model.aliases) or 'none'}.")
+    del name, confirm
+    change = await record_answer(library, change, answer)
     if add or remove:
-        model = await call(library.change_aliases, model.model_id, add=add, remove=remove)
+        model = await call(library.change_aliases, change)
+    else:
+        model = await call(library.show, str(change.subject.name))
     count = len(model.aliases)
     totals = {"aliases": Totals(count, min(count, MAX_KEYS))}
-    now = EditAliasesResult(model.model_id, dict.fromkeys(model.aliases, model.model_id), totals)
+    now = EditAliasesResult(model.id, dict.fromkeys(model.aliases, model.id), totals)
     return build_result(now, rendering.format_names)
 
 

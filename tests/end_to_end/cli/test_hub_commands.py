@@ -32,7 +32,7 @@ from llm_hf_models.library.download_records import Download, DownloadState
 from llm_hf_models.network.tls import BUNDLE_VARIABLES
 from llm_hf_models.paths import library_path
 from tests.conftest import Home
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_base, tiny_chat, tiny_split
 from tests.support.hub_server import Delay, FlipBit, HubServer, Reset, Stall, Status, Throttle
 from tests.support.storage_server import Fault, StorageServer
@@ -183,7 +183,7 @@ def test_info_shows_variants_files_and_card() -> None:
     assert "README.md" not in text
     assert "README.md" in run("info", REPO, "--files").stdout
     assert "A *card*" in run("info", REPO, "--card").stdout
-    found = run_json("info", REPO)
+    found = run_json_one("info", REPO)
     assert [variant["quant"] for variant in found["variants"] if variant["chosen"]] == ["Q4_K_M"]
 
 
@@ -204,10 +204,10 @@ def test_info_lists_the_conversions_of_a_repo_without_gguf_files(hub: HubServer)
     text = run("info", "big/model", "--refresh").stdout
     assert re.search(r"b/model-GGUF +1,234,567\na/model-GGUF +5\n", text)
     assert text.endswith("Pull the first one: llm hf pull b/model-GGUF\n")
-    found = run_json("info", "big/model")["conversions"]
+    found = run_json_one("info", "big/model")["conversions"]
     assert found == [{"id": "b/model-GGUF", "downloads": 1_234_567}, {"id": "a/model-GGUF", "downloads": 5}]
     assert "(1,234,567 downloads a month)" in run("pull", "big/model", code=1).stderr
-    assert run_json("info", "a/model-GGUF")["conversions"] == []
+    assert run_json_one("info", "a/model-GGUF")["conversions"] == []
 
 
 def test_info_marks_the_variants_that_a_pull_refuses(repo: HubServer) -> None:
@@ -217,7 +217,7 @@ def test_info_marks_the_variants_that_a_pull_refuses(repo: HubServer) -> None:
     assert re.search(r"Q8_0 .* unsafe ", text)
     assert not re.search(r"Q4_K_M .* unsafe", text)
     assert "A pull of a variant marked REFUSED needs --allow-unsafe" in text
-    refused = {variant["quant"]: variant["refused"] for variant in run_json("info", REPO)["variants"]}
+    refused = {variant["quant"]: variant["refused"] for variant in run_json_one("info", REPO)["variants"]}
     assert refused == {"Q8_0": f"{Q8}: unsafe", "Q4_K_M": None}
     assert "as unsafe" in run("pull", f"{REPO}:Q8_0", code=1).stderr
     run("pull", f"{REPO}:Q4_K_M", "-q")
@@ -297,14 +297,13 @@ def test_pull_of_several_starts_after_all_were_found() -> None:
     assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q1_0", code=1).stdout == ""
     assert "names one model" in run("pull", REPO, f"{REPO}:Q8_0", "-a", "walrus", code=2).stderr
     assert run_json("list")["models"] == []
-    assert [plan["quant"] for plan in run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "--dry-run")] == [
-        "Q4_K_M",
-        "Q8_0",
-    ]
+    planned = run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q1_0", f"{REPO}:Q8_0", "--dry-run", code=1)
+    assert [plan["quant"] for plan in planned["results"]] == ["Q4_K_M", "Q8_0"]
+    assert [(one["name"], one["error"]["code"]) for one in planned["errors"]] == [(f"{REPO}:Q1_0", "quant_not_found")]
     assert run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q").stdout == f"hf/{REPO}:Q4_K_M\nhf/{REPO}:Q8_0\n"
-    found = run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q")
-    assert [pulled["model_id"] for pulled in found] == run("list", "-q").stdout.split()[::-1]
-    assert [repo["id"] for repo in run_json("info", REPO, REPO)] == [REPO, REPO]
+    found = run_json("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q")["results"]
+    assert [pulled["id"] for pulled in found] == run("list", "-q").stdout.split()[::-1]
+    assert [repo["id"] for repo in run_json("info", REPO, REPO)["results"]] == [REPO, REPO]
 
 
 @pytest.mark.usefixtures("repo")
@@ -316,7 +315,7 @@ def test_quiet_pull_prints_only_the_id() -> None:
 @pytest.mark.usefixtures("repo")
 def test_pull_sets_aliases_and_suggests_the_requested_one() -> None:
     assert "llm -m walrus 'hello'" in run("pull", f"{REPO}:Q8_0", "-a", "walrus").stderr
-    assert run_json("show", "walrus")["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json_one("show", "walrus")["id"] == f"hf/{REPO}:Q8_0"
     assert "walrus" in run("pull", f"{REPO}:Q4_K_M", "-a", "walrus", code=2).stderr
 
 
@@ -324,7 +323,7 @@ def test_dry_run_shows_the_plan_and_fetches_no_weights(repo: HubServer, home: Ho
     text = run("pull", REPO, "--dry-run").stdout
     for output in (f"hf/{REPO}:Q4_K_M", Q4, "to download", "Fits", "Folder", "Aliases"):
         assert output in text
-    plan = run_json("pull", REPO, "--dry-run")
+    plan = run_json_one("pull", REPO, "--dry-run")
     assert plan["fetch_bytes"] == plan["total_bytes"] == (Path(repo.list_repos()[0].files[1].location)).stat().st_size
     assert list_cached(home) == []
     assert run_json("list")["models"] == []
@@ -594,7 +593,7 @@ def test_local_commands_work_without_a_network(repo: HubServer, monkeypatch: pyt
 def test_rm_frees_files_that_no_other_model_uses(repo: HubServer, home: Home) -> None:
     run("pull", REPO, "-q")
     size = sum(path.stat().st_size for path in list_cached(home))
-    found = run_json("rm", "tiny", "-y")
+    found = run_json_one("rm", "tiny", "-y")
     assert found["freed_bytes"] == size
     assert list_cached(home) == []
     assert repo.list_repos()
@@ -650,23 +649,25 @@ def test_background_pull_is_queued_followed_and_finished(repo: HubServer) -> Non
     assert f"Download {number} ({REPO}:Q8_0) is done." in done.stderr
     assert re.search(rf"{number} +{re.escape(REPO)}:Q8_0 +done +100 %", run("downloads", "--all").stdout)
     assert "done" in run("downloads", "log", number).stdout
-    assert run_json("list")["models"][0]["model_id"] == f"hf/{REPO}:Q8_0"
+    assert run_json("list")["models"][0]["id"] == f"hf/{REPO}:Q8_0"
     assert run_json("downloads", "clear") == {"removed": 1}
     assert repo.sent(Q8, side="storage") > 0
 
 
 def test_background_pull_of_an_installed_model_is_a_download_too(repo: HubServer, tmp_path: Path) -> None:
     run("pull", f"{REPO}:Q8_0", "-q")
-    before, sent = run_json("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
+    before, sent = run_json_one("show", f"{REPO}:Q8_0"), repo.sent(side="storage")
     rang = tmp_path / "rang"
     os.mkfifo(rang)
-    number = run(
-        "pull", f"{REPO}:Q8_0", "-a", "walrus", "--background", "-q", "--on-done", f'echo "$LLM_HF_MODEL" > {rang}'
-    ).stdout.strip()
-    assert number.isdigit()
+    queued = run("pull", f"{REPO}:Q8_0", "-a", "walrus", "--background", "--on-done", f'echo "$LLM_HF_MODEL" > {rang}')
+    number = queued.stdout.strip()
+    assert queued.stderr.splitlines() == [
+        f"hf/{REPO}:Q8_0 is already on this machine.",
+        f"Download {number} has nothing to download and ends at once. Show it: llm hf downloads --all",
+    ]
     assert rang.read_text("utf-8") == f"hf/{REPO}:Q8_0\n"
     assert "is done" in run("downloads", "--watch", number).stderr
-    after = run_json("show", "walrus")
+    after = run_json_one("show", "walrus")
     assert {**after, "aliases": before["aliases"]} == before
     assert repo.sent(side="storage") == sent
 
@@ -731,7 +732,7 @@ def test_command_for_all_downloads_skips_one_that_has_just_ended(
         return rows
 
     monkeypatch.setattr(Library, "downloads", listed_and_ended)
-    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")] == [
+    assert [(row["id"], row["state"]) for row in run_json("pause", "--all")["results"]] == [
         (3, "paused"),
         (1, "paused"),
     ]
@@ -742,28 +743,29 @@ def test_pending_pause_of_all_downloads_can_be_undone() -> None:
     add_downloads("running", "running", "done")
     with Database(library_path()) as db:
         db.update_download(2, wanted="pause")
-    assert [row["id"] for row in run_json("resume", "--all")] == [2]
+    assert [row["id"] for row in run_json("resume", "--all")["results"]] == [2]
     with Database(library_path()) as db:
         assert [row.wanted for row in db.list_downloads()] == [None, None, None]
 
 
 def test_command_handles_downloads_up_to_the_first_unknown_one() -> None:
     add_downloads("queued", "queued", "queued")
-    assert [row["state"] for row in run_json("pause", "2", "3", "2")] == ["paused", "paused"]
+    assert [row["state"] for row in run_json("pause", "2", "3", "2")["results"]] == ["paused", "paused"]
     done = run("pause", "1", "99", code=1)
     assert "Download 1 (a/b) is paused." in done.stderr
     assert "There is no download 99" in done.stderr
     found = run_json("resume", "1", "99", code=1)
-    assert ([row["id"] for row in found["done"]], found["error"]["code"]) == ([1], "not_found")
+    assert [row["id"] for row in found["results"]] == [1]
+    assert [(one["name"], one["error"]["code"]) for one in found["errors"]] == [("99", "not_found")]
 
 
 def test_ending_download_is_shown_as_such_and_can_not_be_retried() -> None:
     add_downloads("running")
-    assert run_json("cancel", "1")["requested_action"] == "cancel"
+    assert run_json_one("cancel", "1")["requested_action"] == "cancel"
     assert "running, cancelling" in run("downloads").stdout
     assert "nothing to retry" in run("retry", "1", code=2).stderr
     add_downloads("running")
-    assert run_json("pause", "2")["requested_action"] == "pause"
+    assert run_json_one("pause", "2")["requested_action"] == "pause"
     assert "nothing to retry" in run("retry", "2", code=2).stderr
 
 

@@ -17,11 +17,15 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import Download, DownloadState
 from llm_hf_models.paths import library_path
 from llm_hf_models.system.json_values import build_schema
+from tests.conftest import Home
 from tests.support import mcp_hub
 from tests.support.commands import run, run_json, run_llm
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
+from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hub import REPO
+from tests.support.other_tools import make_lm_studio_store
+from tests.support.signatures import make_key, to_private_pem
 from tests.tools import json_reference
 from tests.tools.json_reference import OUTPUTS
 
@@ -72,6 +76,13 @@ def test_type_of_every_command_is_known() -> None:
     assert set(list_names(hf)) <= OUTPUTS.keys()
 
 
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_output_is_an_object_whose_names_follow_the_convention(command: str) -> None:
+    schema = build_schema(OUTPUTS[command])
+    assert schema["type"] == "object", "a list at the top can't get another member later"
+    assert list(list_misnamed_fields(schema, command)) == []
+
+
 def test_reference_describes_the_current_types() -> None:
     written = json_reference.DOCUMENT.read_text(encoding="utf-8")
     assert written == json_reference.make_document(), "run: make docs"
@@ -106,7 +117,7 @@ def test_output_of_commands_about_models_follows_the_schema(monkeypatch: pytest.
     for words in (("list",), ("list", "--updates"), ("show", "tiny"), ("show", "big"), ("path", "tiny"), ("alias",)):
         check_output(words[0], *words)
     check_output("verify", "verify", "tiny")
-    check_output("verify --all", "verify", "--all", code=1)
+    check_output("verify", "verify", "--all", code=1)
     assert run_json("ps")["engines"]
     check_output("ps", "ps")
     check_output("status", "status")
@@ -123,17 +134,29 @@ def test_output_of_commands_about_downloads_follows_the_schema() -> None:
     check_output("downloads --watch", "downloads", "--watch", "1")
     add_downloads()
     check_output("pause", "pause", "2")
-    check_output("pause --all", "pause", "--all")
+    check_output("pause", "pause", "--all")
+    check_output("pause", "pause", "2", "99", code=1)
     check_output("downloads", "downloads", "--all")
     check_output("downloads log", "downloads", "log", "1")
     check_output("cancel", "cancel", "2")
-    check_output("cancel --all", "cancel", "--all")
-    check_output("resume --all", "resume", "--all")
-    check_output("retry --all", "retry", "--all")
+    check_output("cancel", "cancel", "--all")
+    check_output("resume", "resume", "--all")
+    check_output("retry", "retry", "--all")
     check_output("downloads clear", "downloads", "clear")
 
 
-def test_output_of_commands_about_collections_follows_the_schema() -> None:
+def test_output_of_imports_from_other_tools_follows_the_schema(home: Home, tmp_path: Path) -> None:
+    make_lm_studio_store(home.root / ".lmstudio/models")
+    (tmp_path / "Modelfile").write_text(f"FROM {tiny_chat(tmp_path / 'own.gguf')}\nADAPTER x\nSYSTEM x\n", "utf-8")
+    check_output("import --from --dry-run", "import", "--from", "lmstudio", "--dry-run")
+    check_output("import --from", "import", "--from", "lmstudio")
+    check_output("import Modelfile --dry-run", "import", tmp_path / "Modelfile", "--dry-run")
+    check_output("import Modelfile", "import", tmp_path / "Modelfile")
+
+
+def test_output_of_commands_about_collections_follows_the_schema(hub: HubServer) -> None:
+    hub.add_collection("owner/title", [("model", REPO, "good"), ("dataset", "owner/data")])
+    check_output("collection import", "collection", "import", "owner/title")
     check_output("collection create", "collection", "create", "coding/small", "--note", "for work")
     check_output("collection add", "collection", "add", "coding", "owner/name:Q4_K_M", "--role", "best")
     check_output("collection add", "collection", "add", "coding/small", "hf://owner/other")
@@ -146,10 +169,38 @@ def test_output_of_commands_about_collections_follows_the_schema() -> None:
     check_output("collection delete", "collection", "delete", "work", "-y")
 
 
+def test_output_of_commands_about_signatures_follows_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_bytes(to_private_pem(make_key()))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/a.gguf").write_bytes(b"x")
+    for option in ("--dry-run", "-y"):
+        check_output("sign", "sign", str(tmp_path / "model"), "--key", str(tmp_path / "key.pem"), option)
+
+
+@pytest.mark.usefixtures("hub")
+def test_output_of_commands_about_lockfiles_follows_the_schema(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.lock.toml", tmp_path / "new.lock.toml"
+    run("lock", "-o", old)
+    run("pull", REPO, "-q")
+    check_output("lock", "lock", "-o", new)
+    check_output("lock --diff", "lock", "--diff", old, new, code=1)
+    check_output("export", "export", tmp_path / "disk")
+    run("rm", REPO, "-y")
+    check_output("sync --dry-run", "sync", new, "--dry-run")
+    check_output("sync", "sync", new)
+
+
+def test_output_of_commands_about_trust_follows_the_schema() -> None:
+    check_output("trust add", "trust", "add", "acme", "--identity", "a@b.example", "--issuer", "https://b.example")
+    check_output("trust", "trust")
+    check_output("trust list", "trust", "list", "acme")
+    check_output("trust remove", "trust", "remove", "acme")
+
+
 def test_output_of_commands_about_settings_follows_the_schema(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     check_output("settings", "settings")
-    check_output("settings KEY", "settings", "context", "4096")
-    check_output("settings KEY", "settings", "context", "--unset")
+    check_output("settings", "settings", "context", "4096")
+    check_output("settings", "settings", "context", "--unset")
     check_output("limit", "limit", "5M")
     check_output("mcp", "mcp")
     monkeypatch.chdir(tmp_path)

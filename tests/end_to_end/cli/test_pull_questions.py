@@ -13,7 +13,7 @@ import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.errors import InterruptedByUserError
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, run_hub, stall_after
 
@@ -47,7 +47,7 @@ def test_model_that_does_not_fit_needs_yes_without_a_terminal(no_memory: HubServ
         assert done.stderr.endswith(f"add -y: llm hf pull {REPO} -y\n")
     error = run_json("pull", REPO, code=2)["error"]
     assert error["message"].startswith(f"{REPO} was not downloaded")
-    assert run_json("pull", REPO, "--dry-run")["fit"]["fits"] is False
+    assert run_json_one("pull", REPO, "--dry-run")["fit"]["fits"] is False
     assert no_memory.sent(FILE, side="storage") < MODEL_BYTES
     assert Library().downloads(include_finished=True) == ()
     assert "Warning: the model does not fit" in run("pull", REPO, "-y").stderr

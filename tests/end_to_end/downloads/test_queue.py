@@ -574,7 +574,7 @@ def test_end_of_a_watch_or_a_terminal_stops_no_worker(hub: HubServer) -> None:
     hub.clear()
     assert follow_to_end(library, row.id)[-1].kind == "done"
     assert library.get_download(row.id).attempts == 1
-    assert plan.total_bytes == library.show(MODEL).size
+    assert plan.total_bytes == library.show(MODEL).size_bytes
 
 
 @contextmanager
@@ -643,7 +643,7 @@ def test_parallel_pulls_of_one_model_fetch_each_file_once(hub: HubServer) -> Non
     library = Library()
     assert library.show(MODEL).state == "ready"
     looks = sum(request.sent for request in hub.matching(FILE, side="storage") if request.sent <= 262_144)
-    assert count_weights_sent(hub) - looks == library.show(MODEL).size
+    assert count_weights_sent(hub) - looks == library.show(MODEL).size_bytes
 
 
 def test_limit_for_all_downloads_holds_while_they_run(
@@ -654,4 +654,4 @@ def test_limit_for_all_downloads_holds_while_they_run(
     rate = path.stat().st_size // 2
     monkeypatch.setenv("LLM_HF_LIMIT_RATE", str(rate))
     result = Library().pull("tests/big", PullOptions())
-    assert result.fetched_bytes / result.seconds <= rate * 1.2
+    assert result.fetched_bytes / result.elapsed_seconds <= rate * 1.2

@@ -176,7 +176,7 @@ def test_background_download_yields_the_only_connection(hub: HubServer, tmp_path
         ahead = pool.submit(library.pull, plan)
         wait_until(lambda: any("all connections" in note.message for note in library.get_download_log(behind.id)))
         hub.clear()
-        assert ahead.result(60).model_id
+        assert ahead.result(60).id
     reported = [event for event in library.follow(behind.id) if event.kind != "progress"]
     assert reported[-1].kind == "done"
     assert sum("all connections" in event.message for event in reported) == 1
@@ -196,7 +196,7 @@ def test_download_without_a_connection_waits_for_the_other_process(
     stop = threading.Event()
     alarm = threading.Timer(60, stop.set)
     alarm.start()
-    assert library.pull(plans[1], stop=stop).model_id
+    assert library.pull(plans[1], stop=stop).id
     alarm.cancel()
     assert [event.kind for event in library.follow(behind.id)][-1] == "done"
 
@@ -214,7 +214,7 @@ def test_broken_settings_end_no_running_transfer(hub: HubServer, monkeypatch: py
         hub.wait_until(lambda: hub.sent(FILE, side="storage") >= MB)
         settings_path().write_text("connections = 2", "utf-8")
         hub.clear()
-        assert pulling.result(60).model_id
+        assert pulling.result(60).id
 
 
 # Disk space
@@ -264,7 +264,7 @@ except DiskFullError as error:
     row, = library.downloads()
     print(row.state, error.missing_bytes, row.error)
 hog.write_bytes(b"")
-print(library.pull(sys.argv[1]).model_id)
+print(library.pull(sys.argv[1]).id)
 """
 
 
@@ -398,7 +398,7 @@ def test_busy_library_ends_no_transfer(hub: HubServer, monkeypatch: pytest.Monke
         other.execute("rollback")
     hub.clear()
     thread.join(60)
-    assert [result.model_id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
+    assert [result.id for result in ends] == [f"hf/{REPO}:Q4_K_M"]
 
 
 def test_finished_pull_waits_for_a_busy_library(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +419,7 @@ def test_finished_pull_waits_for_a_busy_library(hub: HubServer, monkeypatch: pyt
     library = Library()
     result = library.pull(REPO)
     assert len(tries) == 3
-    assert library.show(str(result.model_id)).state == "ready"
+    assert library.show(str(result.id)).state == "ready"
     assert [row.state for row in library.downloads(include_finished=True)] == ["done"]
 
 
@@ -496,7 +496,7 @@ def test_failed_write_of_the_checking_state_does_not_end_a_pull(hub: HubServer) 
     with Database(library_path()) as db:
         says = "create trigger no before update of state on downloads when new.state = 'verifying'"
         db.execute(f"{says} begin select raise(abort, 'no'); end")
-    assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
+    assert Library().pull(REPO).id == f"hf/{REPO}:Q4_K_M"
 
 
 def test_failed_write_of_progress_does_not_end_a_transfer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,7 +505,7 @@ def test_failed_write_of_progress_does_not_end_a_transfer(hub: HubServer, monkey
     with Database(library_path()) as db:
         says = "create trigger no before update of done_bytes on downloads when new.state = 'running'"
         db.execute(f"{says} begin select raise(abort, 'no'); end")
-    assert Library().pull(REPO).model_id == f"hf/{REPO}:Q4_K_M"
+    assert Library().pull(REPO).id == f"hf/{REPO}:Q4_K_M"
 
 
 def test_pull_cancelled_while_it_is_being_paused_is_cancelled(

@@ -14,7 +14,7 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import InterruptedByUserError
 from llm_hf_models.hub import encrypted_token, tokens
 from tests.conftest import Home
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json_one
 from tests.support.downloads import FILE, STALL_AFTER, count_weights_sent, find_workers, follow_to_end, wait_for_state
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Stall
@@ -120,7 +120,7 @@ def enqueue_stalled(hub: HubServer, repo: str) -> int:
     """Enqueue a download through the CLI. It stalls until the faults are cleared. Return its id."""
     hub.forget_requests()
     hub.fault(Stall(after=STALL_AFTER), side="storage", times=None)
-    row = run_json("pull", repo, "--background")
+    row = run_json_one("pull", repo, "--background")
     hub.wait_until(lambda: any(request.sent >= STALL_AFTER for request in hub.matching(side="storage")))
     return int(row["id"])
 
@@ -169,7 +169,7 @@ def test_workers_share_the_limit_of_simultaneous_downloads(
     hub, library = gated_by_two_tokens, Library()
     first = enqueue_stalled(hub, OPEN)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    second = run_json("pull", REPO, "--background")["id"]
+    second = run_json_one("pull", REPO, "--background")["id"]
     wait_until(lambda: len(find_workers()) == 2, message="no second worker")
     hub.clear()
     assert follow_to_end(library, second)[-1].kind == "done", library.get_download(second)
@@ -226,7 +226,7 @@ def test_token_is_sent_only_to_its_own_hub(
         other.add_token(OTHER_TOKEN, access=["tests/elsewhere-GGUF"])
         monkeypatch.setenv("HF_ENDPOINT", other.endpoint)
         monkeypatch.setenv("HF_TOKEN", OTHER_TOKEN)
-        second = run_json("pull", "tests/elsewhere-GGUF", "--background")["id"]
+        second = run_json_one("pull", "tests/elsewhere-GGUF", "--background")["id"]
         assert follow_to_end(library, second)[-1].kind == "done", library.get_download(second)
         hub.clear()
         assert follow_to_end(library, first)[-1].kind == "done", library.get_download(first)

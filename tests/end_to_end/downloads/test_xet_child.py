@@ -55,8 +55,8 @@ def list_agents(hub: HubServer) -> list[str]:
 def test_files_moved_by_huggingface_hub_are_verified_and_registered(hub: HubServer, home: Home) -> None:
     events: list[Event] = []
     result = Library().pull(REPO, progress=events.append)
-    assert result.model_id == MODEL
-    assert result.fetched_bytes == Library().show(MODEL).size
+    assert result.id == MODEL
+    assert result.fetched_bytes == Library().show(MODEL).size_bytes
     (agent,) = list_agents(hub)
     assert "hf_hub/" in agent
     kinds = [kind for kind, _ in groupby(event.kind for event in events if event.kind != "progress")]
@@ -78,7 +78,7 @@ def test_huggingface_hub_uses_the_configured_certificates(home: Home, tmp_path: 
     with HubServer(tls=True) as hub:
         hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE, seed=1, weights_bytes=BYTES)})
         reported = {"HF_ENDPOINT": hub.endpoint, "SSL_CERT_FILE": str(hub.ca_file), "LLM_HF_TRANSPORT": "xet"}
-        code = f"from llm_hf_models import Library; print(Library().pull({REPO!r}).model_id)"
+        code = f"from llm_hf_models import Library; print(Library().pull({REPO!r}).id)"
         done = subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, **reported, "LLM_HF_DISK_RESERVE": "0"},
@@ -94,7 +94,7 @@ def test_huggingface_hub_uses_the_configured_certificates(home: Home, tmp_path: 
 @pytest.mark.parametrize("header", ["X-Repo-Commit", "X-Linked-Etag"])
 def test_file_whose_headers_are_missing_is_fetched_and_verified(hub: HubServer, header: str) -> None:
     hub.fault(Headers({header: "", "ETag": ""}), on=f"/{FILE}", side="hub", times=None)
-    assert Library().pull(REPO).model_id == MODEL
+    assert Library().pull(REPO).id == MODEL
     assert Library().verify(MODEL).matches
 
 

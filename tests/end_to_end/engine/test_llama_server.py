@@ -160,7 +160,7 @@ def test_ps_shows_the_layers_and_stop_ends_llama_server(tiny_library: TinyLibrar
     run_llm("hf", "stop", "--all")
     get_output("-m", "tiny", "hello")
     (shown,) = json.loads(get_output("hf", "ps", "--json"))["engines"]
-    assert shown["memory"] > 0
+    assert shown["memory_bytes"] > 0
     if sys.platform == "linux":
         assert "rlimits" in shown["layers"]
     assert not set(shown["layers"]) & set(shown["missing"])

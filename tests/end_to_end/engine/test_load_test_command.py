@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models import Library
-from tests.support.commands import run
+from tests.support.commands import run, run_json_one
 from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import HubServer, run_hub
 
@@ -27,9 +26,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 @pytest.mark.usefixtures("hub")
 def test_pulled_model_is_load_tested_and_the_verdict_is_stored() -> None:
     assert run("pull", REPO, "-q", code=None).exit_code == 0
-    done = run("test", MODEL, "--json", code=None)
-    assert done.exit_code == 0
-    report = json.loads(done.stdout)
+    report = run_json_one("test", MODEL)
     assert report["result"]["verdict"] == "loads"
     assert "Walruses" in report["result"]["output"]
     assert report["recorded"]

@@ -20,7 +20,7 @@ from llm_hf_models.inference import engine, sandbox_probe
 from llm_hf_models.library.database import Database
 from llm_hf_models.service import Library
 from tests.support import engines, failing_layers, ggufs
-from tests.support.commands import SCRIPTS, run, run_json, run_llm, run_process
+from tests.support.commands import SCRIPTS, run, run_json, run_json_one, run_llm, run_process
 from tests.support.engines import ensure, get_engine_row, make_spec, prompt_engine
 from tests.support.failing_layers import HANG, LAYERS, MACOS_TOO_STRICT, NO_MODEL, TOO_STRICT, FailingLayers
 from tests.tools.make_sandbox_model import ANSWER, write_model
@@ -96,21 +96,22 @@ def test_failing_layers_are_left_out_for_all_models_and_shown(
 
 def test_macos_profile_that_denies_the_model_is_left_out(layers: FailingLayers, tiny: str) -> None:
     layers.set(MACOS_TOO_STRICT, macos=True)
-    first = run_process("llm", "-m", tiny, "hello", starts_python=True)
+    first = run_process("llm", "-m", tiny, "hello")
     assert first.stdout.strip() == ggufs.ANSWER
     assert "only without the sandbox layer seatbelt on" in first.stderr
     (shown,) = run_json("ps")["engines"]
     assert shown["layers"] == ["rlimits"]
     # llama.cpp writes its log in another thread, so its last line is not always the one about the permission.
     assert shown["missing"]["seatbelt"].startswith("a test model fails under it: ")
-    tested = json.loads(run_process("llm", "hf", "test", tiny, "--json", starts_python=True).stdout)["result"]
+    (report,) = json.loads(run_process("llm", "hf", "test", tiny, "--json").stdout)["results"]
+    tested = report["result"]
     assert (tested["verdict"], tested["layers"]) == ("loads", ["rlimits"])
     assert dict(tested["missing"]) == shown["missing"]
 
 
 def test_load_test_leaves_out_the_same_layers(layers: FailingLayers, tiny: str) -> None:
     layers.set({"seccomp": TOO_STRICT["seccomp"]})
-    tested = run_json("test", tiny)["result"]
+    tested = run_json_one("test", tiny)["result"]
     assert tested["verdict"] == "loads"
     assert [layer for layer, _ in tested["missing"]] == ["seccomp"]
     starts = layers.count_starts()

@@ -29,7 +29,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
 
 
 def find_model(name: str = f"hf/{REPO}:Q4_K_M") -> LocalModelView:
-    return next(model for model in Library().survey().models if model.model_id == name)
+    return next(model for model in Library().survey().models if model.id == name)
 
 
 def change_readme(hub: HubServer, folder: Path) -> None:
@@ -83,7 +83,7 @@ def test_models_that_follow_no_branch_have_a_reason(tmp_path: Path, hub: HubServ
     Library().pull(f"{REPO}@{commit}:Q4_K_M")
     Library().import_file(tiny_chat(tmp_path / "own.gguf"), aliases=["own"])
     change_weights(hub, tmp_path)
-    states = {model.model_id: (model.update_available, model.update_note) for model in Library().survey().models}
+    states = {model.id: (model.update_available, model.update_note) for model in Library().survey().models}
     assert states == {
         f"hf/{REPO}@{commit}:Q4_K_M": (False, None),
         "hf/local/own:F16": (None, "imported, without a repo"),
@@ -152,7 +152,7 @@ def test_shared_files_are_freed_once_and_with_their_last_user(hub: HubServer, tm
     library.import_file(own)
     survey = library.survey()
     sizes = {path: path.stat().st_size for path in (weights, tmp_path / Q8, projector, own)}
-    freed = {model.model_id: model.freed_bytes for model in survey.models}
+    freed = {model.id: model.freed_bytes for model in survey.models}
     # The two copies of Q4_K_M are one file with two names, and the projector belongs to two models.
     assert freed == {
         "hf/a/tiny-GGUF:Q4_K_M": 0,
@@ -160,8 +160,8 @@ def test_shared_files_are_freed_once_and_with_their_last_user(hub: HubServer, tm
         "hf/b/tiny-GGUF:Q4_K_M": 0,
         "hf/local/own:F16": 0,
     }
-    assert survey.size == sum(sizes.values())
-    assert survey.freed_bytes == survey.size - sizes[own]
+    assert survey.size_bytes == sum(sizes.values())
+    assert survey.freed_bytes == survey.size_bytes - sizes[own]
     assert library.survey("b/tiny").freed_bytes == 0
     for name, expected in (
         ("hf/b/tiny-GGUF:Q4_K_M", 0),
@@ -179,6 +179,6 @@ def test_list_shows_updates_and_freed_space(hub: HubServer, tmp_path: Path) -> N
     assert "available" in done.stdout
     assert "1 with an update, 0 unknown." in done.stdout
     (model,) = run_json("list", "--updates")["models"]
-    assert (model["update_available"], model["freed_bytes"]) == (True, model["size"])
+    assert (model["update_available"], model["freed_bytes"]) == (True, model["size_bytes"])
     (model,) = run_json("list")["models"]
     assert (model["update_available"], model["freed_bytes"]) == (None, None)

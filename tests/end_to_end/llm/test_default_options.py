@@ -24,7 +24,7 @@ from llm_hf_models.service import Library
 from llm_hf_models.system import machine
 from tests.support import ggufs
 from tests.support import tiny_library as tiny_library_support
-from tests.support.commands import run, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.hub_server import HubServer
 from tests.support.model_options import read_defaults
 from tests.support.relays import KEY, run_relay
@@ -121,7 +121,7 @@ def test_show_lists_the_sampling_values_in_force_with_ranges(tiny_library: TinyL
         dog = db.find_model("dog")
         db.register(replace(dog, facts=replace(dog.facts, sampling={"temp": 0.1})))
     run("set", "dog", "top_k", "22", "max_tokens", "500")
-    found = {one["key"]: one for one in json.loads(run("show", "dog", "--json").stdout)["sampling"]}
+    found = {one["key"]: one for one in run_json_one("show", "dog")["sampling"]}
     assert found["temperature"] == {"key": "temperature", "value": 0.1, "source": "header", "minimum": 0, "maximum": 10}
     assert (found["top_k"]["value"], found["top_k"]["maximum"]) == (22, None)
     assert (found["min_p"]["value"], found["min_p"]["source"]) == (0.05, "default")
@@ -131,7 +131,7 @@ def test_show_lists_the_sampling_values_in_force_with_ranges(tiny_library: TinyL
     assert re.search(r"^max_tokens +500 +at least 1 +llm hf set$", shown, re.MULTILINE)
     assert re.search(r"^top_p +0\.95 +0 to 1 +default$", shown, re.MULTILINE)
     assert re.search(r"^max_tokens +no limit +at least 1 +default$", run("show", "tiny").stdout, re.MULTILINE)
-    assert json.loads(run("show", "vectors", "--json").stdout)["sampling"] == []
+    assert run_json_one("show", "vectors")["sampling"] == []
     listed = json.loads(run("list", "--json").stdout)["models"]
     assert all(one["sampling"] == [] for one in listed)
     with tiny_library.open_db() as db:
@@ -225,7 +225,7 @@ def test_base_model_with_a_template_becomes_a_chat_model(tmp_path: Path) -> None
     run("set", "base", "template", str(tmp_path / "shout.jinja"))
     get_output("-m", "base", "hello")
     get_output("-c", "and then?")
-    assert json.loads(run("show", "base", "--json").stdout)["kind"] == "chat"
+    assert run_json_one("show", "base")["kind"] == "chat"
     run("set", "base", "--unset", "template")
     assert "does not support conversations" in run_llm("-c", "and then?").stderr
 
@@ -252,7 +252,7 @@ def test_unreadable_template_is_not_stored(template: str, tmp_path: Path, tiny_l
 def test_template_refused_by_the_engine_is_reported_by_test_and_prompt(tmp_path: Path) -> None:
     (tmp_path / "odd.jinja").write_text("{{ no_such_function(1) }}")
     run("set", "tiny", "template", str(tmp_path / "odd.jinja"))
-    assert "template" in json.loads(run("test", "tiny", "--json", code=1).stdout)["result"]["engine_log"]
+    assert "template" in run_json_one("test", "tiny", code=1)["result"]["engine_log"]
     for how in ((), ("--async",)):
         assert "llm hf set hf/tiny/chat:F16 --unset template" in run_llm("-m", "tiny", "hello", *how).stderr
     run("set", "tiny", "--unset", "template")
@@ -279,9 +279,7 @@ def test_pull_stores_the_options_of_generation_config(
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         library = Library()
         done = library.pull("acme/tiny-GGUF", PullOptions())
-        found = {
-            one.key: one.value for one in library.show(str(done.model_id)).defaults if one.source != "this machine"
-        }
+        found = {one.key: one.value for one in library.show(str(done.id)).defaults if one.source != "this machine"}
         assert {key: found[key] for key in ("temperature", "top_p", "top_k") if key in found} == kept
         requested = [
             request for request in hub.requests if re.search("/resolve/.*/generation_config.json", request.path)
@@ -308,8 +306,8 @@ def test_llm_prompts_a_remote_endpoint_like_a_local_model(monkeypatch: pytest.Mo
             assert json.loads(get_output("-m", "pets", "--schema", "name,", "a dog", *how)) == {"name": "Rex"}
         assert read_last_log()["resolved_model"] == "hf/tiny/dog:F16"
         assert len(json.loads(get_output("embed", "-m", "far", "-c", "hello"))) == ggufs.WIDTH
-        rows = {row["model_id"]: row for row in json.loads(run("list", "--json").stdout)["models"]}
-        assert rows["hf/remote/big"]["health"] == {"model_id": "hf/remote/big", "up": True, "problem": None}
+        rows = {row["id"]: row for row in json.loads(run("list", "--json").stdout)["models"]}
+        assert rows["hf/remote/big"]["health"] == {"id": "hf/remote/big", "up": True, "problem": None}
         assert "remote, up" in run("list").stdout
         assert KEY not in run("show", "big").stdout + run("show", "big", "--json").stdout
     listed = run("list")
@@ -343,7 +341,7 @@ def test_attaching_again_moves_the_name_and_keeps_the_options(monkeypatch: pytes
         library.set_options("big", {"context": 4096})
     with pytest.raises(NameTakenError):
         library.attach("tiny", "http://127.0.0.1:9", model="x")
-    assert "hf/remote/tiny" not in [model.model_id for model in library.list()]
+    assert "hf/remote/tiny" not in [model.id for model in library.list()]
 
 
 @pytest.mark.parametrize(
@@ -421,6 +419,14 @@ def test_suggested_attach_command_repeats_the_given_options(
         ):
             done = run("attach", "big", *words, code=2)
             assert f"llm hf attach big {' '.join(words)} --model ID" in done.stderr
+
+
+def test_attaching_a_silent_server_fails_within_its_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url, began = f"http://127.0.0.1:{silent.getsockname()[1]}", time.monotonic()
+        refused = run("attach", "far", "--endpoint", url, code=1).stderr
+        assert time.monotonic() - began < 2 * remote_endpoints.ATTACH_SECONDS
+    assert refused == f"Error: No response from {url}\ntimed out after 5 s\nCheck that the server is running.\n"
 
 
 def test_silent_endpoint_delays_the_list_only_up_to_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:

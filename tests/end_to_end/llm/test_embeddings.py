@@ -16,7 +16,7 @@ from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
 from tests.support import tiny_library as tiny_library_support
-from tests.support.commands import run, run_json, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.hub_server import HubServer
 from tests.support.relays import KEY, run_relay
 from tests.support.tiny_library import TinyLibrary, get_output, open_empty_library
@@ -127,7 +127,7 @@ def empty_library(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("empty_library")
 def test_kind_and_pooling_can_be_given_to_import_and_pull(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ggufs.tiny_base(tmp_path / "walrus.F16.gguf")
-    imported = run_json("import", path, "-q", "--kind", "embedding", "--pooling", "last")["model"]
+    imported = run_json_one("import", path, "-q", "--kind", "embedding", "--pooling", "last")["model"]
     assert (imported["kind"], imported["options"]) == ("embedding", {"kind": "embedding", "pooling": "last"})
     assert "supported only by an embedding model" in run("import", path, "--pooling", "last", code=2).stderr
     assert "walrus" in get_output("embed-models")
@@ -138,10 +138,10 @@ def test_kind_and_pooling_can_be_given_to_import_and_pull(tmp_path: Path, monkey
         refused = run("pull", "owner/plain-GGUF", "--pooling", "mean", code=2)
         assert "supported only by an embedding model" in refused.stderr
         run("pull", "owner/plain-GGUF", "-q", "--kind", "embedding", "--pooling", "mean")
-        assert run_json("show", "plain")["options"] == {"kind": "embedding", "pooling": "mean"}
-        assert run_json("info", "owner/told-GGUF")["facts"]["kind"] == "embedding"
-        assert run_json("pull", "owner/told-GGUF", "--dry-run")["facts"]["kind"] == "embedding"
+        assert run_json_one("show", "plain")["options"] == {"kind": "embedding", "pooling": "mean"}
+        assert run_json_one("info", "owner/told-GGUF")["facts"]["kind"] == "embedding"
+        assert run_json_one("pull", "owner/told-GGUF", "--dry-run")["facts"]["kind"] == "embedding"
         run("pull", "owner/told-GGUF", "-q")  # the Hub's task is a second witness
-        assert run_json("show", "told")["kind"] == "embedding"
+        assert run_json_one("show", "told")["kind"] == "embedding"
         run("pull", "owner/told-GGUF", "-q", "--kind", "base")
-        assert run_json("show", "told")["kind"] == "base"
+        assert run_json_one("show", "told")["kind"] == "base"

@@ -18,7 +18,7 @@ from llm_hf_models.library.records import LocalFile
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support import ggufs
-from tests.support.commands import run, run_llm
+from tests.support.commands import run, run_json_one, run_llm
 from tests.support.hub_server import HubServer
 from tests.support.images import BLUE, GREEN, RED, png
 from tests.support.relays import KEY, run_relay
@@ -138,7 +138,7 @@ def test_projector_of_another_model_is_named_by_prompts_and_tests(tiny_library: 
     refused = run_llm("-m", "stranger", "hi", code=1).stderr
     assert "The projector mmproj-stranger.gguf may belong to another model" in refused
     assert "llm hf pull tiny/stranger:F16 --no-mmproj" in refused
-    tested = json.loads(run("test", "stranger", "--json", code=1).stdout)
+    tested = run_json_one("test", "stranger", code=1)
     assert "mismatch between text model" in tested["result"]["reason"]
 
 
@@ -146,7 +146,7 @@ def test_projector_of_another_model_is_named_by_prompts_and_tests(tiny_library: 
 
 
 def list_roles(done: Result) -> list[str]:
-    return [file["role"] for file in json.loads(done.stdout)["model"]["files"]]
+    return [file["role"] for one in json.loads(done.stdout)["results"] for file in one["model"]["files"]]
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_projector_next_to_a_single_model_is_imported_with_it(tmp_path: Path) ->
     kept = [Path(line) for line in run_llm("hf", "path", "see", "--all").stdout.splitlines()]
     assert [path.name for path in kept] == [model.name, projector.name]
     assert all(path.is_file() for path in kept)
-    assert json.loads(run_llm("hf", "show", "see", "--json").stdout)["facts"]["modalities"] == ["image"]
+    assert json.loads(run_llm("hf", "show", "see", "--json").stdout)["results"][0]["facts"]["modalities"] == ["image"]
 
 
 @pytest.mark.usefixtures("empty_library")
@@ -201,7 +201,7 @@ def test_second_import_keeps_the_projector_unless_declined(tmp_path: Path) -> No
     projector = ggufs.tiny_mmproj(tmp_path / "far/mmproj.gguf")
     assert list_roles(run("import", model, "--mmproj", projector, "-q", "--json")) == ["weights", "mmproj"]
     assert list_roles(run("import", model, "-a", "eye", "-q", "--json")) == ["weights", "mmproj"]
-    assert json.loads(run_llm("hf", "show", "eye", "--json").stdout)["facts"]["modalities"] == ["image"]
+    assert json.loads(run_llm("hf", "show", "eye", "--json").stdout)["results"][0]["facts"]["modalities"] == ["image"]
     assert list_roles(run("import", model, "--no-mmproj", "-q", "--json")) == ["weights"]
     assert list_roles(run("import", model, "-q", "--json")) == ["weights"]
 
@@ -226,20 +226,20 @@ def test_invalid_projector_is_refused_and_nothing_is_registered(tmp_path: Path) 
 def test_generation_config_next_to_a_model_sets_its_defaults(tmp_path: Path) -> None:
     config = tmp_path / "generation_config.json"
     config.write_text('{"temperature": 0.6, "top_k": 20, "do_sample": true}')
-    first = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
-    found = {one.key: (one.value, one.source) for one in Library().show(first["model"]["model_id"]).defaults}
+    first = run_json_one("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q")
+    found = {one.key: (one.value, one.source) for one in Library().show(first["model"]["id"]).defaults}
     assert found["temperature"] == (0.6, "generation_config.json")
     assert found["top_k"] == (20, "generation_config.json")
-    second = json.loads(run("import", ggufs.tiny_chat(tmp_path / "two.F16.gguf", seed=2), "-q", "--json").stdout)
-    assert "temperature" not in {one.key for one in Library().show(second["model"]["model_id"]).defaults}
+    second = run_json_one("import", ggufs.tiny_chat(tmp_path / "two.F16.gguf", seed=2), "-q")
+    assert "temperature" not in {one.key for one in Library().show(second["model"]["id"]).defaults}
 
 
 @pytest.mark.usefixtures("empty_library")
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"temperature": "hot"}', "null"])
 def test_invalid_generation_config_changes_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "generation_config.json").write_text(text)
-    done = json.loads(run("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q", "--json").stdout)
-    assert "temperature" not in {one.key for one in Library().show(done["model"]["model_id"]).defaults}
+    done = run_json_one("import", ggufs.tiny_chat(tmp_path / "one.F16.gguf"), "-q")
+    assert "temperature" not in {one.key for one in Library().show(done["model"]["id"]).defaults}
 
 
 @pytest.mark.usefixtures("empty_library")
@@ -250,7 +250,7 @@ def test_projector_is_verified_against_the_repo(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         done = run("import", model, "--repo", "owner/see-GGUF", "-q", "--json")
         assert list_roles(done) == ["weights", "mmproj"]
-        assert json.loads(done.stdout)["digest"].startswith("matches owner/see-GGUF@")
+        assert json.loads(done.stdout)["results"][0]["digest"].startswith("matches owner/see-GGUF@")
         ggufs.tiny_mmproj(projector, seed=1)
         refused = run("import", model, "--repo", "owner/see-GGUF", code=1)
         assert "mmproj-F16.gguf is not a file of owner/see-GGUF" in refused.stderr

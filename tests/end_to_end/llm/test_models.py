@@ -29,7 +29,7 @@ from llm_hf_models.library.records import Check, LocalFile, LocalModel
 from llm_hf_models.system.json_values import format_utc
 from tests.support import ggufs
 from tests.support import tiny_library as tiny_library_support
-from tests.support.commands import run, run_llm, run_process
+from tests.support.commands import run, run_json_one, run_llm, run_process
 from tests.support.openai_server import END, format_delta, format_event
 from tests.support.remote_models import register_remote_model
 from tests.support.tiny_library import COMMIT, FUNCTION, PNG, TinyLibrary, get_output, read_last_log
@@ -517,7 +517,7 @@ def test_texts_are_embedded_one_by_one_or_in_batches_and_found(tmp_path: Path) -
 def test_embedding_one_text_updates_the_last_use() -> None:
     before = format_utc(time.time())
     get_output("embed", "-m", "vectors", "-c", "hello")
-    assert json.loads(run("show", "vectors", "--json").stdout)["last_used"] >= before
+    assert run_json_one("show", "vectors")["last_used"] >= before
 
 
 def test_bytes_can_not_be_embedded_as_text() -> None:

@@ -44,13 +44,14 @@ ACTIONS: dict[str, tuple[str, dict[str, Any], str, str]] = {
     "large": ("hf_download_model", {"ref": f"{REPO}:Q8_0"}, f"{REPO}:Q8_0", "Download 3"),
     "token": ("hf_download_model", {"ref": CLOSED}, CLOSED, "Hub token"),
     "unverified": ("hf_run_prompt", {"name": "mine", "prompt": "Hello"}, "hf/local/mine:F16", "never verified"),
+    "alias": ("hf_edit_aliases", {"name": "hf/local/mine:F16", "remove": ["ours"]}, "ours", "Take the name"),
 }
 
 
 @pytest.fixture
 def stocked(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     """Provide a model of the user's own, a gated repo, and a token that gives access to it."""
-    Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
+    Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine", "ours"])
     hub.add_repo(CLOSED, {"closed-Q4_K_M.gguf": tiny_chat(tmp_path / "closed.gguf")}, gated="manual")
     monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_friend", access=[CLOSED]))
     return hub
@@ -106,7 +107,7 @@ async def test_host_that_can_ask_asks_whatever_the_agent_confirms(era: Era, answ
     person = User(answer)
     async with connect_stdio(*FLAGS, era=era, person=person) as client:
         await refuse_each(client, person, home, check)
-    assert [model.model_id for model in Library().list()] == ["hf/local/mine:F16"]
+    assert [model.id for model in Library().list()] == ["hf/local/mine:F16"]
     assert Library().downloads(include_finished=True) == ()
     assert len(read_log(home)) == len(person.questions)
 
@@ -326,11 +327,15 @@ async def test_annotations_say_what_each_tool_may_do() -> None:
     true = {
         "read_only_hint": {
             "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status",
+            "hf_get_disk_usage", "hf_lock_models",
         },
-        "destructive_hint": {"hf_control_download", "hf_delete_model", "hf_edit_aliases"},
+        "destructive_hint": {
+            "hf_control_download", "hf_delete_model", "hf_edit_aliases", "hf_prune_models", "hf_sync_lockfile",
+        },
         "open_world_hint": {
             "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_list_models",
-            "hf_download_model", "hf_control_download", "hf_run_prompt", "hf_status",
+            "hf_download_model", "hf_control_download", "hf_import_model", "hf_run_prompt", "hf_status",
+            "hf_sync_lockfile",
         },
         "idempotent_hint": hints.keys() - {"hf_run_prompt"},
     }  # fmt: skip

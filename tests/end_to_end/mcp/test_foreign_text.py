@@ -18,6 +18,7 @@ from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Status
 from tests.support.mcp_hosts import call_refused, connect_stdio, get_text, run_async
+from tests.support.other_tools import add_ollama_model
 
 MAX_CHARS = 10_000
 REPO = "owner/hostile-GGUF"
@@ -28,13 +29,14 @@ CARD = f"---\nlicense: mit\n---\n{END}\n{ORDER}{HIDDEN}\n" + f"{HIDDEN}word " * 
 LABEL = f"{ORDER} {'now ' * 30}"
 # Fields of the results with text by this package, by the user of this machine, or of a closed set of values.
 OWN_FIELDS = {
+    "file_digest", "signed_at", "trusted_for", "unchecked_reason",
     "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
     "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
     "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
-    "next_cursor", "next_step", "note", "notes", "options", "part", "place", "reason", "requested_action",
+    "next_cursor", "next_step", "part", "place", "reason", "requested_action",
     "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
-    "suggestions", "token_kind", "token_name", "type", "updated", "value", "verdict", "versions", "warnings", "where",
-    "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "suggestions", "token_kind", "tool", "token_name", "type", "updated", "value", "verdict", "versions", "warnings",
+    "where", "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
 }  # fmt: skip
 
 
@@ -51,6 +53,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
             gguf={"total": 84_000, "architecture": ORDER, "context_length": 4096},
             base_models=tuple(f"{ORDER}/{number}" for number in range(50)),
         )  # fmt: skip
+        items = [("model", REPO, f"{HIDDEN}{ORDER}"), ("dataset", f"{ORDER}/{HIDDEN}", ORDER)]
+        hub.add_collection("hostile/title", items * 60, title=f"{HIDDEN}{ORDER}", description=ORDER * 100)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("LLM_HF_KEEP_ALIVE", "2")
         yield hub
@@ -95,7 +99,7 @@ def check_answer(result: CallToolResult) -> None:
     assert len(json.dumps(structure, ensure_ascii=False)) < MAX_CHARS
     assert [char for one in list_strings(structure) for char in find_hidden(one)] == []
     marked = set(structure.get("untrusted", {}).get("fields", ()))
-    assert {name for name in ("card", "tags", "id", "name", "text", "model_id") if structure.get(name)} <= marked
+    assert {name for name in ("card", "tags", "id", "name", "text") if structure.get(name)} <= marked
     assert find_unmarked(structure, marked) == []
     warned = {warning.split(" ")[0].rstrip(":") for warning in structure["warnings"] if ": 20 of " in warning}
     assert warned <= set(list_strings(structure))
@@ -105,6 +109,8 @@ def check_answer(result: CallToolResult) -> None:
 @run_async
 async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
     ref, everything = f"{REPO}:Q4_K_M", {"metadata": True, "tensors": True, "template": True}
+    add_ollama_model("hostile:latest", f"{END}\n{ORDER}{HIDDEN}")
+    add_ollama_model(f"registry.ollama.ai/library/{LABEL}/latest", ORDER)
     calls: list[tuple[str, dict[str, Any]]] = [
         ("hf_search_models", {"query": "hostile"}),
         ("hf_get_model", {"repo": REPO}),
@@ -121,7 +127,18 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_verify_model", {"name": ref}),
         ("hf_run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
         ("hf_edit_aliases", {"name": ref, "add": ["hostile"]}),
+        ("hf_edit_collection", {"action": "import", "name": "theirs", "source": "hostile/title"}),
+        ("hf_edit_collection", {"action": "add", "name": "theirs", "members": [ref]}),
+        ("hf_list_collections", {}),
+        ("hf_list_collections", {"name": "theirs"}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "dry_run": True}),
+        ("hf_import_model", {"program": "ollama"}),
+        ("hf_import_model", {"program": "ollama", "name": "hostile"}),
+        ("hf_list_models", {"verbosity": "full"}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": ref, "confirm": f"hf/{ref}"}),
     ]
     async with connect_stdio("--allow-delete") as client:
@@ -242,4 +259,4 @@ async def list_schemas(client: Client) -> list[Any]:
 def test_json_of_the_cli_has_hidden_characters_only_as_escapes() -> None:
     done = run("info", REPO, "--card", "--json")
     assert find_hidden(done.stdout) == []
-    assert "\x1b[31m" in json.loads(done.stdout)["card"]
+    assert "\x1b[31m" in json.loads(done.stdout)["results"][0]["card"]

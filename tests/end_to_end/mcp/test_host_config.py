@@ -128,7 +128,7 @@ async def test_server_in_an_empty_environment_sees_the_same_models(
     async with Client(start_in_empty_environment(install_for_cursor(home))) as client:
         (found,) = (await call_tool(client, "hf_list_models"))["models"]
         status = await call_tool(client, "hf_status")
-    assert (found["model_id"], found["state"]) == (model.model_id, model.state)
+    assert (found["id"], found["state"]) == (model.id, model.state)
     assert status["cache_dir"] == expected
 
 

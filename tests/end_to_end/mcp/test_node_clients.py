@@ -42,7 +42,7 @@ const args = ["-m", "llm_hf_mcp", "--allow-delete"];
 await client.connect(new StdioClientTransport({ command: process.argv[2], args, env: process.env }));
 const { tools } = await client.listTools();
 const { structuredContent: here } = await client.callTool({ name: "hf_list_models", arguments: {} });
-const gone = await client.callTool({ name: "hf_delete_model", arguments: { name: here.models[0].model_id } });
+const gone = await client.callTool({ name: "hf_delete_model", arguments: { name: here.models[0].id } });
 console.log(JSON.stringify({ tools: tools.length, gone: gone.structuredContent, asked }));
 await client.close();
 """
@@ -110,7 +110,7 @@ def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home:
     assert (listed.returncode, listed.stderr) == (0, "")
     assert len(json.loads(listed.stdout)["tools"]) == 12
     called = run_node(node, *inspector, "--method", "tools/call", "--tool-name", "hf_list_models", *server)
-    assert json.loads(called.stdout)["structuredContent"]["models"][0]["model_id"] == f"hf/{REPO}:Q4_K_M"
+    assert json.loads(called.stdout)["structuredContent"]["models"][0]["id"] == f"hf/{REPO}:Q4_K_M"
 
 
 @pytest.mark.parametrize("revision", NOT_PASSED)

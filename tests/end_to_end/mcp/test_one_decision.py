@@ -85,6 +85,6 @@ async def test_prompt_is_decided_once(calls: Counter[str], tmp_path: Path) -> No
         assert "never verified" in await call_refused(client, "hf_run_prompt", name="mine", prompt="Hello")
         assert calls == expect(1)
         calls.clear()
-        name = Library().show("mine").model_id
+        name = Library().show("mine").id
         done = await call_tool(client, "hf_run_prompt", name="mine", prompt="Hello", confirm=name)
         assert (done["text"], calls) == (ANSWER, expect(1))

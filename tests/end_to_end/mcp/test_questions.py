@@ -75,7 +75,7 @@ async def test_thirty_models_fit_on_a_page_with_all_answers(pulled: HubServer, t
         assert page["totals"] == {"models": {"total": COUNT, "shown": 30, "bytes": size}}
         assert (page["freed_bytes"], page["outdated"], page["unknown"]) == (size, 1, 0)
         assert f"30 of {COUNT} models" in text
-        rows = {row["model_id"]: row for row in page["models"]}
+        rows = {row["id"]: row for row in page["models"]}
         for name in (row for row in ids if row in rows):
             row = rows[name]
             assert row["update_available"] is ("Model-3B" in name)
@@ -88,7 +88,7 @@ async def test_thirty_models_fit_on_a_page_with_all_answers(pulled: HubServer, t
             assert f"commit {row['commit']}" in line
         for level in LEVELS:
             pages = await read_pages(client, "hf_list_models", "models", verbosity=level, limit=50)
-            shown = [row["model_id"] for rows in pages for row in rows]
+            shown = [row["id"] for rows in pages for row in rows]
             assert (len(shown), set(shown)) == (COUNT, {f"hf/{REPO}:Q4_K_M", *ids})
 
 
@@ -101,7 +101,7 @@ async def test_unreachable_hub_is_one_warning_for_many_models(
     async with connect_stdio() as client:
         page = await call_tool(client, "hf_list_models")
         assert len(page["models"]) == 30
-        known = {row["model_id"]: row["update_available"] for row in page["models"]}
+        known = {row["id"]: row["update_available"] for row in page["models"]}
         assert known.pop(f"hf/{REPO}:Q4_K_M") is False, "its cached response is still fresh"
         assert set(known.values()) == {None}
         assert page["unknown"] == COUNT - 1
@@ -122,7 +122,7 @@ async def test_models_are_sorted_by_use_and_size(pulled: HubServer, tmp_path: Pa
 
         async def order(sort: str) -> list[str]:
             rows = (await call_tool(client, "hf_list_models", sort=sort, verbosity="short"))["models"]
-            return [row["model_id"].rpartition(":")[2] for row in rows]
+            return [row["id"].rpartition(":")[2] for row in rows]
 
         assert await order("newest") == ["F16", "Q8_0", "Q4_K_M"]
         assert await order("unused") == ["Q8_0", "F16", "Q4_K_M"]

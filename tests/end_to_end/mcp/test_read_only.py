@@ -31,6 +31,8 @@ hub = mcp_hub.hub
 READ: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hf_status", {}),
     ("hf_list_models", {}),
+    ("hf_get_disk_usage", {"by": "collection"}),
+    ("hf_lock_models", {}),
     ("hf_get_downloads", {}),
     ("hf_get_downloads", {"finished": True}),
     ("hf_get_downloads", {"id": 1, "wait_seconds": 2}),
@@ -162,7 +164,7 @@ async def test_texts_name_only_tools_that_are_offered(flags: tuple[str, ...], hu
         texts.append(await call_refused(client, "hf_get_downloads", id=99))
         texts.append(get_text(await client.call_tool("hf_list_models", {"name": "zzz"})))
     hidden = WRITING - {tool.name for tool in listed}
-    assert hidden == (WRITING if flags else {"hf_delete_model"})
+    assert hidden == (WRITING if flags else {"hf_delete_model", "hf_prune_models"})
     named = re.compile("|".join(rf"\b{name}\b" for name in hidden))
     assert [text for text in texts if named.search(text)] == []
     assert ("This server only reads." in texts[0]) == bool(flags)

@@ -53,9 +53,9 @@ async def test_library_hub_and_downloads_are_readable_resources(era: Era) -> Non
             "hf://models/{owner}/{name}/card",
         }  # fmt: skip
         (brief,) = json.loads(await read(client, "hf://library"))["models"]
-        assert (brief["model_id"], brief["state"]) == (LOCAL, "ready")
+        assert (brief["id"], brief["state"]) == (LOCAL, "ready")
         for uri in (LOCAL_URI, "hf://library/tiny"):
-            assert json.loads(await read(client, uri))["model_id"] == LOCAL
+            assert json.loads(await read(client, uri))["id"] == LOCAL
         assert {variant["quant"] for variant in json.loads(await read(client, f"hf://models/{REPO}"))["variants"]} == {
             "Q8_0",
             "Q4_K_M",
@@ -73,7 +73,7 @@ async def test_local_model_is_found_by_any_spelling_of_its_uri() -> None:
     async with connect_stdio() as client:
         for name in names:
             for spelling in {name, quote(name), quote(name, safe=""), quote(name, safe=":")}:
-                assert json.loads(await read(client, f"hf://library/{spelling}"))["model_id"] == LOCAL, spelling
+                assert json.loads(await read(client, f"hf://library/{spelling}"))["id"] == LOCAL, spelling
         for uri in (f"hf://models/{REPO}", f"hf://models/{quote(REPO, safe='')}"):
             assert json.loads(await read(client, uri))["id"] == REPO
         assert await read(client, f"hf://models/{quote(REPO, safe='')}/card")

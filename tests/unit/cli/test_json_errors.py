@@ -57,7 +57,7 @@ def test_unknown_option_of_every_command_is_a_json_error(words: tuple[str, ...])
         (("show",), "Missing argument 'NAME...'"),
         (("no-such-command",), "No such command"),
         (("downloads", "--limit", "0"), "Invalid value for '--limit'"),
-        (("verify",), "Give either NAME or --all"),
+        (("verify",), "Give either NAME, --collection or --all"),
         (("--no-such-option", "list"), "No such option"),
     ],
 )

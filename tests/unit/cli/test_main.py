@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import click
 import pytest
@@ -117,8 +117,8 @@ def test_help_imports_neither_the_service_nor_rich() -> None:
         (["limit", "fast"], "or `off` for no limit."),
         (["limit", "5"], "'5' has no unit. Write 5M for megabytes per second, or 5B for bytes per second."),
         (["pull", "o/n", "--limit-rate", "5"], "'5' has no unit. Write 5M"),
-        (["pull"], "Missing argument 'REF...'"),
-        (["verify"], "Give either NAME or --all."),
+        (["pull"], "Give either REF or --collection."),
+        (["verify"], "Give either NAME, --collection or --all."),
         (["stop", "x", "--all"], "Give either NAME or --all."),
         (["pause"], "Give either ID or --all."),
         (["alias", "x"], "Give the ALIAS too"),
@@ -178,15 +178,20 @@ def test_invalid_ref_error_shows_the_accepted_forms(ref: str) -> None:
 # Settings
 
 
+def read_setting(*words: str) -> Any:
+    (setting,) = run_json("settings", *words)["settings"]
+    return setting
+
+
 def test_settings_can_be_listed_shown_changed_and_unset() -> None:
     listed = run("settings", code=None)
     assert all(key in listed.stdout for key in Settings.model_fields)
     assert run("settings", "keep_alive", "30m", code=None).exit_code == 0
-    assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == 1800
+    assert read_setting("keep_alive")["value"] == 1800
     assert re.search(r"^keep_alive +30m$", run("settings", "keep_alive", code=None).stdout, re.MULTILINE)
     assert run("settings", "keep_alive", "-1", code=None).exit_code == 0
-    assert json.loads(run("settings", "keep_alive", "--json", code=None).stdout)["value"] == -1
-    back = json.loads(run("settings", "keep_alive", "--unset", "--json", code=None).stdout)
+    assert read_setting("keep_alive")["value"] == -1
+    back = read_setting("keep_alive", "--unset")
     assert (back["value"], back["source"]) == (300, "default")
 
 
@@ -288,10 +293,10 @@ def test_empty_library_suggests_a_first_command() -> None:
     assert (verified.exit_code, verified.stdout) == (0, "")
     assert "Nothing to verify" in verified.stderr
     assert run("verify", "--all", "-q", code=None).stderr == ""
-    assert run("verify", "--all", "--json", code=None).stdout == "[]\n"
+    assert run_json("verify", "--all") == {"results": [], "errors": []}
     assert run("alias", code=None).stdout == ""
     assert "llm hf pull owner/name" in run("alias", code=None).stderr
-    assert run("alias", "--json", code=None).stdout == "{}\n"
+    assert run_json("alias") == {"aliases": {}}
 
 
 def test_unknown_download_gives_a_clear_error() -> None:
@@ -307,7 +312,7 @@ def test_all_includes_an_old_download_behind_150_newer_ones() -> None:
         first = db.add_download(Download(0, "o/n:Q4", "paused", "o/n", "c" * 40, "Q4", 1, plan="{}"))
         for _ in range(150):
             db.add_download(Download(0, "o/n:Q4", "done", "o/n", "c" * 40, "Q4", 1, plan="{}"))
-    assert [row["id"] for row in run_json("cancel", "--all")] == [first.id]
+    assert [row["id"] for row in run_json("cancel", "--all")["results"]] == [first.id]
 
 
 def test_damaged_library_gives_one_clear_error(home: Home) -> None:

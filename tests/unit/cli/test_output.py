@@ -105,11 +105,11 @@ def test_json_of_a_result_has_texts_for_its_times_only() -> None:
     )  # fmt: skip
     found = DownloadEvent("progress", row).to_dict()["download"]
     assert (found["created"], found["updated"]) == ("1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z")
-    assert (found["bytes_per_second"], found["seconds_left"], row.updated) == (5.5, 9.1, 1.5)
+    assert (found["bytes_per_second"], found["remaining_seconds"], row.updated) == (5.5, 9.1, 1.5)
     assert found == json_values.to_json(row) == json_values.to_json([row])[0]  # type: ignore[index]
     schema = json_values.build_schema(DownloadView)["properties"]
     assert schema["created"] == {"type": "string", "description": "UTC, ISO 8601"}
-    assert schema["seconds_left"]["anyOf"][0] == {"type": "number"}
+    assert schema["remaining_seconds"]["anyOf"][0] == {"type": "number"}
 
 
 def test_json_has_no_unix_time_in_any_result() -> None:
@@ -279,8 +279,9 @@ def test_info_shows_each_variant_and_the_recommended_one() -> None:
 
 def make_local_model(**changes: Any) -> LocalModelView:
     values: dict[str, Any] = {
-        "model_id": "hf/o/n:Q8_0", "aliases": ("n", "n:Q8_0"), "state": "ready", "kind": "chat", "repo": "o/n",
-        "revision": None, "commit": "c" * 40, "quant": "Q8_0", "size": 5_000_000, "facts": ModelFacts(kind="chat"),
+        "id": "hf/o/n:Q8_0", "aliases": ("n", "n:Q8_0"), "state": "ready", "kind": "chat", "repo": "o/n",
+        "revision": None, "commit": "c" * 40, "quant": "Q8_0", "size_bytes": 5_000_000,
+        "facts": ModelFacts(kind="chat"),
         "files": (LocalFile("n.Q8_0.gguf", "weights", 5_000_000, "/cache/n.Q8_0.gguf"),), "options": {},
         "checks": (), "added": time.time(), "last_used": None, "hub": {},
     }  # fmt: skip
@@ -288,13 +289,12 @@ def make_local_model(**changes: Any) -> LocalModelView:
 
 
 def test_list_shows_the_state_of_each_model_and_the_fix() -> None:
-    gone = make_local_model(model_id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
-    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models([make_local_model(), gone], 120))
+    gone = make_local_model(id="hf/o/gone:Q4_0", aliases=(), state="missing", fix="llm hf pull o/gone:Q4_0")
+    rows = [local_views.summarize(model) for model in (make_local_model(), gone)]
+    text = re.sub(r"\x1b\[\d+m", "", local_views.render_local_models(rows, 120))
     assert re.search(r"n +hf/o/n:Q8_0 +5 MB +ready +chat +never +Q8_0 +c{12} +n:Q8_0", text)
     assert re.search(r"  +hf/o/gone:Q4_0 .* missing", text)
-    assert (
-        local_views.render_repairs([make_local_model(), gone]) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
-    )
+    assert local_views.render_repairs(rows) == "hf/o/gone:Q4_0 is missing: llm hf pull o/gone:Q4_0"
 
 
 def test_show_lists_each_fact_with_its_date() -> None:
@@ -398,6 +398,11 @@ def test_error_has_message_cause_and_hint_on_stderr(capsys: pytest.CaptureFixtur
     text = capsys.readouterr()
     assert text.err == "Error: not the file\ntwo digests\ndiffer\npull it again\n"
     assert text.out == ""
+
+
+def test_number_stays_with_its_unit_when_a_line_is_wrapped() -> None:
+    assert layout.wrap_words("done in 15 min 20 s (16.7 MB/s)", 15) == "done in 15 min\n20 s\n(16.7 MB/s)"
+    assert layout.wrap_words("sent 2 big files in all", 8) == "sent 2\nbig\nfiles in\nall"
 
 
 def test_notes_and_errors_wrap_at_words(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

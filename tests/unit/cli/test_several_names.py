@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 import pytest
 
 from llm_hf_models.cli.main import hf
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_base, tiny_chat
 
 pytestmark = pytest.mark.usefixtures("two")
@@ -28,20 +27,20 @@ def two(tmp_path: Path) -> list[Path]:
 @pytest.mark.parametrize(
     ("words", "key"),
     [
-        (["show"], "model_id"),
-        (["path"], None),
-        (["verify"], "model_id"),
+        (["show"], "id"),
+        (["path"], "paths"),
+        (["verify"], "id"),
         (["inspect"], "file"),
         (["check"], "source"),
     ],
 )
-def test_one_name_gives_an_object_and_several_give_a_list(words: list[str], key: str | None) -> None:
+def test_one_name_and_several_give_the_same_shape(words: list[str], key: str) -> None:
     code = 1 if words == ["verify"] else 0  # imported models were never compared with the Hub
-    one = run_json(*words, "cat", code=code)
-    two = run_json(*words, "cat", "dog", code=code)
+    one = run_json_one(*words, "cat", code=code)
+    two = run_json(*words, "cat", "dog", code=code)["results"]
     assert len(two) == 2
     assert two[0] != two[1]
-    assert key is None or two[0][key] == one[key]
+    assert two[0][key] == one[key]
 
 
 @pytest.mark.parametrize("command", ["show", "path", "verify", "inspect", "check"])
@@ -51,8 +50,11 @@ def test_unknown_name_among_several_is_reported_and_the_others_shown(command: st
     assert done.stderr.count("Error: ") == 1
     assert "nobody" in done.stderr
     assert all(path.name[:3] in done.stdout for path in two)
-    printed = json.loads(run(command, "cat", "nobody", "dog", "--json", code=code).stdout)
-    assert (len(printed["done"]), "nobody" in printed["error"]["message"]) == (2, True)
+    printed = run_json(command, "cat", "nobody", "dog", "worse", code=code)
+    assert len(printed["results"]) == 2
+    assert [one["name"] for one in printed["errors"]] == ["nobody", "worse"]
+    assert all(one["name"] in one["error"]["message"] for one in printed["errors"])
+    assert run_json(command, "nobody", code=code).keys() == {"error"}, "there is no result to hide"
 
 
 def test_rm_removes_several_after_one_question_or_none_at_all() -> None:
@@ -61,7 +63,7 @@ def test_rm_removes_several_after_one_question_or_none_at_all() -> None:
     asked = run("rm", "cat", "dog", stdin="n\n", code=1)
     assert "Remove these 2 models?" in asked.stderr
     assert asked.stderr.count("Would remove") == 2
-    assert [done["done"] for done in run_json("rm", "cat", "dog", "cat", "-y")] == [True, True]
+    assert [done["done"] for done in run_json("rm", "cat", "dog", "cat", "-y")["results"]] == [True, True]
     assert run_json("list")["models"] == []
 
 
@@ -121,7 +123,7 @@ def test_every_command_has_quiet_unless_it_only_prints_what_was_asked_for() -> N
 
 
 def test_inspect_template_prints_only_the_template(tmp_path: Path) -> None:
-    template = run_json("inspect", "cat", "--template")["chat_template"]
+    template = run_json_one("inspect", "cat", "--template")["chat_template"]
     assert run("inspect", "cat", "--template").stdout == f"{template}\n"
     bare = tiny_base(tmp_path / "bare.gguf")
     done = run("inspect", bare, "--template", code=1)

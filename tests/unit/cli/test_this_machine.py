@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models.cli.main import hf
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat, tiny_embedding, tiny_mmproj, tiny_split
 
 
@@ -41,8 +41,8 @@ def test_quiet_import_prints_only_the_id(tmp_path: Path) -> None:
 
 
 def test_import_json_has_the_model_and_its_digest_check(tmp_path: Path) -> None:
-    found = run_json("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
-    assert found["model"]["model_id"] == "hf/local/tiny:Q8_0"
+    found = run_json_one("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "-q")
+    assert found["model"]["id"] == "hf/local/tiny:Q8_0"
     assert found["digest"].startswith("not checked")
 
 
@@ -95,9 +95,9 @@ def test_import_of_a_folder_registers_every_model_in_it(tmp_path: Path) -> None:
     assert done.stdout.split() == ["hf/local/dog:F16", "hf/local/cat:Q8_0"]
     assert done.stderr.count("Error: ") == 1
     assert "broken.gguf" in done.stderr
-    found = run_json("import", *(folder / "dog").iterdir(), cat, "-q")
-    assert [one["model"]["model_id"] for one in found] == ["hf/local/dog:F16", "hf/local/cat:Q8_0"]
-    assert len(run_json("import", folder / "owner/cat", "-q")) == 1
+    found = run_json("import", *(folder / "dog").iterdir(), cat, "-q")["results"]
+    assert [one["model"]["id"] for one in found] == ["hf/local/dog:F16", "hf/local/cat:Q8_0"]
+    assert run_json_one("import", folder / "owner/cat", "-q")["model"]["id"] == "hf/local/cat:Q8_0"
     assert "There is no GGUF model in" in run("import", folder / "none", code=1).stderr
     assert "is a device, not a file" in run("import", "/dev/null", code=2).stderr
 
@@ -134,7 +134,7 @@ def test_show_lists_known_facts_and_file_locations(gguf: Path) -> None:
     text = run("show", "walrus").stdout
     assert str(gguf) in text
     assert re.search(r"^Structure +valid, \d{4}-", text, re.MULTILINE)
-    assert run_json("show", "walrus")["facts"]["architecture"] == "llama"
+    assert run_json_one("show", "walrus")["facts"]["architecture"] == "llama"
 
 
 def test_path_prints_one_path_or_all_shards(gguf: Path, tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ def test_path_prints_one_path_or_all_shards(gguf: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("gguf")
 def test_aliases_can_be_added_listed_and_removed() -> None:
     assert "seal" in run("alias", "walrus", "seal", "otter").stdout
-    assert run_json("alias")["otter"] == "hf/local/tiny:Q8_0"
+    assert run_json("alias")["aliases"]["otter"] == "hf/local/tiny:Q8_0"
     run("alias", "--remove", "seal", "--remove", "otter")
-    assert "seal" not in run_json("alias")
+    assert "seal" not in run_json("alias")["aliases"]
     assert "seal" in run("show", "seal", code=1).stderr
 
 
@@ -170,7 +170,7 @@ def test_mistyped_name_gets_the_nearest_suggestion(words: list[str], code: int, 
 
 @pytest.mark.usefixtures("gguf")
 def test_alias_lists_models_without_an_alias() -> None:
-    run("alias", *(word for alias in run_json("alias") for word in ("--remove", alias)))
+    run("alias", *(word for alias in run_json("alias")["aliases"] for word in ("--remove", alias)))
     assert run("alias").stdout == ""
     assert "llm hf alias NAME ALIAS" in run("alias").stderr
 
@@ -179,19 +179,19 @@ def test_alias_of_another_model_is_refused(gguf: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "other.Q4_0.gguf"), "-a", "seal", "-q")
     assert gguf.is_file()
     assert "walrus" in run("alias", "seal", "walrus", code=2).stderr
-    assert "walrus" in run_json("show", "walrus")["aliases"]
+    assert "walrus" in run_json_one("show", "walrus")["aliases"]
 
 
 def test_verify_reports_whether_files_are_unchanged_or_differ(gguf: Path) -> None:
     assert "tiny.Q8_0.gguf: unchanged since it was imported" in run("verify", "walrus", code=1).stdout
-    assert run_json("verify", "--all", code=1)[0]["unchanged"] is True
+    assert run_json_one("verify", "--all", code=1)["unchanged"] is True
     content = bytearray(gguf.read_bytes())
     content[-1] ^= 1
     gguf.write_bytes(content)
     assert "differs: recorded" in run("verify", "walrus", code=1).stdout
-    found = run_json("verify", "walrus", code=1)
+    found = run_json_one("verify", "walrus", code=1)
     assert (found["matches"], found["unchanged"]) == (False, False)
-    assert run_json("show", "walrus")["state"] == "changed"
+    assert run_json_one("show", "walrus")["state"] == "changed"
 
 
 def test_model_without_its_file_is_missing(gguf: Path) -> None:
@@ -242,9 +242,9 @@ def test_rm_never_removes_a_file_imported_in_place(gguf: Path) -> None:
 
 def test_rm_of_a_copy_reports_the_freed_space(tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "tiny.Q8_0.gguf"), "--copy", "-a", "walrus", "-q")
-    (copy,) = run_json("path", "walrus")
+    (copy,) = run_json_one("path", "walrus")["paths"]
     size = Path(copy).stat().st_size
-    found = run_json("rm", "-y", "walrus")
+    found = run_json_one("rm", "-y", "walrus")
     assert found["freed_bytes"] == size
     assert found["done"] is True
     assert not Path(copy).exists()
@@ -271,7 +271,7 @@ def test_inspect_shows_the_header(gguf: Path) -> None:
     assert re.search(r"general\.architecture +llama", run("inspect", "walrus", "--metadata").stdout)
     assert re.search(r"token_embd\.weight +\d+ x \d+ +F\d+", run("inspect", "walrus", "--tensors").stdout)
     assert "<|im_start|>" in run("inspect", "walrus", "--template").stdout
-    assert run_json("inspect", "walrus", "--tensors")["tensors"][0]["name"]
+    assert run_json_one("inspect", "walrus", "--tensors")["tensors"][0]["name"]
 
 
 def test_check_exits_with_1_on_errors(gguf: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_check_exits_with_1_on_errors(gguf: Path, tmp_path: Path) -> None:
     broken.write_bytes(gguf.read_bytes()[:-1000])
     done = run("check", broken, code=1)
     assert re.search(r"^error ", done.stdout, re.MULTILINE)
-    report = run_json("check", broken, code=1)
+    report = run_json_one("check", broken, code=1)
     assert report["errors"] >= 1
     assert report["findings"][0]["code"] in done.stdout
 

@@ -22,7 +22,7 @@ from llm_hf_models.hub.types import FileScan, ScannerResult
 from llm_hf_models.library.database import Database
 from llm_hf_models.paths import library_path
 from llm_hf_models.servers.catalog import ServedRepo
-from tests.support.commands import run
+from tests.support.commands import run, run_json_one
 from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import HubServer, Page, Stall, Status, run_hub
 
@@ -124,15 +124,15 @@ def test_failed_question_is_not_reported_as_no_issue(hub: HubServer, tmp_path: P
     hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)}, scans_done=True)
     assert Library().plan(REPO).scan_state == "no issue reported", "the Hub says so of the whole repo"
     hub.fault(trouble, on="paths-info", times=None)
-    planned = json.loads(run("pull", REPO, "--dry-run", "--json").stdout)
+    planned = run_json_one("pull", REPO, "--dry-run")
     assert planned["scan_state"] == "not asked"
     assert planned["scan"] == f"not asked: {planned['scan_problem']}"
     assert planned["scan"] in " ".join(run("pull", REPO, "--dry-run").stdout.split())
     done = run("pull", REPO, "--json")
-    result = json.loads(done.stdout)
+    (result,) = json.loads(done.stdout)["results"]
     assert result["plan"]["scan_state"] == "not asked"
     assert f"Warning: Hub scan not asked: {planned['scan_problem']}" in done.stderr
-    (check,) = [check for check in json.loads(run("show", MODEL, "--json").stdout)["checks"] if check["kind"] == "scan"]
+    (check,) = [check for check in run_json_one("show", MODEL)["checks"] if check["kind"] == "scan"]
     assert (check["result"], check["detail"]["problem"]) == ("not asked", planned["scan_problem"])
     assert planned["scan"] in read_show()
     assert planned["scan"] in run("verify", MODEL).stdout
@@ -152,13 +152,13 @@ def test_hub_that_can_not_be_reached_was_not_asked(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add_repo(REPO, {FILE: tiny_chat(tmp_path / FILE)}, scans_done=True)
-    answered = json.loads(run("info", REPO, "--json").stdout)
+    answered = run_json_one("info", REPO)
     assert (answered["scan_state"], answered["scan_problem"]) == ("no issue reported", None)
     Library().plan(REPO)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert Library().plan(REPO).scan_state == "not asked"
     monkeypatch.setenv("LLM_HF_METADATA_LIFETIME_SECONDS", "0")
-    found = json.loads(run("info", REPO, "--json").stdout)
+    found = run_json_one("info", REPO)
     assert (found["scan_state"], found["scan"]) == ("not asked", f"not asked: {found['scan_problem']}")
     assert found["scan_problem"]
     assert "no issue" not in run("info", REPO).stdout

@@ -18,7 +18,7 @@ from llm_hf_models.paths import library_path
 from llm_hf_models.system.ownership import acquire_ownership
 from tests.conftest import Home
 from tests.support import interrupted_pulls
-from tests.support.commands import run
+from tests.support.commands import run, run_json_one
 from tests.support.hub_server import HubServer
 from tests.support.interrupted_pulls import FILE, REPO, cancel_pull, interrupt_pull, list_partials
 
@@ -81,7 +81,7 @@ def test_cancel_in_a_folder_removes_bytes_that_another_download_wants(
 ) -> None:
     folder = tmp_path / "models"
     first = interrupt_two_pulls(hub, folder)
-    cancelled = json.loads(run("cancel", str(first), "--json", code=None).stdout)
+    cancelled = run_json_one("cancel", str(first), code=None)
     assert (cancelled["state"], cancelled["done_bytes"]) == ("cancelled", 0)
     assert list(folder.iterdir()) == []
     assert list_partials(cache_work_folder(home.cache)), "the other download keeps its own"
@@ -131,7 +131,7 @@ def test_leftover_that_can_not_be_removed_stays_listed(hub: HubServer, tmp_path:
 
 @pytest.mark.usefixtures("hub")
 def test_gc_keeps_files_that_another_library_is_fetching(home: Home) -> None:
-    pulled = Library().pull(REPO).model_id
+    pulled = Library().pull(REPO).id
     assert pulled is not None
     Library().remove(pulled)
     (file,) = Library().plan(REPO).files

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Home
 from tests.support import taken_names
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_embedding
 from tests.support.taken_names import OWNER, REPO, THEIRS
 
@@ -31,8 +31,8 @@ def test_name_of_another_plugin_is_refused_by_every_command(gguf: Path) -> None:
         done = run(*words, code=2)
         assert f"Another model in llm already has the name {THEIRS!r}" in done.stderr, words
         assert OWNER in done.stderr
-    assert [model["model_id"] for model in run_json("list")["models"]] == ["hf/local/walrus:Q8_0"]
-    assert not {THEIRS, "seal"} & run_json("alias").keys()
+    assert [model["id"] for model in run_json("list")["models"]] == ["hf/local/walrus:Q8_0"]
+    assert not {THEIRS, "seal"} & run_json("alias")["aliases"].keys()
 
 
 def test_name_given_to_a_foreign_model_is_refused_and_our_own_is_not(gguf: Path, home: Home) -> None:
@@ -49,7 +49,7 @@ def test_names_of_embedding_models_are_a_separate_set(gguf: Path, tmp_path: Path
     assert "text-embedding-3-small" in run("alias", "emb", "3-small", code=2).stderr
     run("alias", "emb", "4o-mini")
     run("alias", "walrus", "3-small")
-    assert llm.get_embedding_model("4o-mini").model_id == run_json("show", "emb")["model_id"]
+    assert llm.get_embedding_model("4o-mini").model_id == run_json_one("show", "emb")["id"]
     assert llm.get_model("3-small").model_id == "hf/local/walrus:Q8_0"
 
 

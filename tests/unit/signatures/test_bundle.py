@@ -163,6 +163,7 @@ def test_malformed_statement_is_invalid_even_if_signed(changes: dict[str, Any]) 
         {"verificationMaterial": {"x509CertificateChain": {"certificates": [5]}}},
         {"verificationMaterial": {"x509CertificateChain": {"certificates": [{"rawBytes": encode(b"c")}]}}},
         {"verificationMaterial": {"x509CertificateChain": {"certificates": [{"rawBytes": encode(b"c" * 70_000)}]}}},
+        {"verificationMaterial": {"x509CertificateChain": {"certificates": [{"rawBytes": encode(b"c")}] * 2}}},
         {"verificationMaterial": {"x509CertificateChain": {"certificates": [{"rawBytes": encode(b"c")}] * 11}}},
         {"verificationMaterial": {"certificate": {"rawBytes": encode(b"c")}}},
         {"verificationMaterial": {"certificate": {"rawBytes": encode(b"c")}, "tlogEntries": []}},

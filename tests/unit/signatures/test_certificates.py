@@ -12,6 +12,7 @@ from llm_hf_models.signatures.sign import sign_files
 from llm_hf_models.signatures.verify import judge_signature
 from tests.support.signatures import (
     Authority,
+    encode,
     make_certificate,
     make_chain_material,
     make_key,
@@ -98,6 +99,17 @@ def test_signature_by_another_key_than_the_certificates_is_invalid() -> None:
     signature = sign_payload(make_payload(), make_key(), material=make_chain_material(LEAF, MIDDLE))
     facts = judge_signature(signature, roots=[ROOT.pem]).facts
     assert (facts.verdict, facts.reason) == ("invalid", "The signature does not match its content.")
+
+
+@pytest.mark.parametrize("part", ["version", "serial number"])
+def test_malformed_certificate_is_invalid_without_a_warning(part: str, recwarn: pytest.WarningsRecorder) -> None:
+    der = bytearray(LEAF.der)
+    at = der.index(b"\xa0\x03\x02\x01\x02") + 4  # the version, and after it the type, length and bytes of the number
+    der[at + (0 if part == "version" else 3)] ^= 0x80
+    material = {"x509CertificateChain": {"certificates": [{"rawBytes": encode(bytes(der))}]}}
+    facts = judge_signature(sign_payload(make_payload(), LEAF.key, material=material), roots=[ROOT.pem]).facts
+    assert (facts.verdict, facts.reason) == ("invalid", "A certificate of the signature is malformed.")
+    assert not recwarn.list
 
 
 def test_names_in_certificates_are_cleaned() -> None:

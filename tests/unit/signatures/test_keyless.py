@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,13 +35,20 @@ def test_without_sigstore_the_issuer_is_not_checked(signature: bytes, monkeypatc
     assert facts.signed_at is None
 
 
-def test_imitated_signature_is_invalid_for_sigstore(signature: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_imitated_signature_is_invalid_for_sigstore(
+    signature: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("sigstore")
+    keyless._create_verifier.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     facts = judge_signature(signature).facts
     assert facts.verdict == "invalid"
     assert facts.reason
     assert facts.reason.startswith("Sigstore's roots do not prove it")
     assert not caplog.records
+    assert not (tmp_path / "cache").exists(), (
+        "the roots are those of the package, which may be newer than a cached copy"
+    )
 
 
 def test_signature_of_another_key_is_invalid_without_sigstore(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`llm hf collection`: output, questions and errors. The rules are in tests/unit/models/test_collections.py."""
+"""`llm hf collection`: output, questions and errors. The rules are in tests/end_to_end/library/test_collections.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.local_models import record_model
 
 TINY = "tiny/chat-GGUF:Q4_K_M"
@@ -50,7 +50,7 @@ def test_each_change_is_reported_and_has_a_dry_run() -> None:
     planned = run("collection", "add", "coding/small", "tiny", "--note", "first", "--dry-run")
     assert planned.stderr == "Would change coding/small: 2 models, 1 on this machine.\n"
     assert "first" in planned.stdout
-    assert len(run_json("collection", "show", "coding/small")["members"]) == 1
+    assert len(run_json_one("collection", "show", "coding/small")["members"]) == 1
     assert run_json("collection", "remove", "coding", "coding/best")["members"][0]["ref"] == "far/away-GGUF:Q8_0"
     moved = run("collection", "rename", "coding", "work")
     assert (moved.stdout, moved.stderr) == ("", "Renamed it to work: 1 model, 0 on this machine.\n")
@@ -63,10 +63,10 @@ def test_delete_shows_its_plan_and_asks_unless_empty() -> None:
     assert "No longer names of models: coding/best" in refused.stderr
     assert "Nothing was deleted: no answer was given" in refused.stderr
     assert run("collection", "delete", "coding", code=1, stdin="n\n").stderr.endswith("Nothing was deleted.\n")
-    assert run_json("collection", "delete", "coding", "--dry-run")["done"] is False
+    assert run_json_one("collection", "delete", "coding", "--dry-run")["done"] is False
     run("collection", "delete", "coding", "nothing", "-y", code=1)
     assert len(run_json("collection", "list")["collections"]) == 2
-    done = run_json("collection", "delete", "coding/small", "coding", "-y")
+    done = run_json("collection", "delete", "coding/small", "coding", "-y")["results"]
     assert [each["collections"] for each in done] == [["coding", "coding/small"]]
     run("collection", "create", "empty")
     assert run("collection", "delete", "empty").stderr.endswith("Deleted empty\n")

@@ -1,0 +1,118 @@
+"""Render lockfiles, their differences, syncs and exports. `max_width` is in columns; None means no limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llm_hf_models.cli.layout import Column, format_table
+from llm_hf_models.system.units import format_size
+
+if TYPE_CHECKING:
+    from llm_hf_models.lockfiles.types import (
+        ExportResult,
+        LockChange,
+        LockDiff,
+        LockResult,
+        SyncPlan,
+        SyncResult,
+        SyncStep,
+    )
+
+_STEPS = {
+    "none": "matches",
+    "hash": "verify",
+    "set": "set names and options",
+}
+_DONE = {
+    "download": "downloaded",
+    "copy": "copied",
+    "link": "linked",
+    "attach": "attached",
+    "set": "names and options set",
+    "hash": "verified",
+}
+MAX_VALUE_CHARS = 70
+
+
+def render_lock_result(done: LockResult) -> str:
+    """Return a line about a written lockfile, and the models that it lacks."""
+    where = f" in {done.path}" if done.path else ""
+    lines = [f"{_count(done.models, 'model')} ({format_size(done.size_bytes)}) locked{where}."]
+    lines += [f"Signed: {done.signature}"] if done.signature else []
+    lines += [f"Warning: {line}." for line in done.warnings]
+    return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
+
+
+def render_diff(diff: LockDiff) -> str:
+    """Return the changes of each model, with the old values after - and the new ones after +."""
+    lines, current = [], None
+    for change in diff.changes:
+        if change.id != current:
+            lines.append(change.id)
+            current = change.id
+        lines += _render_change(change)
+    return "\n".join(lines)
+
+
+def _render_change(change: LockChange) -> list[str]:
+    shown = [(sign, value) for sign, value in (("-", change.before), ("+", change.after)) if value is not None]
+    return [f"  {sign} {change.field}: {_shorten(value)}" for sign, value in shown]
+
+
+def _shorten(value: str) -> str:
+    line = " ".join(value.split())
+    return line if len(line) <= MAX_VALUE_CHARS else f"{line[:MAX_VALUE_CHARS]}… ({len(value)} characters)"
+
+
+def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
+    """Return a table with what a sync does about each model, and the totals."""
+    rows = [[step.id, _describe_step(step), _explain_step(step)] for step in plan.steps if step.action != "none"]
+    rows += [[removal.id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
+    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", below=True, min_width=20)]
+    table = [format_table(columns, rows, max_width=max_width)] if rows else []
+    matching = sum(step.action == "none" for step in plan.steps)
+    lines = [f"{matching} of {_count(len(plan.steps), 'model')} match the lockfile."]
+    lines += [f"To download: {format_size(plan.fetch_bytes)}."] if plan.fetch_bytes else []
+    lines += [f"Not in the lockfile: {', '.join(plan.unlisted)}."] if plan.unlisted else []
+    return "\n".join([*table, *lines])
+
+
+def _describe_step(step: SyncStep) -> str:
+    text = _STEPS.get(step.action, step.action)
+    return f"{text} {format_size(step.fetch_bytes)}" if step.action == "download" else text
+
+
+def _explain_step(step: SyncStep) -> str:
+    if step.problem:
+        return " ".join(part for part in (step.problem, step.hint) if part)
+    fields = list(dict.fromkeys(change.field for change in step.changes if change.field != "model"))
+    return ". ".join(part for part in (step.reason, f"differs: {', '.join(fields)}" if fields else "") if part)
+
+
+def render_sync_result(done: SyncResult) -> str:
+    """Return a line for each model that was changed or removed."""
+    lines = [f"{model.id}: {_DONE[model.action]}" for model in done.models if model.done and model.action != "none"]
+    lines += [f"{removal.id}: removed" for removal in done.removed]
+    synced = sum(model.done for model in done.models)
+    return "\n".join([*lines, f"{synced} of {_count(len(done.models), 'model')} match the lockfile."])
+
+
+def render_export(done: ExportResult, *, dry_run: bool) -> str:
+    """Return a line about an exported folder, and the models that it lacks."""
+    text = f"{_count(done.models, 'model')}, {_count(done.files, 'file')} in {done.folder}"
+    lines = [f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."]
+    return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
+
+
+def list_questions(plan: SyncPlan) -> Sequence[str]:
+    """Return the lines to show before a person is asked whether to carry out a plan."""
+    removals = (
+        f"{removal.id} is not in the lockfile. Removing it frees {format_size(removal.freed_bytes)}."
+        for removal in plan.removals
+    )
+    return (*plan.concerns, *removals)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
