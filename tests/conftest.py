@@ -92,7 +92,7 @@ def _make_short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp" if os.name == "posix" else None))
 
 
-_session_folder = _make_short_folder()
+SESSION_FOLDER = _make_short_folder()
 
 
 def pytest_configure() -> None:
@@ -102,21 +102,21 @@ def pytest_configure() -> None:
     # huggingface_hub reads paths from the environment at import, which may happen while tests are collected.
     for name in _list_foreign_variables():
         del os.environ[name]
-    session = _session_folder / "session"
+    session = SESSION_FOLDER / "session"
     session.mkdir()
-    os.environ.update(_make_environment(_make_home(session, _session_folder)))
+    os.environ.update(_make_environment(_make_home(session, SESSION_FOLDER)))
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(_session_folder, ignore_errors=True)
+    shutil.rmtree(SESSION_FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Home]:
     """Provide a new machine: empty llm and Hugging Face folders, no token, no settings.
 
-    To save time, an end-to-end test finds the result of the sandbox test that the first engine of the session made,
-    and lists llm's names without another process. A test with the marker `new_machine` does both itself.
+    To save time, a test lists llm's names without another process, and an end-to-end test finds the result of the
+    sandbox test that the first engine of the session made. A test with the marker `new_machine` does both itself.
     """
     root = tmp_path / "home"
     root.mkdir()
@@ -130,13 +130,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     monkeypatch.setattr("llm_hf_models.hub.encrypted_token._keys", {})
     monkeypatch.setattr("llm_hf_models.hub.keychain._closed_until", 0.0)
     monkeypatch.setattr("llm_hf_models.hub.tokens._notified_of_keychain", False)
-    saves_time = "end_to_end" in request.path.parts and not request.node.get_closest_marker("new_machine")
+    saves_time = not request.node.get_closest_marker("new_machine")
+    starts_engines = "end_to_end" in request.path.parts
     if saves_time:
-        _copy_sandbox_result(_session_folder, home.llm / "hf")
         _list_names_in_this_process(monkeypatch)
+    if saves_time and starts_engines:
+        _copy_sandbox_result(SESSION_FOLDER, home.llm / "hf")
     yield home
-    if saves_time:
-        _copy_sandbox_result(home.llm / "hf", _session_folder)
+    if saves_time and starts_engines:
+        _copy_sandbox_result(home.llm / "hf", SESSION_FOLDER)
     if (home.llm / "hf" / "worker.log").exists():
         _end_workers()
     shutil.rmtree(runtime, ignore_errors=True)

@@ -58,9 +58,9 @@ def fetch_into_cache(
     get_rate_limit: Callable[[], int] = lambda: 0,
     progress: Progress,
     stop: threading.Event,
-    manifest: SignedManifest | None = None,
     sources: Mapping[str, Path] | None = None,
     local_only: bool = False,
+    manifest: SignedManifest | None = None,
 ) -> list[StoredFile]:
     """Download the missing files of a variant. The snapshot's links and refs appear once every file is verified.
 
@@ -76,10 +76,10 @@ def fetch_into_cache(
         get_rate_limit: Returns the rate limit for all files together in bytes per second; 0 means no limit.
         progress: As in `download_file`.
         stop: As in `download_file`. It is also set when a file fails, so that the other files end too.
-        manifest: A signed manifest. If it lists other digests than the Hub records, they are computed as well, while
-            the bytes of a file arrive. A file that was here already is read once for them.
         sources: Files to copy instead of downloading them, by path in the repo. The digest of each copy is compared.
         local_only: Raise an error instead of downloading a file.
+        manifest: A signed manifest. If it lists other digests than the Hub records, they are computed as well, while
+            the bytes of a file arrive. A file that was here already is read once for them.
 
     Raises:
         HfModelsError: Any error of `download_file`.

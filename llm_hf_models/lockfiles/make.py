@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import LockfileError, MissingFileError, NotWritableError
 from llm_hf_models.library.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, TEMPLATE, LocalModel
+from llm_hf_models.lockfiles import signature
 from llm_hf_models.lockfiles.parse import MAX_TEXT_CHARS, parse_lockfile, read_lockfile
 from llm_hf_models.lockfiles.toml_text import sort_files, write_lockfile
 from llm_hf_models.lockfiles.types import LockedFact, LockedFile, LockedModel, Lockfile, LockResult
 from llm_hf_models.models.collections import list_members
+from llm_hf_models.models.signing import is_signature_file
 from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.user_files import write_user_file
 
 
 def select_models(
@@ -46,11 +47,21 @@ def make_lockfile(models: Iterable[LocalModel]) -> tuple[Lockfile, tuple[str, ..
     return Lockfile(tuple(sorted(locked, key=lambda model: (model.id.casefold(), model.id)))), tuple(left_out)
 
 
-def lock(context: Context, names: Sequence[str], collection: str | None, path: Path | None) -> LockResult:
-    """Return the text of a lockfile, and write it to `path` if that is given.
+@dataclass(frozen=True)
+class Target:
+    """The file of a lockfile to write, and the private key that signs it."""
+
+    path: Path
+    key: Path | None = None
+    ask_passphrase: Callable[[], str] | None = None
+
+
+def lock(context: Context, names: Sequence[str], collection: str | None, target: Target | None) -> LockResult:
+    """Return the text of a lockfile, and write it to `target` if that is given.
 
     Raises:
-        LockfileError: `path` is another file than a lockfile.
+        LockfileError: The target is another file than a lockfile, or its signature is another file.
+        BadKeyError: The key can't be used.
         NotWritableError: The file can't be written.
         UnknownModelError, UnknownCollectionError: A name is unknown.
     """
@@ -58,16 +69,23 @@ def lock(context: Context, names: Sequence[str], collection: str | None, path: P
     lockfile, left_out = make_lockfile(models)
     text = write_lockfile(lockfile)
     parse_lockfile(text)  # a name that an earlier version accepted could make a file that this one refuses
-    if path is not None:
-        refuse_other_file(path)
-        write_file(path, text.encode())
-    return LockResult(
-        text,
-        len(lockfile.models),
-        lockfile.size_bytes,
-        None if path is None else str(path),
-        left_out=(*left_out, *absent),
-    )
+    result = LockResult(text, len(lockfile.models), lockfile.size_bytes, left_out=(*left_out, *absent))
+    return result if target is None else _write(result, target)
+
+
+def _write(result: LockResult, target: Target) -> LockResult:
+    refuse_other_file(target.path)
+    content, path = result.text.encode(), signature.get_signature_path(target.path)
+    result = replace(result, path=str(target.path))
+    if target.key is None:
+        write_file(target.path, content)
+        is_stale = path.exists() and is_signature_file(path)
+        return replace(result, warnings=(f"{path} is the signature of an older lockfile",) if is_stale else ())
+    signature.refuse_other_file(path)
+    signed = signature.sign_content(content, target.path.name, target.key, target.ask_passphrase)
+    write_file(target.path, content)
+    write_file(path, signed)
+    return replace(result, signature=str(path))
 
 
 def find_problem(model: LocalModel) -> str | None:
@@ -150,31 +168,12 @@ def refuse_other_file(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or unchanged. A new file follows the umask, an old one keeps its mode.
+    """Write a file so that it is complete or unchanged. A link to it stays a link.
 
     Raises:
         NotWritableError: The file can't be written.
     """
-    partial = None
     try:
-        path = path.resolve()  # a link to a lockfile stays a link
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
-        partial = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        partial.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_read_umask())
-        partial.replace(path)
+        write_user_file(path.resolve(), content, replace=True)
     except (OSError, ValueError) as error:
         raise NotWritableError(f"Can't write {path}", cause=getattr(error, "strerror", None)) from None
-    finally:
-        if partial is not None:
-            with suppress(OSError):
-                partial.unlink()
-
-
-def _read_umask() -> int:
-    umask = os.umask(0o077)  # it can only be read by setting it
-    os.umask(umask)
-    return umask

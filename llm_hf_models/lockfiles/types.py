@@ -99,6 +99,7 @@ class LockResult(Result):
     path: str | None = None  # of the file that was written
     signature: str | None = None  # of the signature file that was written
     left_out: tuple[str, ...] = ()  # models that can't be locked, each with the reason
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,12 +37,27 @@ class LockfileVerbs:
         return make.lock(self._context, names, collection, None)
 
     def save_lockfile(
-        self, path: Path | str, names: Sequence[str] = (), *, collection: str | None = None
+        self,
+        path: Path | str,
+        names: Sequence[str] = (),
+        *,
+        collection: str | None = None,
+        key: Path | str | None = None,
+        ask_passphrase: Callable[[], str] | None = None,
     ) -> LockResult:
-        """Write a lockfile, as `lock` makes it. An older lockfile is replaced, another file never."""
+        """Write a lockfile, as `lock` makes it. An older lockfile is replaced, another file never.
+
+        Args:
+            path: The file.
+            names: As in `lock`.
+            collection: As in `lock`.
+            key: A private key in PEM format, which signs the lockfile. The signature is a file with `.sig` appended.
+            ask_passphrase: Returns the passphrase of an encrypted key.
+        """
         from llm_hf_models.lockfiles import make
 
-        return make.lock(self._context, names, collection, Path(path))
+        target = make.Target(Path(path), None if key is None else Path(key), ask_passphrase)
+        return make.lock(self._context, names, collection, target)
 
     def parse_lockfile(self, text: str) -> Lockfile:
         """Parse the text of a lockfile."""
@@ -50,11 +65,24 @@ class LockfileVerbs:
 
         return parse.parse_lockfile(text)
 
-    def read_lockfile(self, path: Path | str) -> Lockfile:
-        """Read and parse a lockfile."""
+    def read_lockfile(self, path: Path | str, *, public_key: Path | str | None = None) -> Lockfile:
+        """Read and parse a lockfile.
+
+        Args:
+            path: The file.
+            public_key: Require that the owner of this key signed the file: a public key, or a certificate of the
+                signer or of its root, in PEM format.
+        """
         from llm_hf_models.lockfiles import parse
 
-        return parse.read_lockfile(Path(path))
+        path = Path(path)
+        if public_key is None:
+            return parse.read_lockfile(path)
+        from llm_hf_models.lockfiles import signature
+
+        content = parse.read_content(path)
+        signature.require_signature(content, path, Path(public_key))
+        return parse.parse_lockfile(parse.decode_text(content, str(path)), str(path))
 
     def diff_lockfiles(self, before: Lockfile | Path | str, after: Lockfile | Path | str) -> LockDiff:
         """Return the changes from one lockfile to another. Facts are not compared."""

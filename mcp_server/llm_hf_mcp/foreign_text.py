@@ -47,13 +47,12 @@ _STEPS_WITH_ALL_ROWS = 5
 # Fields with text by repo owners, file authors, models or servers.
 FOREIGN_FIELDS = frozenset({
     "aliases", "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "clash",
-    "collection", "collections", "containers", "detail",
-    "differing", "engine_log", "error", "files", "findings", "hub", "id", "identity", "issuer", "key_hint",
-    "left_out", "library", "license", "local_model", "local_models", "log", "messages", "metadata", "mmproj", "name",
-    "note", "roles",
-    "output", "owner", "path", "problem", "quant", "quantization", "reasoning", "recommended_quant", "ref", "refused",
-    "repo", "scan", "scan_problem", "signature", "summary", "tags", "task", "tensors", "text", "tokenizer",
-    "unchecked", "unlisted", "unusable", "update_note",
+    "collection", "collections", "containers", "detail", "differing", "engine_log", "error", "files", "findings",
+    "hint", "hub", "id", "identical_to", "identity", "issuer", "key_hint", "left_out", "library", "license",
+    "local_model", "local_models", "log", "messages", "metadata", "mmproj", "name", "note", "notes", "options",
+    "output", "owner", "path", "problem", "projector", "quant", "quantization", "reasoning", "recommended_quant",
+    "ref", "refused", "refused_aliases", "removed", "repo", "roles", "scan", "scan_problem", "signature", "stem",
+    "summary", "tags", "task", "tensors", "text", "tokenizer", "unchecked", "unlisted", "unusable", "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)

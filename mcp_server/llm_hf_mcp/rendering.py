@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         EditAliasesResult,
         GetDownloadsResult,
         GetModelResult,
+        ImportModelResult,
         InspectGgufResult,
         ListModelsResult,
         SearchModelsResult,
+        UpdateModelResult,
         VerifyModelResult,
     )
     from llm_hf_mcp.verbosity import Level
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from llm_hf_models.library.download_records import DownloadNote
     from llm_hf_models.models.repo_types import SearchResult, VariantInfo
     from llm_hf_models.models.types import LoadTestReport, LocalModelView, PromptResult, Removal, Verification
+    from llm_hf_models.other_tools.types import FoundModel
     from llm_hf_models.types import Status
 
 MAX_ITEMS = 20
@@ -273,6 +276,17 @@ def _format_pull_state(now: DownloadModelResult) -> Report:
     return format_download_details(now.download)
 
 
+def format_update_result(now: UpdateModelResult) -> Report:
+    """Return the state of an update, and the next step."""
+    if now.download is None:
+        return Report(now.note or "There is nothing to update.")
+    if now.model is None:
+        return format_download_details(now.download)
+    checks = _join_parts(_format_checks(now.model))
+    text = f"{now.model.id} is at {(now.model.commit or '')[:COMMIT_CHARS]} now. Checks: {checks}."
+    return Report(text, f"hf_run_prompt(name={now.model.id!r}).")
+
+
 def format_downloads(page: GetDownloadsResult) -> Report:
     """Return one line for each download."""
     if page.log:
@@ -307,6 +321,36 @@ def format_local_models(page: ListModelsResult, name: str, level: Level, warning
         _suggest_next_page(page.next_cursor) or next_step,
         tuple(warnings),
     )
+
+
+def format_import(found: ImportModelResult, program: str, warnings: Sequence[str]) -> Report:
+    """Return one line for each model of a program, or the model that was registered."""
+    if done := found.imported:
+        model_id = done.result.model.id
+        notes = [f"Not taken over: {note}." for note in done.notes]
+        text = _join_lines(f"Registered {quote_label(done.name)} as {model_id}. Digest: {done.result.digest}.", *notes)
+        return Report(text, f"hf_run_prompt(name={model_id!r}, prompt=…) uses it.")
+    totals = found.totals["models"]
+    if not totals.total:
+        return Report(f"{program} has no models here.", "hf_search_models, then hf_download_model.", tuple(warnings))
+    usable = next((model for model in found.models if not model.problem and not model.identical_to), None)
+    next_step = f"hf_import_model(program={program!r}, name={usable.name!r}) registers it." if usable else None
+    return Report(
+        _join_lines(f"{totals.shown} of {totals.total} models.", *map(_format_found_model, found.models)),
+        _suggest_next_page(found.next_cursor) or next_step,
+        tuple(warnings),
+    )
+
+
+def _format_found_model(model: FoundModel) -> str:
+    parts = [
+        format_size(model.size_bytes) if model.size_bytes else None,
+        model.quant,
+        f"from {model.repo}" if model.repo else None,
+        f"identical to {model.identical_to}" if model.identical_to else None,
+        f"can't be registered: {model.problem}" if model.problem else None,
+    ]
+    return f"{quote_label(model.name)}: {_join_parts(parts)}"
 
 
 def _format_local_model(found: LocalModelView, level: Level) -> str:

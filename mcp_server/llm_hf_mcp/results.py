@@ -17,6 +17,7 @@ from llm_hf_models.models.collection_types import (
 )
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
+from llm_hf_models.other_tools.types import FoundModel, ImportedModel
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,18 @@ class DownloadModelResult:
 
 
 @dataclass(frozen=True)
+class UpdateModelResult:
+    """The state of the download of a new version, and the local model once it has that version.
+
+    `download` is None if there is nothing to update; `note` then has the reason.
+    """
+
+    download: DownloadView | None
+    model: LocalModelView | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class VerifyModelResult:
     """Three separate facts: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
 
@@ -154,3 +167,13 @@ class SyncLockfileResult:
     unlisted: tuple[str, ...]  # models that the lockfile does not list, and that stay
     complete: bool  # whether this machine matches the lockfile
     dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class ImportModelResult:
+    """One page of the models of a program, or the model that was registered."""
+
+    models: tuple[FoundModel, ...]  # with a name: the named model, if it was not registered
+    imported: ImportedModel | None = None
+    next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)

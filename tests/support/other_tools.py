@@ -74,6 +74,12 @@ def _as_list(content: bytes | list[bytes]) -> list[bytes]:
     return content if isinstance(content, list) else [content]
 
 
+def add_ollama_model(name: str, system: str) -> None:
+    """Store a model in the Ollama store of the current home folder."""
+    weights = make_weights(Path.home() / "made", seed=len(name))
+    OllamaStore(Path.home() / ".ollama/models").add(name, weights, system=system.encode(), params=b'{"tfs_z": 1}')
+
+
 def make_weights(folder: Path, *, seed: int = 0, **options: Any) -> bytes:
     """Return the bytes of a tiny chat model. Another seed gives another digest."""
     folder.mkdir(parents=True, exist_ok=True)

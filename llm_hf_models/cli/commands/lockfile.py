@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from llm_hf_models.cli import output
-from llm_hf_models.cli.framework import format_examples, open_library, stop_on_interrupt
+from llm_hf_models.cli.commands.signatures import NO_TERMINAL_HINT
+from llm_hf_models.cli.framework import ask_hidden, format_examples, open_library, stop_on_interrupt
 from llm_hf_models.cli.params import CollectionName, File, Folder, confirm, json_option, quiet_option
 from llm_hf_models.cli.views import lockfile as views
 from llm_hf_models.errors import HfModelsError
 
 if TYPE_CHECKING:
-    from llm_hf_models.lockfiles.types import Lockfile, SyncPlan, SyncResult
+    from llm_hf_models.lockfiles.types import Lockfile, LockResult, SyncPlan, SyncResult
     from llm_hf_models.service import Library
 
 STDIN = "-"
@@ -25,11 +26,19 @@ STDIN = "-"
     epilog=format_examples(
         "llm hf lock -o models.lock.toml",
         "llm hf lock coding -o coding.lock.toml",
+        "llm hf lock -o models.lock.toml --sign signing.pem",
         "llm hf lock --diff old.lock.toml models.lock.toml",
     )
 )
 @click.argument("collection", required=False, type=CollectionName())
 @click.option("target", "-o", "--output", type=File(path_type=Path), metavar="FILE", help="Write the lockfile here.")
+@click.option(
+    "key",
+    "--sign",
+    type=File(),
+    metavar="KEY",
+    help="Sign the lockfile with this private key (PEM). The signature is FILE.sig.",
+)
 @click.option(
     "compared",
     "--diff",
@@ -45,6 +54,7 @@ def lock(
     ctx: click.Context,
     collection: str | None,
     target: Path | None,
+    key: str | None,
     compared: tuple[str, str] | None,
     as_json: bool,
 ) -> None:
@@ -55,6 +65,8 @@ def lock(
     never overwritten.
     """
     library = open_library()
+    if key and not target:
+        raise click.UsageError("--sign requires -o.")
     if compared:
         if target or collection:
             raise click.UsageError("--diff takes two lockfiles, and excludes COLLECTION and -o.")
@@ -66,12 +78,17 @@ def lock(
         else:
             output.note("No difference.")
         ctx.exit(0 if diff.equal else 1)
-    done = library.save_lockfile(target, collection=collection) if target else library.lock(collection=collection)
+    done = library.lock(collection=collection) if target is None else _save(library, target, collection, key)
     if as_json:
         output.print_json(done)
     elif not target:
         output.emit(done.text.removesuffix("\n"))
     output.note(views.render_lock_result(done))
+
+
+def _save(library: Library, target: Path, collection: str | None, key: str | None) -> LockResult:
+    ask = lambda: ask_hidden(f"Passphrase of {key}", hint=NO_TERMINAL_HINT)  # noqa: E731
+    return library.save_lockfile(target, collection=collection, key=key, ask_passphrase=ask)
 
 
 def _read(library: Library, name: str) -> Lockfile:
@@ -85,6 +102,7 @@ def _read(library: Library, name: str) -> Lockfile:
         "llm hf sync models.lock.toml",
         "llm hf sync models.lock.toml --check",
         "llm hf sync models.lock.toml --from /media/disk/models",
+        "llm hf sync models.lock.toml --require-signature team.pub.pem",
         "llm hf sync models.lock.toml --prune --dry-run",
     )
 )
@@ -98,6 +116,13 @@ def _read(library: Library, name: str) -> Lockfile:
     metavar="URL|DIR",
     help="Take the files from this mirror or exported folder. A mirror receives no token.",
 )
+@click.option(
+    "public_key",
+    "--require-signature",
+    type=File(),
+    metavar="KEY",
+    help="Refuse the lockfile unless FILE.sig is by this public key or certificate (PEM).",
+)
 @click.option("-y", "--yes", is_flag=True, help="Don't ask before a large download, a removal or a moved alias.")
 @quiet_option()
 @json_option
@@ -109,6 +134,7 @@ def sync(
     dry_run: bool,
     prune: bool,
     source: str | None,
+    public_key: str | None,
     yes: bool,
     as_json: bool,
 ) -> None:
@@ -121,7 +147,9 @@ def sync(
     from llm_hf_models.cli import progress
 
     library = open_library(uses_hub=True)
-    lockfile = _read(library, file)
+    if public_key and file == STDIN:
+        raise click.UsageError("--require-signature needs the name of a file.")
+    lockfile = library.read_lockfile(file, public_key=public_key) if public_key else _read(library, file)
     with stop_on_interrupt() as stop, progress.show_progress(quiet=output.is_quiet()) as show:
         plan = library.plan_sync(lockfile, source=source, prune=prune, progress=show, stop=stop)
     if check or dry_run:

@@ -40,6 +40,7 @@ def render_lock_result(done: LockResult) -> str:
     where = f" in {done.path}" if done.path else ""
     lines = [f"{_count(done.models, 'model')} ({format_size(done.size_bytes)}) locked{where}."]
     lines += [f"Signed: {done.signature}"] if done.signature else []
+    lines += [f"Warning: {line}." for line in done.warnings]
     return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
 
 

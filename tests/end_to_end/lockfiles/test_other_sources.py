@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, run_hub
 from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY_ID, add_repos, read_content, run_mirror, use_machine
@@ -43,7 +43,7 @@ def check_second_machine(lockfile: Path, first: dict[str, bytes], cache: Path) -
     again = lockfile.with_name("second.lock.toml")
     run("lock", "-o", again)
     run("lock", "--diff", lockfile, again)
-    states = {model["model_id"]: model["state"] for model in run_json("list")["models"]}
+    states = {model["id"]: model["state"] for model in run_json("list")["models"]}
     assert states == {TINY_ID: "ready", SPLIT_ID: "ready", MINE_ID: "unverified"}, "nobody compared an import"
 
 
@@ -102,7 +102,7 @@ def test_damaged_folder_registers_nothing_of_the_model(
     failed = run("sync", lockfile, "--from", disk, code=1)
     assert f"{weights} is not tiny-Q8_0.gguf of {REPO}" in failed.stderr
     assert "-00002-of-00003.gguf of" in failed.stderr
-    assert [model["model_id"] for model in run_json("list")["models"]] == [MINE_ID]
+    assert [model["id"] for model in run_json("list")["models"]] == [MINE_ID]
     assert "is not an exported folder" in run("sync", lockfile, "--from", tmp_path / "repos", code=1).stderr
     assert "can't be read" in run("mirror", "--from", tmp_path / "repos", code=1).stderr
 
@@ -117,7 +117,7 @@ def test_mirror_receives_no_token_of_the_hub(
         monkeypatch.setattr(mirror, "_repos", hub.list_repos())
         use_machine(monkeypatch, tmp_path / "second")
         run("sync", lockfile, "--from", mirror.endpoint, code=1)  # the import is not on this mirror
-        assert {model["model_id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
+        assert {model["id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
         assert mirror.requests
         assert not any("authorization" in map(str.lower, request.headers) for request in mirror.requests)
 
@@ -128,4 +128,4 @@ def test_import_without_a_source_is_named(lockfile: Path, tmp_path: Path, monkey
     assert f"{MINE_ID} was imported from a file that is not on this machine" in failed.stderr
     run("import", tmp_path / "mine-Q8_0.gguf", "-q")
     run("sync", lockfile)
-    assert run_json("show", "mine")["options"]["temperature"] == 0.5
+    assert run_json_one("show", "mine")["options"]["temperature"] == 0.5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_hf_models import Library
-from tests.support.commands import run, run_json
+from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Truncate, run_hub
 from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, read_content, use_machine
@@ -44,7 +43,7 @@ def test_second_machine_gets_the_same_bytes_names_and_options(
     done = run_json("sync", lockfile)
     assert [(model["id"], model["done"]) for model in done["models"]] == [(SPLIT_ID, True), (TINY_ID, True)]
     assert read_content(cache) == first
-    model = run_json("show", "walrus")
+    model = run_json_one("show", "walrus")
     assert (model["options"]["temperature"], model["options"]["system"]) == (0.5, "Be short.\nBe kind.")
     assert model["state"] == "ready"
     hub.forget_requests()
@@ -65,7 +64,7 @@ def test_sync_downloads_nothing_that_is_here(
     assert {step["id"]: step["action"] for step in steps} == {SPLIT_ID: "download", TINY_ID: "copy"}
     run("sync", lockfile)
     assert hub.sent(TINY) == 0
-    assert run_json("show", TINY_ID)["state"] == "ready"
+    assert run_json_one("show", TINY_ID)["state"] == "ready"
 
 
 def test_lost_and_modified_files_are_restored(lockfile: Path, hub: HubServer) -> None:
@@ -108,9 +107,9 @@ def test_alias_of_another_model_moves_only_with_consent(lockfile: Path, tmp_path
     run("alias", "mine", "walrus", "--remove", "walrus")
     refused = run("sync", lockfile, code=2, stdin="")
     assert "'walrus' names hf/local/mine:Q8_0 now" in refused.stderr
-    assert run_json("show", "walrus")["model_id"] == "hf/local/mine:Q8_0"
+    assert run_json_one("show", "walrus")["id"] == "hf/local/mine:Q8_0"
     run("sync", lockfile, "-y")
-    assert run_json("show", "walrus")["model_id"] == TINY_ID
+    assert run_json_one("show", "walrus")["id"] == TINY_ID
 
 
 def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path: Path) -> None:
@@ -120,20 +119,20 @@ def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path
     run("sync", lockfile, "--prune", code=1, stdin="n\n")
     assert len(run_json("list")["models"]) == 3
     run("sync", lockfile, "--prune", "-y")
-    assert {model["model_id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
+    assert {model["id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
 
 
 def test_older_commit_is_downloaded_and_the_branch_keeps_its_ref(
     lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = json.loads(run("show", TINY_ID, "--json").stdout)["commit"]
+    old = run_json_one("show", TINY_ID)["commit"]
     new = hub.add_repo(REPO, {TINY: tiny_chat(tmp_path / "new.gguf", seed=9)})
     cache = use_machine(monkeypatch, tmp_path / "second")
     run("pull", REPO, "-q")
     main = cache / "models--acme--tiny-GGUF/refs/main"
     assert main.read_text() == new.commit
     run("sync", lockfile)
-    assert run_json("show", TINY_ID)["commit"] == old
+    assert run_json_one("show", TINY_ID)["commit"] == old
     assert main.read_text() == new.commit
 
 
@@ -148,7 +147,7 @@ def test_hub_with_another_digest_is_refused_before_the_first_byte(
     failed = run("sync", lockfile, code=1)
     assert "is not the file of the lockfile" in failed.stderr
     assert hub.sent(TINY, side="storage") == 0
-    assert [model["model_id"] for model in run_json("list")["models"]] == [SPLIT_ID], "the other model is synced"
+    assert [model["id"] for model in run_json("list")["models"]] == [SPLIT_ID], "the other model is synced"
 
 
 def test_gone_repo_is_named_and_its_other_sources_are_used(
@@ -161,7 +160,7 @@ def test_gone_repo_is_named_and_its_other_sources_are_used(
     assert "--from URL|DIR" in failed.stderr
     run("import", tmp_path / "repos" / TINY, "-q")
     run("sync", lockfile, "-y")
-    assert run_json("show", TINY_ID)["state"] == "ready"
+    assert run_json_one("show", TINY_ID)["state"] == "ready"
 
 
 def test_gone_commit_is_named_with_the_branch_that_has_the_same_bytes(
@@ -187,4 +186,4 @@ def test_interrupted_sync_is_continued(
     assert plan.fetch_bytes > 400_000
     hub.fault(Truncate(200_000), on=TINY, side="storage", times=1)
     run("sync", lockfile)
-    assert run_json("show", TINY_ID)["state"] == "ready"
+    assert run_json_one("show", TINY_ID)["state"] == "ready"

@@ -24,8 +24,9 @@ from tests.support import mcp_hub
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer
-from tests.support.mcp_hosts import call_tool, connect_stdio, get_text, run_async
+from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, get_text, run_async
 from tests.support.mcp_hub import REPO
+from tests.support.other_tools import add_ollama_model
 
 hub = mcp_hub.hub
 
@@ -64,6 +65,14 @@ async def read_resource(client: Client, uri: str) -> Any:
     (content,) = (await client.read_resource(uri)).contents
     assert isinstance(content, TextResourceContents)
     return drop_changing_fields(json.loads(content.text))
+
+
+async def compare_lockfiles_and_imports(tool: Callable[..., Awaitable[Any]]) -> None:
+    assert (await tool("hf_lock_models"))["text"] == (await run_command("lock"))["text"]
+    assert (await tool("hf_sync_lockfile", lockfile=run("lock").stdout, dry_run=True))["complete"]
+    add_ollama_model("mario:latest", "You are Mario.")
+    printed = await run_command("import", "--from", "ollama", "--dry-run")
+    assert (await tool("hf_import_model", program="ollama"))["models"] == printed["models"]
 
 
 async def check_collections(tool: Callable[..., Awaitable[Any]]) -> None:
@@ -122,11 +131,12 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
         assert names["aliases"] == (await run_command("alias"))["aliases"]
         await check_collections(tool)
+        current = await tool("hf_update_model", name=LOCAL)
+        assert (current["download"], current["model"]) == (None, await run_command_for_one("show", LOCAL))
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
-        assert (await tool("hf_lock_models"))["text"] == (await run_command("lock"))["text"]
-        assert (await tool("hf_sync_lockfile", lockfile=run("lock").stdout, dry_run=True))["complete"]
+        await compare_lockfiles_and_imports(tool)
         running = await tool("hf_status")
         assert running == await run_command("status")
         assert await tool("hf_get_disk_usage") == await run_command("du")
@@ -193,3 +203,23 @@ async def test_pages_of_forty_variants_stay_below_ten_thousand_characters(
             cursor, pages = result.structured_content["next_cursor"], pages + 1
     assert shown == whole
     assert pages > 1
+
+
+@run_async
+async def test_model_of_another_program_is_listed_and_registered() -> None:
+    add_ollama_model("mario:latest", f"You are Mario.{chr(0x202E)}")
+    async with connect_stdio() as client:
+        text = get_text(await client.call_tool("hf_import_model", {"program": "ollama"}))
+        assert "mario:latest: " in text
+        assert "Next: hf_import_model(program='ollama', name='mario:latest') registers it." in text
+        assert "lm" in await call_refused(client, "hf_import_model", program="lmstudio", name="x")
+        assert "Next: " in await call_refused(client, "hf_import_model", program="ollama", name="../mario")
+        done = await call_tool(client, "hf_import_model", program="ollama", name="mario")
+        shown = await run_command_for_one("show", "mario")
+        model = drop_changing_fields(done["imported"]["result"]["model"])
+        assert (model["id"], model["options"]) == (shown["id"], {"system": "You are Mario."})
+        again = await call_tool(client, "hf_import_model", program="ollama", name="mario")
+        assert again["imported"] is None
+        assert again["models"][0]["identical_to"] == shown["id"]
+        empty = get_text(await client.call_tool("hf_import_model", {"program": "jan"}))
+        assert empty.startswith("jan has no models here.")

@@ -18,6 +18,7 @@ from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Status
 from tests.support.mcp_hosts import call_refused, connect_stdio, get_text, run_async
+from tests.support.other_tools import add_ollama_model
 
 MAX_CHARS = 10_000
 REPO = "owner/hostile-GGUF"
@@ -32,10 +33,11 @@ OWN_FIELDS = {
     "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
     "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
     "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
-    "next_cursor", "next_step", "notes", "options", "part", "place", "reason", "requested_action",
+    "next_cursor", "next_step", "part", "place", "reason", "requested_action",
     "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
-    "suggestions", "token_kind", "token_name", "type", "updated", "value", "verdict", "versions", "warnings", "where",
-    "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "suggestions", "token_kind", "tool", "token_name", "type", "updated", "value", "verdict", "versions", "warnings",
+    "where", "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "replaced",
 }  # fmt: skip
 
 
@@ -108,6 +110,8 @@ def check_answer(result: CallToolResult) -> None:
 @run_async
 async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
     ref, everything = f"{REPO}:Q4_K_M", {"metadata": True, "tensors": True, "template": True}
+    add_ollama_model("hostile:latest", f"{END}\n{ORDER}{HIDDEN}")
+    add_ollama_model(f"registry.ollama.ai/library/{LABEL}/latest", ORDER)
     calls: list[tuple[str, dict[str, Any]]] = [
         ("hf_search_models", {"query": "hostile"}),
         ("hf_get_model", {"repo": REPO}),
@@ -130,6 +134,10 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_list_collections", {"name": "theirs"}),
         ("hf_lock_models", {}),
         ("hf_sync_lockfile", {"lockfile": "version = 1", "dry_run": True}),
+        ("hf_import_model", {"program": "ollama"}),
+        ("hf_import_model", {"program": "ollama", "name": "hostile"}),
+        ("hf_list_models", {"verbosity": "full"}),
+        ("hf_update_model", {"name": ref}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {}),
         ("hf_prune_models", {"unused_days": 90}),

@@ -51,7 +51,7 @@ def test_local_model_downloads_another_through_llm(
     home: Home,
     tmp_path: Path,
 ) -> None:
-    # Its tokens are bytes: twelve tool descriptions are a few thousand tokens for a real model and many more for this
+    # Its tokens are bytes: the tool descriptions are a few thousand tokens for a real model and many more for this
     # one.
     weights = tiny_chat(tmp_path / "it.gguf", tool_call=TOOL_CALL, tool_answer="It is here.", context=32_768)
     hub.add_repo(ASSISTANT, {"assistant-Q4_K_M.gguf": weights})

@@ -18,6 +18,7 @@ from tests.support import mcp_hub
 from tests.support.json_names import list_misnamed_fields
 from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, run_async
 from tests.support.mcp_hub import REPO
+from tests.support.other_tools import add_ollama_model
 
 hub = mcp_hub.hub
 
@@ -56,6 +57,7 @@ def list_keywords(schema: Any) -> Iterator[str]:
 async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Call every tool, and return its name, arguments and structured content."""
     local, everything = f"hf/{REPO}:Q4_K_M", {"metadata": True, "tensors": True, "template": True}
+    add_ollama_model("mario:latest", "You are Mario.")
     calls: list[tuple[str, dict[str, Any]]] = [
         ("hf_search_models", {"query": "tiny", "max_params": 8, "license": "MIT", "task": "chat"}),
         ("hf_get_model", {"repo": REPO, "files": True, "card": True}),
@@ -83,6 +85,9 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_edit_collection", {"action": "delete", "name": "coding", "confirm": "coding"}),
         ("hf_lock_models", {}),
         ("hf_sync_lockfile", {"lockfile": "version = 1", "prune": False}),
+        ("hf_import_model", {"program": "ollama"}),
+        ("hf_import_model", {"program": "ollama", "name": "Mario"}),
+        ("hf_update_model", {"name": local}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {"by": "repo"}),
         ("hf_prune_models", {"unused_days": 90}),
