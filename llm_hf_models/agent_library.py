@@ -424,6 +424,13 @@ class AgentLibrary(Library):
         """Plan the deletion of a collection, and return it with the requests that need consent first."""
         return self._prepare("delete", name, partial(self.plan_collection_deletion, name))
 
+    def prepare_collection_edit(self, name: str, *, deletes: bool) -> PreparedChange[CollectionDeletion | None]:
+        """Prepare a change of a collection for `request_agreement`. Only a deletion may need consent."""
+        if deletes:
+            change = self.prepare_collection_deletion(name)
+            return PreparedChange(change.action, change.target, change.subject, change.requests, change.preapproved)
+        return PreparedChange("change collection", name, None, ())
+
     def delete_collection(self, name: str | PreparedChange[CollectionDeletion]) -> CollectionDeletion:
         """Delete a collection, as `Library.delete_collection` does."""
         delete = super().delete_collection

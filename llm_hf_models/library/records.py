@@ -32,6 +32,8 @@ ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoin
 
 # Options that are not part of a prompt's options: the default system prompt, and the engine's chat template.
 SYSTEM, TEMPLATE = "system", "template"
+# In a model's `hub`: the tool that it was imported from, and the tool's name for it. A Modelfile is such a tool.
+IMPORTED_FROM, MODELFILE = "imported_from", "modelfile"
 KIND = "kind"  # replaces the kind that the header tells
 
 

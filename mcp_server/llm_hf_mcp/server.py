@@ -23,6 +23,7 @@ from llm_hf_mcp.answers import MAX_ERROR_CHARS
 from llm_hf_mcp.arguments import check_arguments, drop_nulls
 from llm_hf_mcp.foreign_text import add_notes, limit_result
 from llm_hf_mcp.time_limit import start_timer
+from llm_hf_mcp.tools import collections as tools_collections
 from llm_hf_mcp.tools import disk_space as tools_disk_space
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
@@ -163,6 +164,17 @@ TOOLS = (
         results.EditAliasesResult,
         destroys=True,  # it removes names
         command="llm hf alias NAME ALIAS",
+    ),
+    ToolSpec(
+        tools_collections.list_collections, "List collections of models", results.ListCollectionsResult, writes=False
+    ),
+    ToolSpec(
+        tools_collections.edit_collection,
+        "Change a collection of models",
+        results.EditCollectionResult,
+        destroys=True,
+        open_world=True,  # it may import a collection of the Hub
+        command="llm hf collection",
     ),
     ToolSpec(
         tools_lockfiles.lock_models,

@@ -28,6 +28,7 @@ NOTHING_TO_LINK = "No file is stored twice."
 @click.option(
     "--by", type=click.Choice(["model", "repo", "collection"]), default="model", show_default=True, help="The rows."
 )
+@quiet_option("Hide notes.")
 @json_option
 def du(by: str, as_json: bool) -> None:
     """Show the disk space of models.
@@ -38,6 +39,8 @@ def du(by: str, as_json: bool) -> None:
     """
     usage = open_library().get_disk_usage(cast("Literal['model', 'repo', 'collection']", by))
     output.print_json(usage) if as_json else output.emit(views.render_usage(usage, output.get_width()))
+    if usage.unreadable:
+        output.note(views.render_unreadable(usage.unreadable))
 
 
 @click.command(
@@ -57,7 +60,7 @@ def du(by: str, as_json: bool) -> None:
 def prune(
     unused: float | None, larger: int | None, keep: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool
 ) -> None:
-    """Remove models that were not used for long, or that are large.
+    """Remove models that are large or unused for long.
 
     With --unused and --larger, a model must meet both. A model that was never used counts from the time of its pull.
     llm's default model, pinned models and models with a running engine are kept; remove one with `llm hf rm`. Files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli import format as cli_format
@@ -11,6 +12,8 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.disk_space.types import Deduplication, DiskUsage, Pruning, UsageRow
+
+MAX_LINE_CHARS = 1000
 
 
 def render_usage(usage: DiskUsage, max_width: int | None) -> str:
@@ -34,8 +37,12 @@ def render_usage(usage: DiskUsage, max_width: int | None) -> str:
     shared = f", {format_size(usage.shared_bytes)} of which several rows share" if usage.shared_bytes else ""
     free = format_size(usage.disk_free_bytes)
     lines.append(f"{format_size(usage.size_bytes)} in all{shared}. {free} free on this disk.")
-    lines += [clean_text(f"Not readable: {path}") for path in usage.unreadable]
     return "\n".join(lines)
+
+
+def render_unreadable(folders: Sequence[str]) -> str:
+    """Return a line for each folder whose files are missing in the figures."""
+    return "\n".join(clean_text(f"Not readable: {folder}", MAX_LINE_CHARS) for folder in folders)
 
 
 def _name_kind(row: UsageRow) -> str:
@@ -75,7 +82,7 @@ def render_deduplication(found: Deduplication, max_width: int | None) -> str:
         columns = [Column("SIZE", right=True), Column("FILE", below=True), Column("SAME AS", below=True)]
         rows = [[format_size(each.size_bytes), each.replaced, each.kept] for each in found.files]
         lines.append(format_table(columns, rows, max_width=max_width))
-    lines += [clean_text(f"Skipped {each.path}: {each.reason}.", 1000) for each in found.skipped]
+    lines += [clean_text(f"Skipped {each.path}: {each.reason}.", MAX_LINE_CHARS) for each in found.skipped]
     count = f"{len(found.files)} {'file' if len(found.files) == 1 else 'files'}"
     verbs = ("Linked", "Freed") if found.done else ("Would link", "Would free")
     lines.append(f"{verbs[0]} {count}. {verbs[1]} {format_size(found.freed_bytes)}.")
