@@ -94,6 +94,7 @@ def _find_pinned_commit(context: Context, plan: PullPlan) -> str | None:
 def plan_listed(context: Context, listing: Listing, *, draft_after: float | None) -> PullPlan:
     """Return the plan for the listed files, or a draft if the headers and the scan reports take too long."""
     ref, options, details, freshness = listing.ref, listing.options, listing.details, listing.freshness
+    signature_checks.refuse_new_owner(context, listing.requested_repo, ref.repo)
     context = replace(context, is_patient=not freshness.stale)
     timed = context.limit_time(draft_after)
     hub = timed.hub()

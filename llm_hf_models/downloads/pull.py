@@ -153,7 +153,7 @@ def _fetch_and_register(
         version_switch.record_target(context, plan)
     started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
     to_download = {file.path for file in plan.files if not file.local and not file.copy}
-    manifest = signature_checks.find_manifest_to_compare(context, plan)
+    plan, manifest = signature_checks.find_manifest_to_compare(context, plan)
     stored = _fetch_files(context, row, plan, manifest, counter, stop)
     running.mark_verifying()
     plan = signature_checks.compare_stored_files(context, plan, manifest, stored)

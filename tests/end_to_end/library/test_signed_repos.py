@@ -317,3 +317,41 @@ def test_digests_that_the_hub_lacks_are_compared_after_the_download(name: str, f
     done = Library().pull(plan).plan.signature
     assert done is not None
     assert "lists 1 of 1 files" in done.summary
+
+
+def test_repo_that_was_moved_to_another_owner_needs_that_owners_signers(hub: HubServer, tmp_path: Path) -> None:
+    hub.add_repo("evil/signed-GGUF", {FILE: tiny_chat(tmp_path / FILE)})
+    hub.add_other_name(REPO, "evil/signed-GGUF", redirect=True)
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    assert Library().plan(REPO)
+    Library().set_setting("require_signature", "owners")
+    with pytest.raises(SignatureRefusedError, match="is now evil/signed-GGUF on the Hub, and you trust signers"):
+        Library().plan(REPO)
+    assert Library().plan("evil/signed-GGUF"), "nobody is trusted for this owner"
+
+
+def test_owners_mode_refuses_digests_that_can_not_be_computed(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "blake3", None)  # as if it were not installed
+    kind = ("serialization.hash_type", "resources.0.algorithm", "resources.1.algorithm")
+    payload = make_payload({f"predicate.{path}": "blake3" for path in kind})
+    hub.add_repo(REPO, {**SIGNED_FILES, "model.sig": sign_payload(payload, KEY)}, lfs=set(SIGNED_FILES))
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    only = PullOptions(file_only=True)
+    report = Library().plan(f"{REPO}:a.gguf", only).signature
+    assert report is not None
+    assert "not compared: blake3 needs the package blake3" in report.summary
+    Library().set_setting("require_signature", "owners")
+    with pytest.raises(SignatureRefusedError, match="can't be compared: blake3 needs the package blake3"):
+        Library().plan(f"{REPO}:a.gguf", only)
+
+
+def test_signature_that_is_no_longer_proven_stops_a_planned_pull(hub: HubServer) -> None:
+    signature = (OTHER_SIGNER / "blake2-files.sig").read_bytes()
+    hub.add_repo(REPO, {**SIGNED_FILES, "model.sig": signature}, lfs=set(SIGNED_FILES))
+    Library().add_trusted_signer("acme", key=OTHER_SIGNER / "p256.pem")
+    plan = Library().plan(f"{REPO}:a.gguf", PullOptions(file_only=True))
+    Library().remove_trusted_signers("acme")
+    with pytest.raises(SignatureRefusedError, match="no longer the one that was checked"):
+        Library().pull(plan)
