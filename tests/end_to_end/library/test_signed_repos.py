@@ -58,7 +58,7 @@ def write_key(folder: Path, key: Any = KEY) -> Path:
 def test_signature_by_a_trusted_key_is_reported_everywhere(hub: HubServer, tmp_path: Path) -> None:
     add_repo(hub, tmp_path)
     added = run_json("trust", "add", "acme", "--key", write_key(tmp_path))["added"][0]
-    info = run_json("info", REPO)["signature"]
+    info = run_json("info", REPO)["results"][0]["signature"]
     assert (info["facts"]["verdict"], info["trusted"], info["facts"]["key_hint"]) == (
         "valid",
         True,

@@ -37,6 +37,7 @@ OWN_FIELDS = {
     "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
     "suggestions", "token_kind", "tool", "token_name", "type", "updated", "value", "verdict", "versions", "warnings",
     "where", "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "replaced",
 }  # fmt: skip
 
 
@@ -136,6 +137,7 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_import_model", {"program": "ollama"}),
         ("hf_import_model", {"program": "ollama", "name": "hostile"}),
         ("hf_list_models", {"verbosity": "full"}),
+        ("hf_update_model", {"name": ref}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {}),
         ("hf_prune_models", {"unused_days": 90}),
