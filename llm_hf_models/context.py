@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,6 +136,11 @@ class Context:
         hub_of_token = (self.own_endpoint if self.own_token else None) or settings.endpoint()
         return self.endpoint() != hub_of_token
 
+    def fix_token(self) -> Context:
+        """Return a context that looks for the token only once, for many requests in a row."""
+        values = {each.name: getattr(self, each.name) for each in fields(Context)}
+        return _FixedContext(**values, found_token=self.token())
+
     def token(self) -> tokens.Token | None:
         """Return the token for this Hub, if there is one that needs no passphrase."""
         from llm_hf_models.hub import tokens
@@ -176,3 +181,11 @@ class Context:
     def _unlock_value(self) -> str | None:
         token = self.unlock_token()
         return token.value if token else None
+
+
+@dataclass(frozen=True)
+class _FixedContext(Context):
+    found_token: tokens.Token | None = field(default=None, repr=False)
+
+    def token(self) -> tokens.Token | None:
+        return self.found_token

@@ -37,6 +37,7 @@ hf = HfGroup(
             "disk_space:dedupe this_machine:gc"
         ),
         "Lockfiles": "lockfile:lock lockfile:sync lockfile:export",
+        "Versions": "updates:outdated updates:update updates:rollback updates:pin",
         "Signatures": "trust:trust signatures:sign",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",

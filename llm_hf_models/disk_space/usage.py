@@ -21,7 +21,7 @@ from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.download_records import UNFINISHED_STATES
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.collections import list_collections, list_members
+from llm_hf_models.models.collections import list_members_by_collection
 from llm_hf_models.system.disk import FileSpace, count_free_bytes, measure_file, measure_files, sum_space
 
 STORE = "blobs"  # the folder of the blobs that repos share
@@ -167,11 +167,11 @@ def _regroup_by_collection(context: Context, groups: Mapping[Group, set[FileSpac
     """Replace the models that are in collections by these collections. A model may be in several."""
     found: dict[Group, set[FileSpace]] = {}
     grouped = set()
-    for row in list_collections(context):
-        for member in list_members(context, row.name):
+    for name, members in list_members_by_collection(context).items():
+        for member in members:
             if member.id and ("model", member.id) in groups:
                 grouped.add(("model", member.id))
-                _add(found, ("collection", row.name), groups["model", member.id])
+                _add(found, ("collection", name), groups["model", member.id])
     return found | {group: files for group, files in groups.items() if group not in grouped}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -59,9 +59,19 @@ def list_members(context: Context, name: str) -> tuple[CollectionMember, ...]:
         return _list_members(db, tree, tree.get(name))
 
 
-def _list_members(db: Database, tree: CollectionTree, row: CollectionRow) -> tuple[CollectionMember, ...]:
+def list_members_by_collection(context: Context) -> dict[str, tuple[CollectionMember, ...]]:
+    """Return the models of every collection, as `list_members` does, with one query for all."""
+    with context.open_database() as db, db.snapshot():
+        tree = load_tree(db)
+        ids = db.find_local_ids({member.ref for row in tree for member in row.members if member.ref})
+        return {row.name: _list_members(db, tree, row, ids) for row in tree}
+
+
+def _list_members(
+    db: Database, tree: CollectionTree, row: CollectionRow, known_ids: Mapping[str, str | None] | None = None
+) -> tuple[CollectionMember, ...]:
     pairs = [(each, member, member.ref) for each in tree.walk(row) for member in each.members if member.ref]
-    ids = db.find_local_ids(ref for _, _, ref in pairs)
+    ids = db.find_local_ids(ref for _, _, ref in pairs) if known_ids is None else known_ids
     found: dict[str, CollectionMember] = {}
     for each, member, ref in pairs:
         found.setdefault((ids[ref] or ref).casefold(), _make_member(each, member, ref, ids[ref]))

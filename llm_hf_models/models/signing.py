@@ -69,7 +69,7 @@ def sign(
     found = _find_signable(context, name)
     target = _choose_target(found, output)
     replaces = _check_target(target, found)
-    key_pem, chain_pem = read_key(key), read_key(certificates) if certificates else None
+    key, certificates = _find_key(key), _find_key(certificates) if certificates else None
     files = {path: file for path, file in found.files.items() if not _is_same_file(file, target)}
     _refuse_key_among(files, key)
     plan = SigningResult(
@@ -85,7 +85,7 @@ def sign(
         return plan
     if replaces and not overwrite:
         raise StorageError(f"{target} exists", hint="Choose another file with -o, or pass -y to replace it.")
-    signer = make_signer(key_pem, chain_pem, ask_passphrase)
+    signer = make_signer(read_key(key), read_key(certificates) if certificates else None, ask_passphrase)
     digests = {path: found.known.get(path) or _hash(found, path, files[path], progress) for path in files}
     data = signer.sign(digests, found.name, _list_ignored(found, target))
     _write(target, data, replace=replaces)
@@ -197,18 +197,30 @@ def is_signature_file(path: Path) -> bool:
 
 
 def read_key(path: Path) -> bytes:
-    """Return the content of a file with a key or a certificate.
+    """Return the content of a file with a key or a certificate. A pipe can be read once only.
 
     Raises:
         BadKeyError: it is too large, or can't be read.
     """
+    path = _find_key(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise BadKeyError(f"Can't read {path}", cause=error.strerror) from None
+    if len(data) > MAX_KEY_BYTES:
+        raise BadKeyError(f"{path} is too large for a key or certificate")
+    return data
+
+
+def _find_key(path: Path) -> Path:
+    """Return the absolute path of a key or certificate, which exists."""
     path = make_absolute(path)
     try:
-        if path.stat().st_size > MAX_KEY_BYTES:
-            raise BadKeyError(f"{path} is too large for a key or certificate")
-        return path.read_bytes()
+        path.stat()
     except (OSError, ValueError) as error:
         raise BadKeyError(f"Can't read {path}", cause=getattr(error, "strerror", None)) from None
+    return path
 
 
 def _is_same_file(file: Path, other: Path) -> bool:
@@ -220,7 +232,7 @@ def _is_same_file(file: Path, other: Path) -> bool:
 
 def _refuse_key_among(files: dict[str, Path], key: Path) -> None:
     for path, file in files.items():
-        if _is_same_file(file, make_absolute(key)):
+        if _is_same_file(file, key):
             raise BadInputError(
                 f"The private key {clean_text(path)} is among the files to sign",
                 hint="Move it out of the folder first.",

@@ -64,6 +64,8 @@ _TOOL_FOR = {
     "sync": "hf_sync_lockfile",
     "alias": "hf_edit_aliases",
     "import": "hf_import_model",
+    "outdated": "hf_list_models",
+    "update": "hf_update_model",
     "status": "hf_status",
 }
 # The next step for an agent, if the hint is only for a user at a terminal.

@@ -38,7 +38,7 @@ _FENCED = {"card": "model card", "chat_template": "chat template"}
 _IDENTIFIERS = ("license", "task", "architecture")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,39}")
 # The rows of a page. They are not dropped, because the next page starts after them.
-_PAGES = ("results", "variants", "downloads", "models", "files", "tensors")
+_PAGES = ("results", "variants", "downloads", "models", "files", "tensors", "members", "collections")
 _MAPS = ("metadata", "options", "detail", "hub", "tensor_types", "sampling", "missing", "versions", "aliases")
 # If an answer is too long, its strings and lists are cut to these lengths, step by step.
 # The last steps also drop rows.
@@ -46,13 +46,13 @@ _SHRINK_STEPS = ((2000, 50), (1000, 20), (400, 10), (150, 5), (60, 2), (60, 20),
 _STEPS_WITH_ALL_ROWS = 5
 # Fields with text by repo owners, file authors, models or servers.
 FOREIGN_FIELDS = frozenset({
-    "aliases", "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "detail",
-    "differing", "engine_log", "error", "files", "findings", "hint", "hub", "id", "identical_to", "identity",
-    "issuer", "key_hint", "left_out", "library", "license", "local_model", "local_models", "log", "metadata",
-    "mmproj", "name", "notes", "options", "output", "owner", "path", "problem", "projector", "quant", "quantization",
-    "reasoning", "recommended_quant", "ref", "refused", "refused_aliases", "removed", "repo", "scan", "scan_problem",
-    "signature", "stem", "summary", "tags", "task", "tensors", "text", "tokenizer", "unchecked", "unlisted",
-    "unusable", "update_note",
+    "aliases", "architecture", "author", "base_models", "card", "chat_template", "choice_reason", "clash",
+    "collection", "collections", "containers", "detail", "differing", "engine_log", "error", "files", "findings",
+    "hint", "hub", "id", "identical_to", "identity", "issuer", "key_hint", "left_out", "library", "license",
+    "local_model", "local_models", "log", "messages", "metadata", "mmproj", "name", "note", "notes", "options",
+    "output", "owner", "path", "problem", "projector", "quant", "quantization", "reasoning", "recommended_quant",
+    "ref", "refused", "refused_aliases", "removed", "repo", "roles", "scan", "scan_problem", "signature", "stem",
+    "summary", "tags", "task", "tensors", "text", "tokenizer", "unchecked", "unlisted", "unusable", "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)

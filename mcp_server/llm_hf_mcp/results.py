@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
 from llm_hf_models.lockfiles.types import SyncedModel
+from llm_hf_models.models.collection_types import (
+    CollectionDeletion,
+    CollectionMember,
+    CollectionSummary,
+    ContainedCollection,
+    SkippedItem,
+)
 from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
 from llm_hf_models.other_tools.types import FoundModel, ImportedModel
@@ -88,6 +95,18 @@ class DownloadModelResult:
 
 
 @dataclass(frozen=True)
+class UpdateModelResult:
+    """The state of the download of a new version, and the local model once it has that version.
+
+    `download` is None if there is nothing to update; `note` then has the reason.
+    """
+
+    download: DownloadView | None
+    model: LocalModelView | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class VerifyModelResult:
     """Three separate facts: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
 
@@ -102,6 +121,29 @@ class EditAliasesResult:
 
     id: str
     aliases: dict[str, str]
+    totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ListCollectionsResult:
+    """One page of `llm hf collection list --json`, or of the models of one collection (`collection show --json`)."""
+
+    collections: tuple[CollectionSummary, ...]
+    contains: tuple[ContainedCollection, ...] = ()  # collections in the named one
+    members: tuple[CollectionMember, ...] = ()
+    next_cursor: str | None = None
+    totals: Lists = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EditCollectionResult:
+    """A collection after a change, with its models, or what was deleted."""
+
+    collection: str
+    members: tuple[CollectionMember, ...] = ()
+    messages: tuple[str, ...] = ()
+    skipped: tuple[SkippedItem, ...] = ()  # items of the Hub's collection that were not imported
+    deletion: CollectionDeletion | None = None
     totals: Lists = field(default_factory=dict)
 
 

@@ -23,12 +23,14 @@ from llm_hf_mcp.answers import MAX_ERROR_CHARS
 from llm_hf_mcp.arguments import check_arguments, drop_nulls
 from llm_hf_mcp.foreign_text import add_notes, limit_result
 from llm_hf_mcp.time_limit import start_timer
+from llm_hf_mcp.tools import collections as tools_collections
 from llm_hf_mcp.tools import disk_space as tools_disk_space
 from llm_hf_mcp.tools import downloads as tools_downloads
 from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
 from llm_hf_mcp.tools import lockfiles as tools_lockfiles
 from llm_hf_mcp.tools import other_tools as tools_other
+from llm_hf_mcp.tools import updates as tools_updates
 from llm_hf_mcp.verbosity import relax_schema
 from llm_hf_models import types
 from llm_hf_models.agent_library import AgentLibrary
@@ -118,6 +120,14 @@ TOOLS = (
         lists_commands=True,
     ),
     ToolSpec(
+        tools_updates.update_model,
+        "Update a local model",
+        results.UpdateModelResult,
+        destroys=True,  # it removes the files of the old version
+        open_world=True,
+        command="llm hf update NAME",
+    ),
+    ToolSpec(
         tools_local.verify_model,
         "Verify a local model",
         results.VerifyModelResult,
@@ -154,6 +164,17 @@ TOOLS = (
         results.EditAliasesResult,
         destroys=True,  # it removes names
         command="llm hf alias NAME ALIAS",
+    ),
+    ToolSpec(
+        tools_collections.list_collections, "List collections of models", results.ListCollectionsResult, writes=False
+    ),
+    ToolSpec(
+        tools_collections.edit_collection,
+        "Change a collection of models",
+        results.EditCollectionResult,
+        destroys=True,
+        open_world=True,  # it may import a collection of the Hub
+        command="llm hf collection",
     ),
     ToolSpec(
         tools_lockfiles.lock_models,

@@ -75,6 +75,16 @@ async def compare_lockfiles_and_imports(tool: Callable[..., Awaitable[Any]]) -> 
     assert (await tool("hf_import_model", program="ollama"))["models"] == printed["models"]
 
 
+async def check_collections(tool: Callable[..., Awaitable[Any]]) -> None:
+    await tool("hf_edit_collection", action="create", name="coding")
+    edited = await tool("hf_edit_collection", action="add", name="coding", members=[LOCAL, "far/away"])
+    shown = await run_command_for_one("collection", "show", "coding")
+    assert edited["members"] == shown["members"]
+    assert (await tool("hf_list_collections", name="coding"))["members"] == shown["members"]
+    listed = await run_command("collection", "list")
+    assert (await tool("hf_list_collections"))["collections"] == listed["collections"]
+
+
 @pytest.mark.usefixtures("hub")
 @run_async
 async def test_every_tool_returns_the_json_of_its_command() -> None:
@@ -120,6 +130,9 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         assert proof["load_test"] == await run_command_for_one("test", LOCAL, codes=(0, 1))
         names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
         assert names["aliases"] == (await run_command("alias"))["aliases"]
+        await check_collections(tool)
+        current = await tool("hf_update_model", name=LOCAL)
+        assert (current["download"], current["model"]) == (None, await run_command_for_one("show", LOCAL))
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
@@ -202,13 +215,11 @@ async def test_model_of_another_program_is_listed_and_registered() -> None:
         assert "lm" in await call_refused(client, "hf_import_model", program="lmstudio", name="x")
         assert "Next: " in await call_refused(client, "hf_import_model", program="ollama", name="../mario")
         done = await call_tool(client, "hf_import_model", program="ollama", name="mario")
-        listed = (await run_command("list"))["models"][0]
-        assert drop_changing_fields(done["imported"]["result"]["model"]) == {
-            **listed,
-            "options": {"system": "You are Mario."},
-        }
+        shown = await run_command_for_one("show", "mario")
+        model = drop_changing_fields(done["imported"]["result"]["model"])
+        assert (model["id"], model["options"]) == (shown["id"], {"system": "You are Mario."})
         again = await call_tool(client, "hf_import_model", program="ollama", name="mario")
         assert again["imported"] is None
-        assert again["models"][0]["identical_to"] == listed["model_id"]
+        assert again["models"][0]["identical_to"] == shown["id"]
         empty = get_text(await client.call_tool("hf_import_model", {"program": "jan"}))
         assert empty.startswith("jan has no models here.")

@@ -331,11 +331,12 @@ async def test_annotations_say_what_each_tool_may_do() -> None:
         },
         "destructive_hint": {
             "hf_control_download", "hf_delete_model", "hf_edit_aliases", "hf_prune_models", "hf_sync_lockfile",
+            "hf_update_model",
         },
         "open_world_hint": {
             "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_list_models",
             "hf_download_model", "hf_control_download", "hf_import_model", "hf_run_prompt", "hf_status",
-            "hf_sync_lockfile",
+            "hf_sync_lockfile", "hf_update_model",
         },
         "idempotent_hint": hints.keys() - {"hf_run_prompt"},
     }  # fmt: skip

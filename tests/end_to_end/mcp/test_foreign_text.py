@@ -33,10 +33,11 @@ OWN_FIELDS = {
     "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
     "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
     "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
-    "next_cursor", "next_step", "note", "part", "place", "reason", "requested_action",
+    "next_cursor", "next_step", "part", "place", "reason", "requested_action",
     "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
     "suggestions", "token_kind", "tool", "token_name", "type", "updated", "value", "verdict", "versions", "warnings",
     "where", "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "replaced",
 }  # fmt: skip
 
 
@@ -53,6 +54,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
             gguf={"total": 84_000, "architecture": ORDER, "context_length": 4096},
             base_models=tuple(f"{ORDER}/{number}" for number in range(50)),
         )  # fmt: skip
+        items = [("model", REPO, f"{HIDDEN}{ORDER}"), ("dataset", f"{ORDER}/{HIDDEN}", ORDER)]
+        hub.add_collection("hostile/title", items * 60, title=f"{HIDDEN}{ORDER}", description=ORDER * 100)
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         monkeypatch.setenv("LLM_HF_KEEP_ALIVE", "2")
         yield hub
@@ -125,11 +128,16 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_verify_model", {"name": ref}),
         ("hf_run_prompt", {"name": ref, "prompt": "Hello", "max_tokens": 20}),
         ("hf_edit_aliases", {"name": ref, "add": ["hostile"]}),
+        ("hf_edit_collection", {"action": "import", "name": "theirs", "source": "hostile/title"}),
+        ("hf_edit_collection", {"action": "add", "name": "theirs", "members": [ref]}),
+        ("hf_list_collections", {}),
+        ("hf_list_collections", {"name": "theirs"}),
         ("hf_lock_models", {}),
         ("hf_sync_lockfile", {"lockfile": "version = 1", "dry_run": True}),
         ("hf_import_model", {"program": "ollama"}),
         ("hf_import_model", {"program": "ollama", "name": "hostile"}),
         ("hf_list_models", {"verbosity": "full"}),
+        ("hf_update_model", {"name": ref}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {}),
         ("hf_prune_models", {"unused_days": 90}),

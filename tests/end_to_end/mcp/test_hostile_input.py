@@ -38,8 +38,12 @@ NAMES: dict[tuple[str, str], dict[str, Any]] = {
     ("hf_verify_model", "name"): {},
     ("hf_run_prompt", "name"): {"prompt": "Hello"},
     ("hf_delete_model", "name"): {},
+    ("hf_update_model", "name"): {},
     ("hf_edit_aliases", "name"): {"add": ["x"]},
     ("hf_import_model", "name"): {"program": "ollama"},
+    ("hf_list_collections", "name"): {},
+    ("hf_edit_collection", "name"): {"action": "create"},
+    ("hf_edit_collection", "source"): {"action": "import", "name": "x"},
 }
 WRONG_NAMES = (
     "../../../../etc/passwd",
@@ -71,8 +75,8 @@ async def test_path_like_names_are_refused_by_every_tool(tmp_path: Path) -> None
     async with connect_stdio("--allow-delete") as client:
         for (tool, argument), others in NAMES.items():
             for wrong in (*WRONG_NAMES, str(tmp_path / "relative/file.gguf")):
-                if argument == "revision" and not wrong:
-                    continue  # no revision means the default branch
+                if not wrong and (argument == "revision" or tool == "hf_list_collections"):
+                    continue  # no revision means the default branch, and no name all collections
                 output = await call_refused(client, tool, **{argument: wrong}, **others)
                 assert len(output) < 3000, (tool, wrong[:40])
                 for leak in ("root:", "Traceback", "\x1b", "\u202e", "site-packages"):

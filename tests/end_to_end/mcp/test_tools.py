@@ -34,7 +34,7 @@ LOOKING = {
 }  # fmt: skip
 CHANGING = {
     "hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases",
-    "hf_import_model", "hf_sync_lockfile",
+    "hf_import_model", "hf_sync_lockfile", "hf_update_model",
 }  # fmt: skip
 
 
