@@ -83,10 +83,6 @@ class ModelTables(CollectionTables):
         """Return all local models, newest first."""
         return self._load_models("order by models.added desc, models.id desc")
 
-    def list_pinned_ids(self) -> set[str]:
-        """Return the ids of the pinned models."""
-        return {row["model_id"] for row in self.fetch_rows("select model_id from models where pinned")}
-
     def get_model(self, model_id: str) -> LocalModel:
         """Return the model with exactly this id.
 
