@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli.layout import Column, format_table
+from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ def render_diff(diff: LockDiff) -> str:
 
 def _render_change(change: LockChange) -> list[str]:
     shown = [(sign, value) for sign, value in (("-", change.before), ("+", change.after)) if value is not None]
-    return [f"  {sign} {change.field}: {_shorten(value)}" for sign, value in shown]
+    return [f"  {sign} {_shorten(change.field)}: {_shorten(value)}" for sign, value in shown]
 
 
 def _shorten(value: str) -> str:
-    line = " ".join(value.split())
+    line = clean_text(value, len(value))  # a template may have control characters
     return line if len(line) <= MAX_VALUE_CHARS else f"{line[:MAX_VALUE_CHARS]}… ({len(value)} characters)"
 
 
@@ -69,7 +70,7 @@ def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
     """Return a table with what a sync does about each model, and the totals."""
     rows = [[step.id, _describe_step(step), _explain_step(step)] for step in plan.steps if step.action != "none"]
     rows += [[removal.id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
-    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", below=True, min_width=20)]
+    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", wrap=True, min_width=20)]
     table = [format_table(columns, rows, max_width=max_width)] if rows else []
     matching = sum(step.action == "none" for step in plan.steps)
     lines = [f"{matching} of {_count(len(plan.steps), 'model')} match the lockfile."]

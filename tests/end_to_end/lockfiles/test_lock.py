@@ -79,6 +79,20 @@ def test_lock_replaces_a_lockfile_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hub")
+def test_diff_prints_no_control_characters_of_a_lockfile(tmp_path: Path) -> None:
+    before, after = tmp_path / "a.toml", tmp_path / "b.toml"
+    run("pull", REPO, "-q")
+    run("lock", "-o", before)
+    hostile = r"\u001b[31mred\u001b]0;title\u0007"
+    added = f'template = "{hostile} words"\n[models.options]\nstop = "{hostile}"\n'
+    added += f'[models.generation_config]\n"{hostile}" = 1\n'
+    after.write_text(before.read_text() + added)
+    shown = run("lock", "--diff", before, after, code=1).stdout
+    assert "words" in shown
+    assert not set(shown) & set("\x1b\x07")
+
+
+@pytest.mark.usefixtures("hub")
 def test_diff_shows_each_change_and_ends_with_one(tmp_path: Path) -> None:
     before, after = tmp_path / "a.toml", tmp_path / "b.toml"
     run("pull", REPO, "-q")
