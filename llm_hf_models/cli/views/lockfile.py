@@ -37,12 +37,17 @@ MAX_VALUE_CHARS = 70
 
 
 def render_lock_result(done: LockResult) -> str:
-    """Return a line about a written lockfile, and the models that it lacks."""
+    """Return a line about a written lockfile."""
     where = f" in {done.path}" if done.path else ""
     lines = [f"{_count(done.models, 'model')} ({format_size(done.size_bytes)}) locked{where}."]
     lines += [f"Signed: {done.signature}"] if done.signature else []
-    lines += [f"Warning: {line}." for line in done.warnings]
-    return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
+    return "\n".join(lines)
+
+
+def list_warnings(done: LockResult | ExportResult) -> list[str]:
+    """Return the warnings about a written lockfile, and the models that it lacks."""
+    warnings = getattr(done, "warnings", ())
+    return [*(f"Warning: {line}." for line in warnings), *(f"Left out: {line}." for line in done.left_out)]
 
 
 def render_diff(diff: LockDiff) -> str:
@@ -92,18 +97,18 @@ def _explain_step(step: SyncStep) -> str:
 
 
 def render_sync_result(done: SyncResult) -> str:
-    """Return a line for each model that was changed or removed."""
+    """Return a line for each model that was changed, removed or kept in spite of --prune."""
     lines = [f"{model.id}: {_DONE[model.action]}" for model in done.models if model.done and model.action != "none"]
     lines += [f"{removal.id}: removed" for removal in done.removed]
+    lines += [f"{model_id}: kept, because a model of the lockfile failed" for model_id in done.not_removed]
     synced = sum(model.done for model in done.models)
     return "\n".join([*lines, f"{synced} of {_count(len(done.models), 'model')} match the lockfile."])
 
 
 def render_export(done: ExportResult, *, dry_run: bool) -> str:
-    """Return a line about an exported folder, and the models that it lacks."""
+    """Return a line about an exported folder."""
     text = f"{_count(done.models, 'model')}, {_count(done.files, 'file')} in {done.folder}"
-    lines = [f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."]
-    return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
+    return f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."
 
 
 def list_questions(plan: SyncPlan) -> Sequence[str]:

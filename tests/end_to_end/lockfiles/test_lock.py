@@ -59,8 +59,11 @@ def test_lock_of_a_collection_names_members_that_are_not_here(tmp_path: Path) ->
     run("collection", "add", "team", TINY_ID, "acme/split-GGUF", "-q")
     done = run_json("lock", "team", "-o", tmp_path / "team.lock.toml")
     assert (done["models"], done["left_out"]) == (1, ["acme/split-GGUF is not on this machine"])
+    quiet = run("lock", "team", "-q"), run("export", tmp_path / "disk", "team", "-q")
+    assert {done.stderr for done in quiet} == {"Left out: acme/split-GGUF is not on this machine.\n"}
     assert "mine" not in (tmp_path / "team.lock.toml").read_text()
     assert run("lock", "nobody", code=1).stderr.startswith("Error: ")
+    assert f"It is a name of the model {TINY_ID}." in run("lock", "tiny", code=1).stderr
 
 
 @pytest.mark.usefixtures("hub")

@@ -138,6 +138,16 @@ def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path
     assert {model["id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
 
 
+def test_prune_removes_nothing_if_a_model_fails(lockfile: Path, hub: HubServer, tmp_path: Path) -> None:
+    run("import", tiny_chat(tmp_path / "mine-Q8_0.gguf", seed=5), "-q")
+    run("rm", TINY_ID, "-y")
+    hub.remove_repo(REPO)
+    done = run_json("sync", lockfile, "--prune", "-y", code=1)
+    assert (done["removed"], done["not_removed"]) == ([], ["hf/local/mine:Q8_0"])
+    assert "hf/local/mine:Q8_0: kept" in run("sync", lockfile, "--prune", "-y", code=1).stderr
+    assert run_json_one("show", "hf/local/mine:Q8_0")["state"] == "unverified"
+
+
 def test_older_commit_is_downloaded_and_the_branch_keeps_its_ref(
     lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
