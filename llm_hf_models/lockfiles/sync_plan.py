@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import plan_checks
+from llm_hf_models.downloads.signature_checks import requires_signer
 from llm_hf_models.errors import (
     AccessError,
     BadInputError,
@@ -21,7 +22,7 @@ from llm_hf_models.errors import (
 from llm_hf_models.library.file_states import UNPROVEN_STATES
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.lockfiles.diff import compare_models
-from llm_hf_models.lockfiles.local_bytes import FILES_FOLDER, LocalBytes
+from llm_hf_models.lockfiles.local_bytes import FILES_FOLDER, LocalBytes, get_served_name
 from llm_hf_models.lockfiles.make import find_problem, lock_model
 from llm_hf_models.lockfiles.pull_plans import explain_missing, plan_download, plan_from_local_bytes
 from llm_hf_models.lockfiles.types import LockChange, LockedModel, Lockfile, SyncPlan, SyncStep
@@ -200,7 +201,8 @@ class _Planner:
     def _plan_pull(self, step: SyncStep, locked: LockedModel) -> SyncStep:
         cached, elsewhere = self._bytes.find_cached(locked), self._bytes.find_elsewhere(locked)
         missing = [file.path for file in locked.files if file.path not in cached and file.path not in elsewhere]
-        if not missing:
+        owner = get_served_name(locked)[0].owner
+        if not missing and not (self._source.folder is None and requires_signer(self._context, owner)):
             pull = plan_from_local_bytes(self._context, locked, step.id, cached, elsewhere)
             place = next(iter(pull.sources.values()), None) or next(iter(cached.values()))
             step = replace(step, reason=f"its bytes are in {place}", pull=pull)
