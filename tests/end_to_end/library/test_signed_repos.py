@@ -58,7 +58,7 @@ def write_key(folder: Path, key: Any = KEY) -> Path:
 def test_signature_by_a_trusted_key_is_reported_everywhere(hub: HubServer, tmp_path: Path) -> None:
     add_repo(hub, tmp_path)
     added = run_json("trust", "add", "acme", "--key", write_key(tmp_path))["added"][0]
-    info = run_json("info", REPO)["signature"]
+    info = run_json("info", REPO)["results"][0]["signature"]
     assert (info["facts"]["verdict"], info["trusted"], info["facts"]["key_hint"]) == (
         "valid",
         True,
@@ -189,7 +189,9 @@ def test_owners_mode_refuses_a_file_that_is_not_listed(hub: HubServer, tmp_path:
         REPO, {FILE: tmp_path / FILE, "model.sig": sign_files({"x.bin": digest}, to_private_pem(KEY), name="x")}
     )
     Library().add_trusted_signer("acme", key=write_key(tmp_path))
-    assert Library().plan(REPO)
+    report = Library().plan(REPO).signature
+    assert report is not None
+    assert report.warnings == (f"lists 0 of 1 files of this variant with the same digest; not listed: {FILE}",)
     Library().set_setting("require_signature", "owners")
     with pytest.raises(SignatureRefusedError, match="does not list"):
         Library().plan(REPO)
@@ -249,6 +251,7 @@ def test_trust_is_listed_and_removed_by_number_or_owner(tmp_path: Path) -> None:
     run("trust", "add", "ibm-granite", "--identity", "a@ibm.com", "--issuer", "https://issuer.example")
     shown = run("trust", "list")
     assert "a@ibm.com, confirmed by https://issuer.example" in " ".join(shown.stdout.split())
+    assert "No signer is trusted for nobody." in run("trust", "list", "nobody").stderr
     first, second = run_json("trust")["signers"]
     assert (first["owner"], second["method"]) == ("acme", "keyless")
     assert run("trust", "remove", str(first["number"]), "--dry-run").stderr.startswith("Would no longer trust")
