@@ -52,7 +52,7 @@ def find_prohibition(limits: Settings, action: str) -> PolicyError | None:
         )
     if action == "delete" and not limits.agent_allow_delete:
         return PolicyError(
-            "Agents may not delete models",
+            "Agents may not delete models or collections",
             cause="The setting agent_allow_delete is off.",
             hint="llm hf settings agent_allow_delete on",
         )

@@ -83,7 +83,7 @@ def _find_protected(db: Database, models: Collection[LocalModel], kept_ids: dict
     """Return the ids of the models that are never pruned, each with the reason."""
     found = {model_id: f"it is in the collection {name}" for model_id, name in kept_ids.items()}
     found |= dict.fromkeys((row.model_id for row in running_engines.list_running_engines(db)), "its engine is running")
-    found |= dict.fromkeys(db.list_pinned_ids(), "it is pinned")
+    found |= {each.model_id: "it is pinned" for each in models if each.pinned}
     is_default = "it is llm's default model"
     return found | {each.model_id: is_default for each in models if suggest_new_default((each.model_id, *each.aliases))}
 

@@ -83,10 +83,6 @@ class ModelTables(CollectionTables):
         """Return all local models, newest first."""
         return self._load_models("order by models.added desc, models.id desc")
 
-    def list_pinned_ids(self) -> set[str]:
-        """Return the ids of the pinned models."""
-        return {row["model_id"] for row in self.fetch_rows("select model_id from models where pinned")}
-
     def get_model(self, model_id: str) -> LocalModel:
         """Return the model with exactly this id.
 
@@ -138,7 +134,8 @@ class ModelTables(CollectionTables):
         if ref := self.find_role(name.strip()):  # `hf://…` never is a role
             return self._find_key_of_role(ref, name)
         known = [each for m in every for each in (*m.aliases, m.model_id, _extract_name(m.model_id))]
-        hint = suggest_word(name, known) + "List the local models with `llm hf list`."
+        hint = self.suggest_collection(name.strip()) or suggest_word(name, known)
+        hint += "List the local models with `llm hf list`."
         raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def _list_names(self) -> list[_Names]:

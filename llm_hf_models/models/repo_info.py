@@ -29,6 +29,7 @@ from llm_hf_models.hub.types import HubFile, RepoDetails, RepoSummary, SearchFil
 from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
+from llm_hf_models.models.collections import find_named_ref
 from llm_hf_models.models.local_models import suggest_fix
 from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.models.repo_signature import judge_repo
@@ -167,14 +168,15 @@ def _warn_about_host(context: Context, ref: ModelRef) -> None:
 
 
 def parse_ref(context: Context, text: str) -> ModelRef:
-    """Parse a model ref.
+    """Parse a model ref, or the role of a model in a collection.
 
     Raises:
+        AmbiguousNameError: The text is the name of a collection.
         BadRefError: The text is not a model ref. A name without an owner may be that of a local model, or can be
             searched for.
     """
     try:
-        return ModelRef.parse(text)
+        return ModelRef.parse(find_named_ref(context, text) or text)
     except BadRefError as error:
         refuse_local_name(context, text)
         if step := suggest_search(text):

@@ -26,6 +26,7 @@ import sys
 import sysconfig
 import time
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TextIO
@@ -41,9 +42,19 @@ _READ_AT_START = re.compile(r"PYTHON(?!WARNINGS)[A-Z0-9]+|LANG|LC_[A-Z]+")  # by
 _MAX_REQUEST_BYTES = 1 << 20
 
 
+def _get_fixed(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if _READ_AT_START.fullmatch(name)}
+
+
+_FIXED = _get_fixed(os.environ)
+
+
 def fork_script(name: str, *words: str | Path) -> list[str]:
-    """Return a command that runs an installed script. The first command of a session starts the server."""
-    if not sys.platform.startswith("linux"):
+    """Return a command that runs an installed script. The first command of a session starts the server.
+
+    It is the script itself if the test has set a variable that Python reads when it starts, such as PYTHONPATH.
+    """
+    if not sys.platform.startswith("linux") or _get_fixed(os.environ) != _FIXED:
         return [str(SCRIPTS / name), *map(str, words)]
     return [sys.executable, "-I", "-S", str(CLIENT), _start_server(name), *map(str, words)]
 
@@ -119,10 +130,10 @@ def _run_script(
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = _open_output(1, "strict")
     sys.stderr = _open_output(2, "backslashreplace")
-    fixed = {name for name in os.environ.keys() | environment.keys() if _READ_AT_START.fullmatch(name)}
-    changed = sorted(name for name in fixed if os.environ.get(name) != environment.get(name))
+    changed = _get_fixed(environment).items() ^ _FIXED.items()
     if changed:
-        sys.exit(f"Python reads {', '.join(changed)} when it starts: run the script itself")
+        names = ", ".join(sorted(name for name, _ in changed))
+        sys.exit(f"Python reads {names} when it starts: run the script itself")
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()

@@ -67,3 +67,9 @@ def test_end_of_the_input_ends_the_process(server: subprocess.Popen[bytes]) -> N
 def test_variables_that_python_reads_at_its_start_are_refused() -> None:
     done = run_process("llm", "--version", code=1, environment={"PYTHONUTF8": "0"})
     assert "Python reads PYTHONUTF8 when it starts" in done.stderr
+
+
+def test_script_itself_runs_if_a_test_sets_such_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('started')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert run_process("llm", "--version").stdout.startswith("started\nllm, version")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,11 +59,11 @@ def lock(
     compared: tuple[str, str] | None,
     as_json: bool,
 ) -> None:
-    """Write the models on this machine, or those of a collection, to a lockfile.
+    """Write a lockfile of the models on this machine.
 
-    The lockfile has the repo, commit, files, digests, names and options of each model, but no key and no token.
-    `llm hf sync` makes another machine match it. Without -o, prints the lockfile. A file that is not a lockfile is
-    never overwritten.
+    With COLLECTION, only of its models. The lockfile has the repo, commit, files, digests, names and options of each
+    model, but no key and no token. `llm hf sync` makes another machine match it. Without -o, prints the lockfile. A
+    file that is not a lockfile is never overwritten.
     """
     library = open_library()
     if key and not target:
@@ -84,6 +85,13 @@ def lock(
     elif not target:
         output.emit(done.text.removesuffix("\n"))
     output.note(views.render_lock_result(done))
+    _warn(views.list_warnings(done))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    """Print the reasons why a lockfile is incomplete, even if the command is quiet."""
+    if lines:
+        output.alert("\n".join(lines))
 
 
 def _save(library: Library, target: Path, collection: str | None, key: str | None) -> LockResult:
@@ -215,3 +223,4 @@ def export(folder: Path, collection: str | None, dry_run: bool, as_json: bool) -
     else:
         output.note(views.render_export(done, dry_run=dry_run))
         output.emit(done.lockfile)
+    _warn(views.list_warnings(done))

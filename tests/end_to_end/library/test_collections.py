@@ -227,6 +227,8 @@ def test_role_that_means_something_else_is_refused(library: Library) -> None:
     library.add_to_collection("tiny2", "tiny", role="best")
     record_model("tiny2/best:Q8_0")
     assert library.show("tiny2/best").id == "hf/tiny2/best:Q8_0", "a real model wins"
+    library.create_collection("other")
+    assert library.add_to_collection("other", "tiny2/best").members[0].ref == "tiny2/best:Q8_0"
     (member,) = library.show_collection("tiny2").members
     assert member.clash == "tiny2/best is a name of hf/tiny2/best:Q8_0, which is used instead"
 
@@ -238,7 +240,7 @@ def test_a_name_of_a_model_is_not_a_name_of_a_collection(library: Library) -> No
     library.create_collection("unsloth/Qwen3")
     library.create_collection("all")
     assert library.add_to_collection("all", "unsloth/qwen3").collections[0].name == "unsloth/Qwen3"
-    assert library.add_to_collection("all", "hf://unsloth/Qwen3").members[0].ref == "unsloth/Qwen3"
+    assert library.add_to_collection("all", "hf://unsloth/Qwen3").members[0].ref == "hf://unsloth/Qwen3"
     library.remove_from_collection("all", "hf://unsloth/Qwen3")
     assert len(library.show_collection("all").collections) == 1
     assert library.remove_from_collection("all", "unsloth/Qwen3").collections == ()

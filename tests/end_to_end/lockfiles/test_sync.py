@@ -80,6 +80,22 @@ def test_lost_and_modified_files_are_restored(lockfile: Path, hub: HubServer) ->
     hub.forget_requests()
 
 
+def test_damaged_file_of_another_program_in_the_cache_is_replaced(
+    lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = use_machine(monkeypatch, tmp_path / "second")
+    commit = next(repo.commit for repo in hub.list_repos() if repo.id == REPO)
+    damaged = cache / "models--acme--tiny-GGUF/snapshots" / commit / TINY
+    damaged.parent.mkdir(parents=True)
+    content = (tmp_path / "repos" / TINY).read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    steps = run_json("sync", lockfile, "--check", code=1)["steps"]
+    assert {step["id"]: step["action"] for step in steps} == {SPLIT_ID: "download", TINY_ID: "download"}
+    run("sync", lockfile)
+    assert damaged.read_bytes() == content
+    run("sync", lockfile, "--check")
+
+
 def test_touched_file_is_hashed_and_not_downloaded(lockfile: Path, hub: HubServer) -> None:
     hub.forget_requests()
     Path(run("path", TINY_ID).stdout.strip()).resolve().touch()
@@ -122,6 +138,16 @@ def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path
     assert {model["id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
 
 
+def test_prune_removes_nothing_if_a_model_fails(lockfile: Path, hub: HubServer, tmp_path: Path) -> None:
+    run("import", tiny_chat(tmp_path / "mine-Q8_0.gguf", seed=5), "-q")
+    run("rm", TINY_ID, "-y")
+    hub.remove_repo(REPO)
+    done = run_json("sync", lockfile, "--prune", "-y", code=1)
+    assert (done["removed"], done["not_removed"]) == ([], ["hf/local/mine:Q8_0"])
+    assert "hf/local/mine:Q8_0: kept" in run("sync", lockfile, "--prune", "-y", code=1).stderr
+    assert run_json_one("show", "hf/local/mine:Q8_0")["state"] == "unverified"
+
+
 def test_older_commit_is_downloaded_and_the_branch_keeps_its_ref(
     lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,9 +181,12 @@ def test_gone_repo_is_named_and_its_other_sources_are_used(
 ) -> None:
     use_machine(monkeypatch, tmp_path / "second")
     hub.remove_repo(REPO)
-    failed = run("sync", lockfile, code=1)
-    assert f"{REPO}" in failed.stderr
-    assert "--from URL|DIR" in failed.stderr
+    monkeypatch.setenv("COLUMNS", "80")
+    for flags, stream in (("--check", "stdout"), ("--dry-run", "stdout"), ("-q", "stderr")):
+        failed = run("sync", lockfile, flags, code=0 if flags == "--dry-run" else 1)
+        text = " ".join(getattr(failed, stream).split())
+        assert f"has no public repo {REPO}." in text
+        assert "llm hf sync FILE --from URL|DIR" in text
     run("import", tmp_path / "repos" / TINY, "-q")
     run("sync", lockfile, "-y")
     assert run_json_one("show", TINY_ID)["state"] == "ready"

@@ -29,7 +29,8 @@ CARD = f"---\nlicense: mit\n---\n{END}\n{ORDER}{HIDDEN}\n" + f"{HIDDEN}word " * 
 LABEL = f"{ORDER} {'now ' * 30}"
 # Fields of the results with text by this package, by the user of this machine, or of a closed set of values.
 OWN_FIELDS = {
-    "file_digest", "signed_at", "trusted_for", "unchecked_reason",
+    "keep", "reasons",
+    "file_digest", "signed_at", "trusted_for", "unchecked_reason", "unreadable",
     "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
     "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
     "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
