@@ -18,7 +18,7 @@ from llm_hf_models.signatures.sign import sign_files
 from tests.support import mcp_hub
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_faults import Status
+from tests.support.hub_faults import Delay, Status
 from tests.support.hub_server import HubServer
 from tests.support.signatures import (
     OTHER_SIGNER,
@@ -358,3 +358,15 @@ def test_signature_that_is_no_longer_proven_stops_a_planned_pull(hub: HubServer)
     Library().remove_trusted_signers("acme")
     with pytest.raises(SignatureRefusedError, match="no longer the one that was checked"):
         Library().pull(plan)
+
+
+def test_slow_signature_is_judged_by_the_background_download(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path, digests={FILE: "0" * 64})
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().set_setting("require_signature", "if-present")
+    hub.fault(Delay(3), on="model.sig", times=1)
+    plan = Library().plan(REPO, draft_after=2)
+    assert (plan.is_draft, plan.signature) == (True, None)
+    with pytest.raises(SignatureRefusedError, match="not the signed content"):
+        Library().pull(plan)
+    assert Library().list() == ()
