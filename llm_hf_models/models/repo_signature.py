@@ -272,8 +272,9 @@ def _list_warnings(report: SignatureReport) -> list[str]:
     found = [_describe_verdict(facts)] if facts.verdict == "invalid" else []
     if report.trusted_for and not report.trusted:
         found.append(_describe_trust(report))
-    if facts.coverage is not None and facts.coverage.differing:
-        found.append(_describe_coverage(facts.coverage))
+    coverage = facts.coverage
+    if coverage is not None and (coverage.differing or (report.trusted and coverage.unlisted)):
+        found.append(_describe_coverage(coverage))
     return found
 
 

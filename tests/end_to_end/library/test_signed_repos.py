@@ -18,7 +18,7 @@ from llm_hf_models.signatures.sign import sign_files
 from tests.support import mcp_hub
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_faults import Status
+from tests.support.hub_faults import Delay, Status
 from tests.support.hub_server import HubServer
 from tests.support.signatures import (
     OTHER_SIGNER,
@@ -189,7 +189,9 @@ def test_owners_mode_refuses_a_file_that_is_not_listed(hub: HubServer, tmp_path:
         REPO, {FILE: tmp_path / FILE, "model.sig": sign_files({"x.bin": digest}, to_private_pem(KEY), name="x")}
     )
     Library().add_trusted_signer("acme", key=write_key(tmp_path))
-    assert Library().plan(REPO)
+    report = Library().plan(REPO).signature
+    assert report is not None
+    assert report.warnings == (f"lists 0 of 1 files of this variant with the same digest; not listed: {FILE}",)
     Library().set_setting("require_signature", "owners")
     with pytest.raises(SignatureRefusedError, match="does not list"):
         Library().plan(REPO)
@@ -249,6 +251,7 @@ def test_trust_is_listed_and_removed_by_number_or_owner(tmp_path: Path) -> None:
     run("trust", "add", "ibm-granite", "--identity", "a@ibm.com", "--issuer", "https://issuer.example")
     shown = run("trust", "list")
     assert "a@ibm.com, confirmed by https://issuer.example" in " ".join(shown.stdout.split())
+    assert "No signer is trusted for nobody." in run("trust", "list", "nobody").stderr
     first, second = run_json("trust")["signers"]
     assert (first["owner"], second["method"]) == ("acme", "keyless")
     assert run("trust", "remove", str(first["number"]), "--dry-run").stderr.startswith("Would no longer trust")
@@ -355,3 +358,15 @@ def test_signature_that_is_no_longer_proven_stops_a_planned_pull(hub: HubServer)
     Library().remove_trusted_signers("acme")
     with pytest.raises(SignatureRefusedError, match="no longer the one that was checked"):
         Library().pull(plan)
+
+
+def test_slow_signature_is_judged_by_the_background_download(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path, digests={FILE: "0" * 64})
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().set_setting("require_signature", "if-present")
+    hub.fault(Delay(3), on="model.sig", times=1)
+    plan = Library().plan(REPO, draft_after=2)
+    assert (plan.is_draft, plan.signature) == (True, None)
+    with pytest.raises(SignatureRefusedError, match="not the signed content"):
+        Library().pull(plan)
+    assert Library().list() == ()
