@@ -43,14 +43,18 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check_arguments(kind: C) -> C:
-    """Decorate a class: its public methods and its constructor check the types of their arguments.
+    """Decorate a class: its public methods, inherited ones too, and its constructor check the types of their arguments.
+
+    Python's own errors about a call then have the name of this class, not of the one that a method is inherited from.
 
     Raises:
         BadInputError: (by the methods) an argument has a type or value that its annotation does not allow.
     """
-    for name, member in list(vars(kind).items()):
-        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
-            setattr(kind, name, _check_calls(member))
+    for base in reversed(kind.__mro__[:-1]):
+        for name, member in list(vars(base).items()):
+            if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
+                member.__qualname__ = f"{kind.__qualname__}.{name}"
+                setattr(kind, name, _check_calls(member))
     return kind
 
 

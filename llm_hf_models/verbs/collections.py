@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llm_hf_models.system.arguments import check_arguments
-
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.models.collection_types import (
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     )
 
 
-@check_arguments
 class CollectionVerbs:
     """Named sets of models. A model may be in several, and a collection may contain others."""
 

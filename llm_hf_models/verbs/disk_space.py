@@ -6,8 +6,6 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from llm_hf_models.system.arguments import check_arguments
-
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.disk_space.types import Deduplication, DiskUsage, Pruning
@@ -18,7 +16,6 @@ def _ignore_event(event: Event) -> None:
     """Ignore a progress event."""
 
 
-@check_arguments
 class DiskSpaceVerbs:
     """Measure the disk space of models, and free some of it."""
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
-from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
     from llm_hf_models.lockfiles.types import ExportResult, LockDiff, Lockfile, LockResult, SyncPlan, SyncResult
@@ -19,7 +18,6 @@ def _ignore_event(event: Event) -> None:
     """Ignore a progress event."""
 
 
-@check_arguments
 class LockfileVerbs:
     """The verbs of `Library` about lockfiles."""
 

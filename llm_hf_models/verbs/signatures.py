@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_hf_models.system.arguments import check_arguments
-
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.signatures.types import SigningResult
@@ -18,7 +16,6 @@ def _ignore_event(event: Event) -> None:
     """Ignore a progress event."""
 
 
-@check_arguments
 class SignatureVerbs:
     """Signatures of models, in the format of OpenSSF Model Signing (OMS)."""
 

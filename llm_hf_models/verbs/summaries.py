@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
-from llm_hf_models.system.arguments import check_arguments
 
 if TYPE_CHECKING:
     from llm_hf_models.library.types import ModelSummary
 
 
-@check_arguments
 class SummaryVerbs:
     """The part of `Library` that lists local models."""
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_hf_models.system.arguments import check_arguments
-
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.models.signature_types import TrustChange, TrustedSigner
 
 
-@check_arguments
 class TrustVerbs:
     """Who may sign the models of which owner. Nobody is trusted just because a signature is present."""
 

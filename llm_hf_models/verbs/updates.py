@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
-from llm_hf_models.system.arguments import check_arguments
 from llm_hf_models.transfer.types import ignore_event
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from llm_hf_models.updates.types import OutdatedModels, UpdatedModel, UpdatedModels, UpdatePlan
 
 
-@check_arguments
 class UpdateVerbs:
     """The verbs of `Library` about the versions of local models."""
 
