@@ -24,7 +24,7 @@ from llm_hf_models.downloads.plan_types import PullPlan
 from llm_hf_models.errors import ConsentError, HfModelsError, PolicyError
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.lockfiles.types import SyncPlan
-from llm_hf_models.models.collection_types import CollectionDeletion
+from llm_hf_models.models.collections.types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.redaction import redact
 from llm_hf_models.service import Library

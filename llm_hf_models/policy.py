@@ -16,7 +16,7 @@ from llm_hf_models.downloads.plan_types import PullPlan, list_restrictions
 from llm_hf_models.errors import PolicyError
 from llm_hf_models.library.download_records import AGENT, UNFINISHED_STATES
 from llm_hf_models.lockfiles.types import SyncPlan
-from llm_hf_models.models.collection_types import CollectionDeletion
+from llm_hf_models.models.collections.types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label

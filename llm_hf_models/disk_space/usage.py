@@ -21,7 +21,7 @@ from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.library.download_records import UNFINISHED_STATES
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.collections import list_members_by_collection
+from llm_hf_models.models.collections.reading import list_members_by_collection
 from llm_hf_models.system.disk import FileSpace, count_free_bytes, measure_file, measure_files, sum_space
 
 STORE = "blobs"  # the folder of the blobs that repos share

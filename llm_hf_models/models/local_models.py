@@ -25,11 +25,11 @@ def list_views(
     context: Context, *, health: bool, collection: str | None, with_collections: bool
 ) -> tuple[LocalModelView, ...]:
     """Build the views of all local models, or of those in a collection, newest first."""
-    from llm_hf_models.models import collections
+    from llm_hf_models.models.collections import reading
 
     with context.open_database() as db:
-        models = collections.select_models(db, db.list_models(), collection)
-        named = collections.find_collections_of_models(db) if with_collections else {}
+        models = reading.select_models(db, db.list_models(), collection)
+        named = reading.find_collections_of_models(db) if with_collections else {}
     states = {}
     if health and (remote := [model for model in models if model.endpoint]):
         from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
@@ -42,12 +42,12 @@ def list_views(
 
 def show(context: Context, name: str) -> LocalModelView:
     """Build the full view of the model with a name, with its collections."""
-    from llm_hf_models.models import collections
+    from llm_hf_models.models.collections import reading
 
     with context.open_database() as db:
         model = db.find_model(name)
         view = make_full_view(model, versions=db.list_versions(model.model_id))
-        return replace(view, collections=collections.find_collections_of_models(db).get(view.id, ()))
+        return replace(view, collections=reading.find_collections_of_models(db).get(view.id, ()))
 
 
 def make_full_view(

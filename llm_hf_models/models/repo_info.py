@@ -29,7 +29,7 @@ from llm_hf_models.hub.types import HubFile, RepoDetails, RepoSummary, SearchFil
 from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
-from llm_hf_models.models.collections import find_named_ref
+from llm_hf_models.models.collections.reading import find_named_ref
 from llm_hf_models.models.local_models import suggest_fix
 from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.models.repo_signature import judge_repo

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_hf_models.context import Context
-from llm_hf_models.models import collections, local_models, updates
+from llm_hf_models.models import local_models, updates
+from llm_hf_models.models.collections import reading
 from llm_hf_models.models.local_files import RemovalPlanner
 from llm_hf_models.models.types import LibrarySurvey
 from llm_hf_models.system.disk import measure_files, sum_space
@@ -15,8 +16,8 @@ def survey(context: Context, text: str, collection: str | None) -> LibrarySurvey
     """Return the local models with `text` in their id or in an alias, and in a collection if given, newest first."""
     with context.open_database() as db:
         every, versions = db.list_models(), db.list_all_versions()
-        selected = collections.select_models(db, every, collection)
-        named = collections.find_collections_of_models(db)
+        selected = reading.select_models(db, every, collection)
+        named = reading.find_collections_of_models(db)
     wanted = text.casefold()
     models = [each for each in selected if any(wanted in name.casefold() for name in (each.model_id, *each.aliases))]
     states, planner = updates.find_updates(context, models), RemovalPlanner(every, versions)

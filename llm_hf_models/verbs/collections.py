@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
-    from llm_hf_models.models.collection_types import (
+    from llm_hf_models.models.collections.types import (
         CollectionDeletion,
         CollectionImport,
         CollectionMember,
@@ -22,21 +22,21 @@ class CollectionVerbs:
 
     def list_collections(self) -> tuple[CollectionSummary, ...]:
         """List the collections, sorted by name."""
-        from llm_hf_models.models import collections
+        from llm_hf_models.models.collections import reading
 
-        return collections.list_collections(self._context)
+        return reading.list_collections(self._context)
 
     def show_collection(self, name: str) -> CollectionView:
         """Return a collection with its models, on this machine or not."""
-        from llm_hf_models.models import collections
+        from llm_hf_models.models.collections import reading
 
-        return collections.show_collection(self._context, name)
+        return reading.show_collection(self._context, name)
 
     def list_collection_members(self, name: str) -> tuple[CollectionMember, ...]:
         """List the models of a collection and of those that it contains, each once."""
-        from llm_hf_models.models import collections
+        from llm_hf_models.models.collections import reading
 
-        return collections.list_members(self._context, name)
+        return reading.list_members(self._context, name)
 
     def create_collection(self, name: str, *, note: str = "", dry_run: bool = False) -> CollectionView:
         """Create an empty collection. `coding/small` is in `coding`, which is created too if it is missing.
@@ -46,9 +46,9 @@ class CollectionVerbs:
             note: A text of at most 500 characters.
             dry_run: Change nothing, and return the collection as it would be.
         """
-        from llm_hf_models.models import collection_changes
+        from llm_hf_models.models.collections import changes
 
-        return collection_changes.create_collection(self._context, name, note=note, dry_run=dry_run)
+        return changes.create_collection(self._context, name, note=note, dry_run=dry_run)
 
     def add_to_collection(
         self, name: str, *members: str, role: str | None = None, note: str | None = None, dry_run: bool = False
@@ -63,24 +63,24 @@ class CollectionVerbs:
             note: A note on each of the members. None keeps the one that it has.
             dry_run: Change nothing, and return the collection as it would be.
         """
-        from llm_hf_models.models import collection_changes
+        from llm_hf_models.models.collections import changes
 
-        return collection_changes.add_members(self._context, name, members, role=role, note=note, dry_run=dry_run)
+        return changes.add_members(self._context, name, members, role=role, note=note, dry_run=dry_run)
 
     def remove_from_collection(self, name: str, *members: str, dry_run: bool = False) -> CollectionView:
         """Remove models and collections from a collection: all of them, or none if one is not in it.
 
         Models and their files stay on this machine. With `dry_run`, nothing is changed.
         """
-        from llm_hf_models.models import collection_changes
+        from llm_hf_models.models.collections import changes
 
-        return collection_changes.remove_members(self._context, name, members, dry_run=dry_run)
+        return changes.remove_members(self._context, name, members, dry_run=dry_run)
 
     def rename_collection(self, name: str, new_name: str, *, dry_run: bool = False) -> CollectionView:
         """Rename a collection, and the collections whose names start with its name."""
-        from llm_hf_models.models import collection_changes
+        from llm_hf_models.models.collections import changes
 
-        return collection_changes.rename_collection(self._context, name, new_name, dry_run=dry_run)
+        return changes.rename_collection(self._context, name, new_name, dry_run=dry_run)
 
     def import_collection(self, source: str, *, name: str | None = None, dry_run: bool = False) -> CollectionImport:
         """Copy the refs of a collection of the Hub, and of those in it, without downloading a model.
@@ -92,18 +92,18 @@ class CollectionVerbs:
             name: The name of the collection in the library. None makes one from the title.
             dry_run: Change nothing, and return what would be added.
         """
-        from llm_hf_models.models import collection_import
+        from llm_hf_models.models.collections import hub_import
 
-        return collection_import.import_collection(self._context, source, name=name, dry_run=dry_run)
+        return hub_import.import_collection(self._context, source, name=name, dry_run=dry_run)
 
     def plan_collection_deletion(self, name: str) -> CollectionDeletion:
         """Return what `delete_collection` would delete."""
-        from llm_hf_models.models import collection_changes
+        from llm_hf_models.models.collections import changes
 
-        return collection_changes.delete_collection(self._context, name, dry_run=True)
+        return changes.delete_collection(self._context, name, dry_run=True)
 
     def delete_collection(self, name: str) -> CollectionDeletion:
         """Delete a collection, and those whose names start with its name. Models and their files are kept."""
-        from llm_hf_models.models import collection_changes
+        from llm_hf_models.models.collections import changes
 
-        return collection_changes.delete_collection(self._context, name, dry_run=False)
+        return changes.delete_collection(self._context, name, dry_run=False)

@@ -10,7 +10,7 @@ from llm_hf_models.system.text import quote_label
 
 if TYPE_CHECKING:
     from llm_hf_mcp.results import EditCollectionResult, ListCollectionsResult
-    from llm_hf_models.models.collection_types import CollectionMember, CollectionSummary
+    from llm_hf_models.models.collections.types import CollectionMember, CollectionSummary
 
 MISSING_STEP = "hf_download_model(ref) for a model that is not on this machine."
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import DownloadNote
 from llm_hf_models.lockfiles.types import SyncedModel
-from llm_hf_models.models.collection_types import (
+from llm_hf_models.models.collections.types import (
     CollectionDeletion,
     CollectionMember,
     CollectionSummary,

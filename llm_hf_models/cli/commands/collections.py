@@ -21,7 +21,7 @@ from llm_hf_models.cli.several import emit_in_parts, use_each
 from llm_hf_models.cli.views import collections as views
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.collection_types import CollectionView
+    from llm_hf_models.models.collections.types import CollectionView
 
 NAME = CollectionName()
 MEMBER = MemberName()
@@ -144,7 +144,7 @@ def list_(quiet: bool, as_json: bool) -> None:
 
 
 def _print_list(*, quiet: bool, as_json: bool) -> None:
-    from llm_hf_models.models.collection_types import CollectionList
+    from llm_hf_models.models.collections.types import CollectionList
 
     found = open_library().list_collections()
     if as_json:

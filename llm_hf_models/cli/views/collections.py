@@ -10,7 +10,7 @@ from llm_hf_models.cli.layout import Column, format_fields, format_table
 from llm_hf_models.system.text import clean_text
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.collection_types import (
+    from llm_hf_models.models.collections.types import (
         CollectionDeletion,
         CollectionImport,
         CollectionMember,

@@ -18,7 +18,7 @@ from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.results import EditCollectionResult, ListCollectionsResult, Totals
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_models.agent_library import PreparedChange
-from llm_hf_models.models.collection_types import CollectionDeletion, CollectionMember, SkippedItem
+from llm_hf_models.models.collections.types import CollectionDeletion, CollectionMember, SkippedItem
 
 MAX_MEMBERS = 50
 CollectionName = Annotated[str, Field(max_length=200, description="A collection, such as coding or coding/small")]

@@ -18,7 +18,7 @@ from llm_hf_models.errors import (
     UnknownCollectionError,
 )
 from llm_hf_models.hub.collections import CollectionSlug
-from llm_hf_models.models.collection_import import MAX_COLLECTIONS, MAX_DEPTH, MAX_ITEMS
+from llm_hf_models.models.collections.hub_import import MAX_COLLECTIONS, MAX_DEPTH, MAX_ITEMS
 from tests.support.commands import run, run_json, run_json_one
 from tests.support.hub_server import EditJson, HubServer, Page, Stall, Status, run_hub
 from tests.support.local_models import record_model

@@ -19,7 +19,7 @@ from llm_hf_models.errors import (
     UnknownModelError,
 )
 from llm_hf_models.library.sqlite_file import Row, SQLiteFile
-from llm_hf_models.models.collections import list_members, list_members_by_collection
+from llm_hf_models.models.collections.reading import list_members, list_members_by_collection
 from tests.support.local_models import forget_model, record_model
 
 TINY, SMALL = "tiny/chat-GGUF:Q4_K_M", "small/chat-GGUF:Q8_0"

@@ -17,10 +17,10 @@ from llm_hf_models.errors import (
 from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.library.collections import CollectionRow
 from llm_hf_models.library.database import Database
-from llm_hf_models.models.collection_names import list_parents, parse_collection_name, parse_note, parse_role
-from llm_hf_models.models.collection_tree import CollectionTree
-from llm_hf_models.models.collection_types import CollectionDeletion, CollectionView
-from llm_hf_models.models.collections import load_tree, make_view
+from llm_hf_models.models.collections.names import list_parents, parse_collection_name, parse_note, parse_role
+from llm_hf_models.models.collections.reading import load_tree, make_view
+from llm_hf_models.models.collections.tree import CollectionTree
+from llm_hf_models.models.collections.types import CollectionDeletion, CollectionView
 from llm_hf_models.models.names import refuse_taken_names
 from llm_hf_models.system.text import clean_text
 

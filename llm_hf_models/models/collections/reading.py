@@ -13,8 +13,8 @@ from llm_hf_models.errors import (
 from llm_hf_models.library.collections import CollectionRow, MemberRow
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.collection_tree import CollectionTree
-from llm_hf_models.models.collection_types import (
+from llm_hf_models.models.collections.tree import CollectionTree
+from llm_hf_models.models.collections.types import (
     CollectionMember,
     CollectionSummary,
     CollectionView,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llm_hf_models.errors import BadInputError, BadRefError
 from llm_hf_models.hub.refs import ModelRef
-from llm_hf_models.models.collection_names import MAX_NAME_CHARS, parse_collection_name
+from llm_hf_models.models.collections.names import MAX_NAME_CHARS, parse_collection_name
 
 
 @given(st.text(max_size=120))
