@@ -20,7 +20,7 @@ from llm_hf_models.hub.refs import parse_alias
 from llm_hf_models.inference.protocol.options import validate_for_model
 from llm_hf_models.models import local_models, names
 from llm_hf_models.models.default_options import set_options
-from llm_hf_models.models.import_file import ToolRecord, import_file
+from llm_hf_models.models.importing.file import ToolRecord, import_file
 from llm_hf_models.models.types import ImportResult, LocalModelView
 from llm_hf_models.other_tools.plan import plan_import
 from llm_hf_models.other_tools.registry import TOOLS

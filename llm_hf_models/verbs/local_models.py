@@ -130,9 +130,9 @@ class LocalModelVerbs:
             options: Options to store for the model, as `set_options` does: `kind` and `pooling`.
             progress: Called with the progress of hashing.
         """
-        from llm_hf_models.models import import_file as models_import_file
+        from llm_hf_models.models.importing.file import import_file
 
-        return models_import_file.import_file(
+        return import_file(
             self._context,
             Path(file),
             repo=repo,

@@ -32,8 +32,8 @@ from llm_hf_models.library.records import IMPORTED_FROM, Check, FileRole, LocalF
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.default_options import set_options
-from llm_hf_models.models.import_copies import prepare_locations
-from llm_hf_models.models.import_entry import add_known_projector, list_short_names, register_model
+from llm_hf_models.models.importing.copies import prepare_locations
+from llm_hf_models.models.importing.entry import add_known_projector, list_short_names, register_model
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import explain_taken_aliases
