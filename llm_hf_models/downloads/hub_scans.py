@@ -16,7 +16,7 @@ from llm_hf_models.errors import HfModelsError, UnsafeFileError
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
-from llm_hf_models.models.scan_summary import (
+from llm_hf_models.models.repos.scan_summary import (
     NO_WARNING,
     UNSAFE,
     ScanSummary,

@@ -29,12 +29,14 @@ from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
 from llm_hf_models.hub.types import FileScan, HubFile, RepoDetails
 from llm_hf_models.inference.protocol.options import validate_for_model
-from llm_hf_models.models import identity, metadata_cache, projector_choice, repo_info, scan_summary, variant_choice
+from llm_hf_models.models import metadata_cache
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models.names import explain_taken_aliases, make_short_names
-from llm_hf_models.models.repo_info import add_sampling, collect_repo_facts
+from llm_hf_models.models.repos import identity, projector_choice, scan_summary, variant_choice
+from llm_hf_models.models.repos import info as repo_info
+from llm_hf_models.models.repos.info import add_sampling, collect_repo_facts
+from llm_hf_models.models.repos.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.models.types import Freshness
-from llm_hf_models.models.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.network.errors import is_transient
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.hashing import compute_digests

@@ -27,9 +27,9 @@ from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.names import explain_taken_aliases
-from llm_hf_models.models.projector_choice import WITHOUT_HINT
 from llm_hf_models.models.repo_signature import make_check
-from llm_hf_models.models.variant_choice import refuse_invalid
+from llm_hf_models.models.repos.projector_choice import WITHOUT_HINT
+from llm_hf_models.models.repos.variant_choice import refuse_invalid
 from llm_hf_models.signatures.types import SignedManifest
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
 

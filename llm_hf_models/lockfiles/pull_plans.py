@@ -18,7 +18,7 @@ from llm_hf_models.hub.refs import ModelRef, RepoFile
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.lockfiles.local_bytes import get_served_name, make_hub_file
 from llm_hf_models.lockfiles.types import LockedModel
-from llm_hf_models.models import repo_info
+from llm_hf_models.models.repos import info as repo_info
 from llm_hf_models.models.types import Freshness
 
 NOT_ASKED = "the files are from this machine or a folder, so the Hub was not asked"

@@ -27,7 +27,7 @@ from llm_hf_models.lockfiles.make import find_problem, lock_model
 from llm_hf_models.lockfiles.pull_plans import explain_missing, plan_download, plan_from_local_bytes
 from llm_hf_models.lockfiles.types import LockChange, LockedModel, Lockfile, SyncPlan, SyncStep
 from llm_hf_models.models import local_files, names
-from llm_hf_models.models.identity import find_model_of_variant
+from llm_hf_models.models.repos.identity import find_model_of_variant
 from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.disk import require_space
 from llm_hf_models.transfer.types import Progress
@@ -230,7 +230,7 @@ class _Planner:
     def _suggest_source(self, locked: LockedModel) -> str | None:
         """Return where the Hub still has the bytes, if only the commit is gone."""
         from llm_hf_models.hub.refs import ModelRef, RepoId
-        from llm_hf_models.models.repo_info import fetch_details
+        from llm_hf_models.models.repos.info import fetch_details
 
         if not locked.repo:
             return None

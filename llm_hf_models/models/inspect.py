@@ -28,10 +28,12 @@ from llm_hf_models.hub.client import Hub, get_package_version
 from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import metadata_cache, repo_info, variant_choice
+from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.collections.reading import find_named_ref
-from llm_hf_models.models.remote_headers import read_remote_headers
-from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
+from llm_hf_models.models.repos import info as repo_info
+from llm_hf_models.models.repos import variant_choice
+from llm_hf_models.models.repos.remote_headers import read_remote_headers
+from llm_hf_models.models.repos.types import CheckReport, Inspection, TensorView
 from llm_hf_models.paths import expand_home, make_absolute
 from llm_hf_models.system.text import clean_text
 

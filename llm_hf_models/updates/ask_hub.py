@@ -23,7 +23,7 @@ from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile, Location, RepoDetails
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import repo_info
+from llm_hf_models.models.repos import info as repo_info
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_duration

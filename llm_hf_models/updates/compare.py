@@ -9,8 +9,8 @@ from llm_hf_models.gguf.variants import Variant, list_projectors
 from llm_hf_models.hub.refs import RepoFile
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.identity import list_weight_digests
-from llm_hf_models.models.variant_choice import group_variants, list_incomplete
+from llm_hf_models.models.repos.identity import list_weight_digests
+from llm_hf_models.models.repos.variant_choice import group_variants, list_incomplete
 from llm_hf_models.system.text import quote_label
 from llm_hf_models.updates.types import UpdateStatus
 

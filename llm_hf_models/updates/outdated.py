@@ -13,7 +13,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.update_state import decide_without_hub
+from llm_hf_models.models.repos.update_state import decide_without_hub
 from llm_hf_models.system.parallel import compute_at_once
 from llm_hf_models.updates.ask_hub import THREADS, RepoKey, RepoQuestions
 from llm_hf_models.updates.compare import Comparison, compare

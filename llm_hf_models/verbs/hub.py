@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
     from llm_hf_models.hub.types import SearchFilters
-    from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+    from llm_hf_models.models.repos.types import CheckReport, Inspection, ModelInfo, SearchPage
     from llm_hf_models.models.types import LoadTestReport
 
 
@@ -28,7 +28,7 @@ class HubVerbs:
             refresh: Send a request to the Hub even if a fresh response is cached.
         """
         from llm_hf_models.hub import types as hub_types
-        from llm_hf_models.models import search
+        from llm_hf_models.models.repos import search
 
         return search.search(self._context, query, filters or hub_types.SearchFilters(), fits=fits, refresh=refresh)
 
@@ -37,7 +37,7 @@ class HubVerbs:
 
         With `card`, the result also contains the model card.
         """
-        from llm_hf_models.models import repo_info
+        from llm_hf_models.models.repos import info as repo_info
 
         return repo_info.fetch_model_info(self._context, ref, revision=revision, card=card, refresh=refresh)
 

@@ -9,7 +9,7 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_mcp.results import Lists
-    from llm_hf_models.models.repo_types import SearchResult, VariantInfo
+    from llm_hf_models.models.repos.types import SearchResult, VariantInfo
     from llm_hf_models.models.types import LocalModelView
 
 

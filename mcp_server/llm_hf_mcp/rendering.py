@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from llm_hf_mcp.verbosity import Level
     from llm_hf_models.downloads.types import DownloadView
     from llm_hf_models.library.download_records import DownloadNote
-    from llm_hf_models.models.repo_types import SearchResult, VariantInfo
+    from llm_hf_models.models.repos.types import SearchResult, VariantInfo
     from llm_hf_models.models.types import LoadTestReport, LocalModelView, PromptResult, Removal, Verification
     from llm_hf_models.other_tools.types import FoundModel
     from llm_hf_models.types import Status

@@ -15,7 +15,7 @@ from llm_hf_models.models.collections.types import (
     ContainedCollection,
     SkippedItem,
 )
-from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+from llm_hf_models.models.repos.types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.types import LoadTestReport, LocalModelView, Verification
 from llm_hf_models.other_tools.types import FoundModel, ImportedModel
 

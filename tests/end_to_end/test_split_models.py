@@ -10,7 +10,7 @@ import pytest
 from llm_hf_models import Library
 from llm_hf_models.errors import InvalidGgufError
 from llm_hf_models.gguf.facts import ModelFacts
-from llm_hf_models.models import remote_headers
+from llm_hf_models.models.repos import remote_headers
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat, tiny_split
 from tests.support.hub_server import HubServer, Reset, Stall, Status, run_hub

@@ -28,7 +28,7 @@ from llm_hf_models.downloads.plan_types import PullPlan, PullResult
 from llm_hf_models.downloads.types import DownloadList, DownloadLog, DownloadView
 from llm_hf_models.lockfiles.types import ExportResult, LockDiff, LockResult, SyncPlan, SyncResult
 from llm_hf_models.models.collections.types import CollectionDeletion, CollectionImport, CollectionList, CollectionView
-from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo, SearchPage
+from llm_hf_models.models.repos.types import CheckReport, Inspection, ModelInfo, SearchPage
 from llm_hf_models.models.signature_types import TrustChange, TrustedSigners
 from llm_hf_models.models.types import (
     ImportResult,

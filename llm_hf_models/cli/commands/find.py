@@ -25,7 +25,7 @@ from llm_hf_models.cli.views import hub as hub_views
 from llm_hf_models.errors import NotFoundError
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.repo_types import CheckReport, Inspection, ModelInfo
+    from llm_hf_models.models.repos.types import CheckReport, Inspection, ModelInfo
 
 NAME_OR_FILE = LocalName()
 

@@ -11,7 +11,7 @@ from llm_hf_models.cli.layout import Column, format_fields, format_table
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
-    from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
+    from llm_hf_models.models.repos.types import CheckReport, Inspection, TensorView
     from llm_hf_models.models.types import LoadTestReport
 
 

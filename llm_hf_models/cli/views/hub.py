@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PlannedFile, PullPlan, PullResult
     from llm_hf_models.gguf.memory_fit import Fit
     from llm_hf_models.hub.types import HubFile, RepoSummary
-    from llm_hf_models.models.repo_types import ModelInfo, SearchPage, SearchResult, VariantInfo
+    from llm_hf_models.models.repos.types import ModelInfo, SearchPage, SearchResult, VariantInfo
     from llm_hf_models.models.types import Freshness
 
 

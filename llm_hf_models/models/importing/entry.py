@@ -9,9 +9,9 @@ from pathlib import Path
 from llm_hf_models.errors import NameTakenError, UnknownModelError
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import projector_choice
-from llm_hf_models.models.identity import find_model_of_variant
 from llm_hf_models.models.names import make_short_names
+from llm_hf_models.models.repos import projector_choice
+from llm_hf_models.models.repos.identity import find_model_of_variant
 
 
 def register_model(db: Database, imported: LocalModel, aliases: Sequence[str]) -> LocalModel:

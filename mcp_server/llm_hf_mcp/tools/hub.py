@@ -23,7 +23,7 @@ from llm_hf_mcp.vocabulary import understand_count, understand_license, understa
 from llm_hf_models.agent_library import PreparedChange
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan
 from llm_hf_models.hub.types import HubFile, SearchFilters
-from llm_hf_models.models.repo_types import TensorView, VariantInfo
+from llm_hf_models.models.repos.types import TensorView, VariantInfo
 
 MAX_ROWS = 500  # in one request to the Hub, including earlier pages
 MAX_PARTS = 60  # variants, files, tensors or metadata values on a page

@@ -37,7 +37,7 @@ from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.hub.tokens import Token
 from llm_hf_models.hub.types import Location
 from llm_hf_models.library.records import Check, EngineRow, LocalFile, LocalModel
-from llm_hf_models.models.repo_types import CheckReport, ModelInfo, SearchPage, SearchResult, VariantInfo
+from llm_hf_models.models.repos.types import CheckReport, ModelInfo, SearchPage, SearchResult, VariantInfo
 from llm_hf_models.models.types import Freshness, LocalModelView
 from llm_hf_models.system import json_values
 from llm_hf_models.system.text import is_hidden

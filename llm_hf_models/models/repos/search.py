@@ -12,12 +12,13 @@ from llm_hf_models.gguf import quant_types
 from llm_hf_models.gguf.variants import Variant, group_variants
 from llm_hf_models.hub.types import FoundRepo, HubFile, RepoSummary, SearchFilters
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import metadata_cache, updates
-from llm_hf_models.models.identity import find_models_of_repo
-from llm_hf_models.models.repo_types import SearchPage, SearchResult
+from llm_hf_models.models import metadata_cache
+from llm_hf_models.models.repos import updates
+from llm_hf_models.models.repos.identity import find_models_of_repo
+from llm_hf_models.models.repos.types import SearchPage, SearchResult
+from llm_hf_models.models.repos.update_state import combine
+from llm_hf_models.models.repos.variant_choice import assess_fit, choose_variant, get_memory_for_models
 from llm_hf_models.models.types import UpdateState
-from llm_hf_models.models.update_state import combine
-from llm_hf_models.models.variant_choice import assess_fit, choose_variant, get_memory_for_models
 
 ASSUMED_QUANT = "Q4_K_M"  # for a repo without GGUF files, which may have conversions
 FITS_PAGES = 5  # `fits` is decided on this machine, so more rows are requested than are shown

@@ -28,16 +28,15 @@ from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_
 from llm_hf_models.hub.types import HubFile, RepoDetails, RepoSummary, SearchFilters
 from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import identity, metadata_cache, scan_summary
+from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.collections.reading import find_named_ref
 from llm_hf_models.models.local_models import suggest_fix
 from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.models.repo_signature import judge_repo
-from llm_hf_models.models.repo_types import ModelInfo, VariantInfo
-from llm_hf_models.models.signature_types import SignatureReport
-from llm_hf_models.models.types import Freshness, UpdateState
-from llm_hf_models.models.update_state import compare_with_repo, decide_without_hub
-from llm_hf_models.models.variant_choice import (
+from llm_hf_models.models.repos import identity, scan_summary
+from llm_hf_models.models.repos.types import ModelInfo, VariantInfo
+from llm_hf_models.models.repos.update_state import compare_with_repo, decide_without_hub
+from llm_hf_models.models.repos.variant_choice import (
     assess_fit,
     choose_variant,
     fetch_preview,
@@ -48,6 +47,8 @@ from llm_hf_models.models.variant_choice import (
     list_incomplete,
     list_left_out,
 )
+from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.models.types import Freshness, UpdateState
 from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.text import clean_text, find_similar_word, quote_label
 

@@ -12,9 +12,9 @@ from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub.refs import ModelRef, RepoId
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.repo_info import fetch_details
+from llm_hf_models.models.repos.info import fetch_details
+from llm_hf_models.models.repos.update_state import MAX_NOTE_CHARS, compare_with_repo, decide_without_hub
 from llm_hf_models.models.types import Freshness, UpdateState
-from llm_hf_models.models.update_state import MAX_NOTE_CHARS, compare_with_repo, decide_without_hub
 from llm_hf_models.system.parallel import compute_at_once
 from llm_hf_models.system.text import clean_text
 

@@ -30,8 +30,8 @@ from llm_hf_models.hub.client import Hub, get_package_version
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
-from llm_hf_models.models.remote_headers import read_remote_headers
-from llm_hf_models.models.repo_types import Conversion
+from llm_hf_models.models.repos.remote_headers import read_remote_headers
+from llm_hf_models.models.repos.types import Conversion
 from llm_hf_models.system.machine import read_memory
 from llm_hf_models.system.text import quote_label
 

@@ -17,7 +17,7 @@ from llm_hf_models.gguf.variants import Variant, list_projectors
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import RepoDetails
-from llm_hf_models.models.variant_choice import fetch_facts, fetch_preview, refuse_invalid
+from llm_hf_models.models.repos.variant_choice import fetch_facts, fetch_preview, refuse_invalid
 from llm_hf_models.system.text import quote_label
 
 MAX_HEADERS = 8  # of projectors that are read until one fits
