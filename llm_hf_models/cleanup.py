@@ -32,7 +32,7 @@ from llm_hf_models.inference import engine_folder, running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES
 from llm_hf_models.library.records import LocalFile
-from llm_hf_models.models.local_files import RemovalPlanner, delete_from_cache
+from llm_hf_models.models.local.files import RemovalPlanner, delete_from_cache
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.disk import count_bytes_on_disk, list_matches
 from llm_hf_models.system.ownership import is_owned

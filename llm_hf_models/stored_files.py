@@ -15,7 +15,7 @@ from llm_hf_models.hub import cache_layout, encrypted_token, keychain, tokens
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.download_records import UNFINISHED_STATES
 from llm_hf_models.library.records import LocalModel, ModelVersion
-from llm_hf_models.models import local_files
+from llm_hf_models.models.local import files as local_files
 from llm_hf_models.system.disk import count_bytes_in_folder, count_bytes_on_disk
 from llm_hf_models.system.ownership import wait_at_most
 from llm_hf_models.system.runtime_folder import choose_runtime_folder

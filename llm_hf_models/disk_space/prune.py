@@ -13,7 +13,7 @@ from llm_hf_models.inference import running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models.collections.reading import list_members
-from llm_hf_models.models.local_files import ModelRemoval, RemovalPlanner
+from llm_hf_models.models.local.files import ModelRemoval, RemovalPlanner
 from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.system.disk import measure_files, sum_space
 from llm_hf_models.system.units import format_duration, format_size

@@ -25,7 +25,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import DEFAULT_BRANCH, RepoId
 from llm_hf_models.library.download_records import Download
 from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
-from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models.local.default_options import set_options
 from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.repo_signature import make_check
 from llm_hf_models.models.repos.projector_choice import WITHOUT_HINT

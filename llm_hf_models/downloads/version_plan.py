@@ -13,7 +13,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import ModelRef, RepoId
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import LocalModel, ModelVersion
-from llm_hf_models.models.repairs import format_pull_ref
+from llm_hf_models.models.local.repairs import format_pull_ref
 from llm_hf_models.models.repos import info as repo_info
 from llm_hf_models.models.repos.variant_choice import group_variants
 from llm_hf_models.models.types import Freshness

@@ -21,8 +21,8 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.library.versions import make_version
 from llm_hf_models.models.load_test import load_files
-from llm_hf_models.models.local_files import RemovalPlanner, delete_from_cache, list_kept
-from llm_hf_models.models.repairs import format_pull_ref
+from llm_hf_models.models.local.files import RemovalPlanner, delete_from_cache, list_kept
+from llm_hf_models.models.local.repairs import format_pull_ref
 from llm_hf_models.system.units import format_size
 
 PASSED = "loads"

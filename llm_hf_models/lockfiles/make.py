@@ -22,7 +22,7 @@ from llm_hf_models.lockfiles.toml_text import sort_files, write_lockfile
 from llm_hf_models.lockfiles.types import LockedFact, LockedFile, LockedModel, Lockfile, LockResult
 from llm_hf_models.models.collections.reading import list_members
 from llm_hf_models.models.collections.types import CollectionMember
-from llm_hf_models.models.signing import is_signature_file
+from llm_hf_models.models.local.signing import is_signature_file
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.user_files import write_user_file
 

@@ -18,7 +18,7 @@ from llm_hf_models.library.records import TEMPLATE, CheckKind
 from llm_hf_models.library.registered_models import REMOTE_PREFIX
 from llm_hf_models.lockfiles.toml_text import sort_files
 from llm_hf_models.lockfiles.types import LockedFact, LockedFile, LockedModel, Lockfile
-from llm_hf_models.models.remote_endpoints import check_url
+from llm_hf_models.models.local.remote_endpoints import check_url
 from llm_hf_models.system.text import clean_text, is_hidden, quote_label
 
 VERSION = 1

@@ -18,9 +18,9 @@ from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, Check, LocalModel
 from llm_hf_models.lockfiles.sync_plan import Source
 from llm_hf_models.lockfiles.types import LockedModel, SyncedModel, SyncPlan, SyncResult, SyncStep
-from llm_hf_models.models import local_files
-from llm_hf_models.models.default_options import change_options
-from llm_hf_models.models.local_files import MATCHES, UNCHANGED
+from llm_hf_models.models.local import files as local_files
+from llm_hf_models.models.local.default_options import change_options
+from llm_hf_models.models.local.files import MATCHES, UNCHANGED
 from llm_hf_models.models.types import Removal
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.hashing import FileStamp, read_stamp

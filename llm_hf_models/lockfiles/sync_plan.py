@@ -26,7 +26,8 @@ from llm_hf_models.lockfiles.local_bytes import FILES_FOLDER, LocalBytes, get_se
 from llm_hf_models.lockfiles.make import find_problem, lock_model
 from llm_hf_models.lockfiles.pull_plans import explain_missing, plan_download, plan_from_local_bytes
 from llm_hf_models.lockfiles.types import LockChange, LockedModel, Lockfile, SyncPlan, SyncStep
-from llm_hf_models.models import local_files, names
+from llm_hf_models.models import names
+from llm_hf_models.models.local import files as local_files
 from llm_hf_models.models.repos.identity import find_model_of_variant
 from llm_hf_models.network.urls import validate_endpoint
 from llm_hf_models.system.disk import require_space

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_hf_models.context import Context
-from llm_hf_models.models import local_models
 from llm_hf_models.models.collections import reading
-from llm_hf_models.models.local_files import RemovalPlanner
+from llm_hf_models.models.local import views as local_models
+from llm_hf_models.models.local.files import RemovalPlanner
 from llm_hf_models.models.repos import updates
 from llm_hf_models.models.types import LibrarySurvey
 from llm_hf_models.system.disk import measure_files, sum_space

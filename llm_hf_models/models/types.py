@@ -149,7 +149,7 @@ class Removal(Result):
 class Verification(Result):
     """The result of hashing the files of one model again.
 
-    Each file's result is MATCHES or UNCHANGED (models/local_files.py), "differs: …", "missing", "not readable: …",
+    Each file's result is MATCHES or UNCHANGED (models/local/files.py), "differs: …", "missing", "not readable: …",
     "modified while it was read" or "no digest recorded".
     """
 

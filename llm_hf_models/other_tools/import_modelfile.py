@@ -14,8 +14,8 @@ from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.gguf.shards import list_models
 from llm_hf_models.hub.refs import ModelRef, parse_alias
 from llm_hf_models.library.records import MODELFILE, SYSTEM, TEMPLATE, LocalModel
-from llm_hf_models.models.local_files import MATCHES
-from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.local.files import MATCHES
+from llm_hf_models.models.local.views import make_view
 from llm_hf_models.other_tools import ollama
 from llm_hf_models.other_tools.modelfile import Instruction, read_modelfile
 from llm_hf_models.other_tools.ollama_options import convert_parameters

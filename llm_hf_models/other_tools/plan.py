@@ -13,7 +13,7 @@ from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.shards import find_shards
 from llm_hf_models.gguf.validate import check_shards
 from llm_hf_models.library.records import IMPORTED_FROM, LocalModel
-from llm_hf_models.models.local_files import hash_with_progress
+from llm_hf_models.models.local.files import hash_with_progress
 from llm_hf_models.models.repos import projector_choice
 from llm_hf_models.models.repos.identity import list_weight_digests
 from llm_hf_models.other_tools.registry import Tool, get_tool, search_tool

@@ -18,9 +18,10 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.hub.refs import parse_alias
 from llm_hf_models.inference.protocol.options import validate_for_model
-from llm_hf_models.models import local_models, names
-from llm_hf_models.models.default_options import set_options
+from llm_hf_models.models import names
 from llm_hf_models.models.importing.file import ToolRecord, import_file
+from llm_hf_models.models.local import views
+from llm_hf_models.models.local.default_options import set_options
 from llm_hf_models.models.types import ImportResult, LocalModelView
 from llm_hf_models.other_tools.plan import plan_import
 from llm_hf_models.other_tools.registry import TOOLS
@@ -96,7 +97,7 @@ def import_found(
         if problem := _add_if_free(context, alias, result.model, taken):
             refused[alias] = problem
     with context.open_database() as db:
-        model = local_models.make_view(db.get_model(model_id))
+        model = views.make_view(db.get_model(model_id))
     return ImportedModel(found.name, replace(result, model=model, refused_aliases=refused), tuple(notes))
 
 

@@ -15,7 +15,7 @@ from llm_hf_models.downloads.version_plan import plan_new_version, plan_old_vers
 from llm_hf_models.downloads.version_switch import remove_abandoned_files
 from llm_hf_models.errors import BadInputError, HfModelsError, InterruptedByUserError, NotFoundError
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models.local_files import list_kept
+from llm_hf_models.models.local.files import list_kept
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.transfer.types import Progress
 from llm_hf_models.updates.outdated import Survey, select_models

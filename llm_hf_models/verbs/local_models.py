@@ -29,11 +29,9 @@ class LocalModelVerbs:
             collection: Return only the models of a collection.
             with_collections: Fill in the names of the collections of each model.
         """
-        from llm_hf_models.models import local_models
+        from llm_hf_models.models.local import views
 
-        return local_models.list_views(
-            self._context, health=health, collection=collection, with_collections=with_collections
-        )
+        return views.list_views(self._context, health=health, collection=collection, with_collections=with_collections)
 
     def survey(self, text: str = "", *, collection: str | None = None) -> LibrarySurvey:
         """Return the local models, newest first, with the updates on the Hub and the space that removing them frees.
@@ -50,9 +48,9 @@ class LocalModelVerbs:
 
     def show(self, name: str) -> LocalModelView:
         """Return one local model, by id, alias or repo, with every fact that is known about it."""
-        from llm_hf_models.models import local_models
+        from llm_hf_models.models.local import views
 
-        return local_models.show(self._context, name)
+        return views.show(self._context, name)
 
     def path(self, name: str) -> tuple[str, ...]:
         """Return the paths of a local model's files: its shards in order, then its mmproj."""
@@ -63,19 +61,19 @@ class LocalModelVerbs:
 
     def plan_removal(self, name: str) -> Removal:
         """Return the files that `remove` would remove, and the space it would free."""
-        from llm_hf_models.models import local_files
+        from llm_hf_models.models.local import files as local_files
 
         return local_files.remove(self._context, name, dry_run=True)
 
     def remove(self, name: str) -> Removal:
         """Remove a local model and the files that nothing else uses."""
-        from llm_hf_models.models import local_files
+        from llm_hf_models.models.local import files as local_files
 
         return local_files.remove(self._context, name, dry_run=False)
 
     def verify(self, name: str, *, progress: Progress = ignore_event) -> Verification:
         """Compare the digests of a local model's files with the recorded ones, and record the result."""
-        from llm_hf_models.models import local_files
+        from llm_hf_models.models.local import files as local_files
 
         return local_files.verify(self._context, name, progress)
 
@@ -92,8 +90,8 @@ class LocalModelVerbs:
     def change_aliases(self, name: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> LocalModelView:
         """Remove aliases, and add others to a local model: all of the changes are made, or none if one fails."""
         from llm_hf_models.hub import refs
-        from llm_hf_models.models import local_models
         from llm_hf_models.models import names as models_names
+        from llm_hf_models.models.local import views
 
         with self._context.open_database() as db:
             model = db.find_model(name)
@@ -103,7 +101,7 @@ class LocalModelVerbs:
                     db.remove_alias(alias)
                 for alias in add:
                     db.add_alias(alias, model.model_id)
-            return local_models.make_view(db.get_model(model.model_id))
+            return views.make_view(db.get_model(model.model_id))
 
     def import_file(
         self,

@@ -35,7 +35,7 @@ class RunningVerbs:
             options: The options that `llm -o` accepts, such as max_tokens, temperature and seed.
             stop: Ends the prompt with InterruptedByUserError when set.
         """
-        from llm_hf_models.models import prompt as models_prompt
+        from llm_hf_models.models.local import prompt as models_prompt
 
         return models_prompt.prompt(
             self._context, name, text, system=system, options=dict(options or {}), stop=stop or threading.Event()
@@ -50,9 +50,9 @@ class RunningVerbs:
                 `template` is the template itself.
             unset: The options to reset to their defaults.
         """
-        from llm_hf_models.models import default_options, local_models
+        from llm_hf_models.models.local import default_options, views
 
-        return local_models.make_full_view(default_options.set_options(self._context, name, values, unset))
+        return views.make_full_view(default_options.set_options(self._context, name, values, unset))
 
     @staticmethod
     def list_options() -> dict[str, str]:
@@ -83,7 +83,7 @@ class RunningVerbs:
             kind: The kind of model.
             modalities: The input that the model accepts besides text (image, audio), if the server does not report it.
         """
-        from llm_hf_models.models import local_models, remote_endpoints
+        from llm_hf_models.models.local import remote_endpoints, views
 
         attached = remote_endpoints.attach(
             self._context,
@@ -95,7 +95,7 @@ class RunningVerbs:
             kind=kind,
             modalities=modalities,
         )
-        return local_models.make_full_view(attached, remote_endpoints.check_health([attached])[attached.model_id])
+        return views.make_full_view(attached, remote_endpoints.check_health([attached])[attached.model_id])
 
     def list_engines(self) -> tuple[EngineView, ...]:
         """List the running llama.cpp processes."""

@@ -48,7 +48,7 @@ class SignatureVerbs:
             dry_run: Write nothing, and return what would be signed.
             progress: Called with the progress of hashing.
         """
-        from llm_hf_models.models import signing
+        from llm_hf_models.models.local import signing
 
         return signing.sign(
             self._context,

@@ -20,6 +20,6 @@ class SummaryVerbs:
 
         With `health`, check whether the servers of remote models respond.
         """
-        from llm_hf_models.models import summaries
+        from llm_hf_models.models.local import summaries
 
         return summaries.list_summaries(self._context, health=health)

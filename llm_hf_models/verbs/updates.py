@@ -105,11 +105,11 @@ class UpdateVerbs:
 
     def pin(self, name: str, *, pinned: bool = True) -> LocalModelView:
         """Keep a model at its commit: `update` and `outdated` skip it. With `pinned` False, update it again."""
-        from llm_hf_models.models import local_models
+        from llm_hf_models.models.local import views
 
         with self._context.open_database() as db:
             model = db.find_model(name)
             model.refuse_if_remote()
             db.set_pinned(model.model_id, pinned)
             versions = db.list_versions(model.model_id)
-            return local_models.make_full_view(db.get_model(model.model_id), versions=versions)
+            return views.make_full_view(db.get_model(model.model_id), versions=versions)

@@ -30,11 +30,11 @@ from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.inference.protocol.options import extract_sampling, validate_for_model
 from llm_hf_models.library.records import IMPORTED_FROM, Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
-from llm_hf_models.models.default_options import set_options
 from llm_hf_models.models.importing.copies import prepare_locations
 from llm_hf_models.models.importing.entry import add_known_projector, list_short_names, register_model
-from llm_hf_models.models.local_files import hash_with_progress
-from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.local.default_options import set_options
+from llm_hf_models.models.local.files import hash_with_progress
+from llm_hf_models.models.local.views import make_view
 from llm_hf_models.models.names import explain_taken_aliases
 from llm_hf_models.models.repos import projector_choice
 from llm_hf_models.models.repos.info import GENERATION_CONFIG, collect_repo_facts, fetch_repo, notify_of_name

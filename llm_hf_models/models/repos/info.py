@@ -30,8 +30,8 @@ from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.collections.reading import find_named_ref
-from llm_hf_models.models.local_models import suggest_fix
-from llm_hf_models.models.repairs import format_pull_ref
+from llm_hf_models.models.local.repairs import format_pull_ref
+from llm_hf_models.models.local.views import suggest_fix
 from llm_hf_models.models.repo_signature import judge_repo
 from llm_hf_models.models.repos import identity, scan_summary
 from llm_hf_models.models.repos.types import ModelInfo, VariantInfo

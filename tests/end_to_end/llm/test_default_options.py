@@ -19,7 +19,7 @@ from llm_hf_models.downloads.plan_types import PullOptions
 from llm_hf_models.errors import BadInputError, EngineLostError, EngineRequestError, NameTakenError
 from llm_hf_models.inference.protocol.options import SAMPLING_DEFAULTS
 from llm_hf_models.library.records import LocalModel
-from llm_hf_models.models import remote_endpoints
+from llm_hf_models.models.local import remote_endpoints
 from llm_hf_models.service import Library
 from llm_hf_models.system import machine
 from tests.support import ggufs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import Check, LocalFile
-from llm_hf_models.models import local_models
+from llm_hf_models.models.local import views as local_models
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support.models import make_model

@@ -16,7 +16,7 @@ from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
-from llm_hf_models.models.local_models import make_view
+from llm_hf_models.models.local.views import make_view
 from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.repo_signature import judge_again, make_check
 from llm_hf_models.models.types import Removal, Verification

@@ -17,7 +17,7 @@ from llm_hf_models.library.records import (
     LocalModel,
     ModelVersion,
 )
-from llm_hf_models.models import repairs
+from llm_hf_models.models.local import repairs
 from llm_hf_models.models.types import LocalModelView, VersionView
 
 
@@ -32,7 +32,7 @@ def list_views(
         named = reading.find_collections_of_models(db) if with_collections else {}
     states = {}
     if health and (remote := [model for model in models if model.endpoint]):
-        from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+        from llm_hf_models.models.local import remote_endpoints  # imported late: it imports engine and network modules
 
         states = remote_endpoints.check_health(remote)
     return tuple(
@@ -55,7 +55,7 @@ def make_full_view(
 ) -> LocalModelView:
     """Build the view of a local model, including every default that applies to it."""
     # Imported late: a list of models does not need the modules for engines.
-    from llm_hf_models.models.default_options import list_effective_defaults, list_sampling
+    from llm_hf_models.models.local.default_options import list_effective_defaults, list_sampling
 
     view = make_view(model, health)
     return replace(

@@ -21,8 +21,8 @@ from llm_hf_models.errors import (
 )
 from llm_hf_models.library.records import LocalFile, LocalModel
 from llm_hf_models.models.key_files import find_key, read_key
-from llm_hf_models.models.local_files import hash_with_progress
-from llm_hf_models.models.local_models import suggest_fix
+from llm_hf_models.models.local.files import hash_with_progress
+from llm_hf_models.models.local.views import suggest_fix
 from llm_hf_models.paths import make_absolute
 from llm_hf_models.redaction import remember
 from llm_hf_models.signatures.bundle import FILE_NAME, MAX_BUNDLE_BYTES, parse_bundle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llm_hf_models.context import Context
 from llm_hf_models.library.types import ModelSummary
-from llm_hf_models.models.repairs import REPAIRABLE_STATES, suggest_fix
+from llm_hf_models.models.local.repairs import REPAIRABLE_STATES, suggest_fix
 
 
 def list_summaries(context: Context, *, health: bool) -> tuple[ModelSummary, ...]:
@@ -25,7 +25,7 @@ def _add_health(context: Context, found: list[ModelSummary]) -> list[ModelSummar
     remote = [each.id for each in found if each.state == "remote"]
     if not remote:
         return found
-    from llm_hf_models.models import remote_endpoints  # imported late: it imports engine and network modules
+    from llm_hf_models.models.local import remote_endpoints  # imported late: it imports engine and network modules
 
     with context.open_database() as db:
         states = remote_endpoints.check_health([db.get_model(model_id) for model_id in remote])
