@@ -69,7 +69,7 @@ def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
     """Return a table with what a sync does about each model, and the totals."""
     rows = [[step.id, _describe_step(step), _explain_step(step)] for step in plan.steps if step.action != "none"]
     rows += [[removal.id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
-    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", below=True, min_width=20)]
+    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", wrap=True, min_width=30)]
     table = [format_table(columns, rows, max_width=max_width)] if rows else []
     matching = sum(step.action == "none" for step in plan.steps)
     lines = [f"{matching} of {_count(len(plan.steps), 'model')} match the lockfile."]
