@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads import signature_checks
 from llm_hf_models.downloads.plan import Listing, bind_to_model, plan_files, plan_listed
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, VersionSwitch
 from llm_hf_models.errors import BadInputError, NotFoundError
@@ -14,6 +15,7 @@ from llm_hf_models.hub.refs import ModelRef, RepoId
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import LocalModel, ModelVersion
 from llm_hf_models.models.local.repairs import format_pull_ref
+from llm_hf_models.models.repo_signature import judge_again
 from llm_hf_models.models.repos import info as repo_info
 from llm_hf_models.models.repos.variant_choice import group_variants
 from llm_hf_models.models.types import Freshness
@@ -57,7 +59,7 @@ def plan_new_version(
     """
     ref = ModelRef(RepoId.parse(details.id), revision=model.revision, quant=variant.quant)
     options = PullOptions(mmproj=variant.mmproj is not None)
-    listing = Listing(ref, ref.repo, options, details, Freshness(), None)
+    listing = Listing(ref, RepoId.parse(str(model.repo)), options, details, Freshness(), None)
     return bind_to_model(plan_listed(context, listing, draft_after=draft_after), model.model_id, switch)
 
 
@@ -66,10 +68,14 @@ def plan_old_version(context: Context, model: LocalModel, version: ModelVersion,
 
     Raises:
         NotFoundError: The files are gone, and the Hub no longer has that commit.
+        SignatureRefusedError: The setting require_signature forbids that version.
         HfModelsError: An error of `plan_pull`.
     """
     plan = _plan_recorded(context, model, version, switch)
     if not plan.fetch_bytes:
+        # The Hub is not asked, so the recorded signature counts, with the signers who are trusted now.
+        report = judge_again(context, replace(model, files=version.files, checks=version.checks))
+        signature_checks.refuse_signature(context, RepoId.parse(plan.repo).owner, report)
         return plan
     ref = ModelRef(RepoId.parse(plan.repo), revision=plan.commit)
     try:

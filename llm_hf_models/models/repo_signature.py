@@ -28,6 +28,7 @@ from llm_hf_models.system.text import clean_text, quote_label
 FILE_NAME = "model.sig"
 OTHER_ENDINGS = (".sig", ".sigstore", ".sigstore.json")
 MAX_CANDIDATES = 3
+NOT_CACHED = "The signature file is no longer on this machine. `llm hf info REPO` reads it again."
 _KEPT = "signature:"  # with the digest of the file: the key of the cached content
 _REPORT = TypeAdapter(SignatureReport)
 
@@ -113,7 +114,7 @@ def judge_content(
 def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
     """Return the facts about the signature of a local model with the signers that are trusted now.
 
-    No request is sent. If the signature file is no longer cached, the recorded facts are returned. None if the model's
+    No request is sent. If the signature file is no longer cached, the verdict is `not_checked`. None if the model's
     repo had no signature at the pull.
     """
     check = model.latest_check("signature")
@@ -124,7 +125,8 @@ def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
         cached = db.get_metadata(f"{_KEPT}{old.file_digest}")
         signers = db.list_trusted_signers()
     if cached is None:
-        return old
+        facts = old.facts and replace(old.facts, verdict="not_checked", reason=NOT_CACHED)
+        return _describe(replace(old, facts=facts, trusted=None, trusted_for=()))
     known = [KnownFile(file.path, file.size, file.sha256) for file in model.files]
     new, _ = judge_content(old.file, old.owner, base64.b64decode(cached.body), signers, known)
     new = replace(new, file_digest=old.file_digest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from llm_hf_models import Library, PullOptions
 from llm_hf_models.errors import BadInputError, BadKeyError, SignatureRefusedError, UnknownSignerError
+from llm_hf_models.library.database import Database
+from llm_hf_models.paths import library_path
 from llm_hf_models.signatures import keyless
 from llm_hf_models.signatures.sign import sign_files
 from tests.support import mcp_hub
@@ -276,6 +279,7 @@ def test_trust_is_listed_and_removed_by_number_or_owner(tmp_path: Path) -> None:
         (("--cert", "secret.pem"), "private key"),
         (("--key", "text.pem"), "not a public key"),
         (("--cert", "text.pem"), "no certificate"),
+        (("--cert", "chain.pem"), "has 2 certificates"),
     ],
 )
 def test_bad_description_of_a_signer_is_explained(
@@ -284,6 +288,7 @@ def test_bad_description_of_a_signer_is_explained(
     monkeypatch.chdir(tmp_path)
     Path("secret.pem").write_bytes(to_private_pem(KEY))
     Path("text.pem").write_text("hello")
+    Path("chain.pem").write_bytes(make_certificate("Signer").pem + make_certificate("Root").pem)
     result = run("trust", "add", "acme", *words, code=2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -370,3 +375,31 @@ def test_slow_signature_is_judged_by_the_background_download(hub: HubServer, tmp
     with pytest.raises(SignatureRefusedError, match="not the signed content"):
         Library().pull(plan)
     assert Library().list() == ()
+
+
+def test_identity_that_looks_like_a_trusted_one_is_invalid(hub: HubServer, tmp_path: Path) -> None:
+    Library().add_trusted_signer("acme", identity="sign@acme.com", issuer="https://login.example")
+    material, leaf = make_keyless_material("sign@acme.com", "https://login.example\x07")
+    add_repo(hub, tmp_path, sign_payload(make_payload(), leaf.key, material=material))
+    report = Library().info(REPO).signature
+    assert report is not None
+    assert report.facts is not None
+    assert (report.facts.verdict, report.trusted, report.trusted_for) == ("invalid", None, ())
+    assert "invisible characters" in report.summary
+
+
+def test_verify_without_the_signature_file_repeats_no_old_verdict(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path)
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().pull(REPO)
+    Library().remove_trusted_signers("acme")
+    with Database(library_path()) as db:
+        db.delete_old_metadata(time.time() + 1)
+    report = Library().verify(REPO).signature
+    assert report is not None
+    assert report.trusted is None
+    assert "not checked: The signature file is no longer on this machine" in report.summary
+    Library().info(REPO)
+    again = Library().verify(REPO).signature
+    assert again is not None
+    assert "No known key has the fingerprint" in again.summary
