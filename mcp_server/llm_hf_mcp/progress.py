@@ -10,8 +10,8 @@ import anyio
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 
-from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import call
+from llm_hf_mcp.texts.downloads import format_download
 from llm_hf_mcp.time_limit import RESERVED_SECONDS, count_seconds_left
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.library.download_records import ACTIVE_STATES
@@ -32,11 +32,11 @@ async def wait_for_download(ctx: Context, service: Library, row: DownloadView, s
     while row.state in ACTIVE_STATES and not row.needs_worker and anyio.current_time() < deadline:
         if row.done_bytes > reported_bytes:
             reported_bytes = row.done_bytes
-            await ctx.report_progress(row.done_bytes, row.total_bytes, rendering.format_download(row))
+            await ctx.report_progress(row.done_bytes, row.total_bytes, format_download(row))
         await anyio.sleep(min(POLL_SECONDS, max(0.0, deadline - anyio.current_time())))
         row = await call(service.get_download, row.id)
     if seconds and row.done_bytes > reported_bytes:
-        await ctx.report_progress(row.done_bytes, row.total_bytes, rendering.format_download(row))
+        await ctx.report_progress(row.done_bytes, row.total_bytes, format_download(row))
     return row
 
 

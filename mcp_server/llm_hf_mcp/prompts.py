@@ -11,7 +11,7 @@ from pydantic import Field
 from llm_hf_mcp import hidden_tools
 from llm_hf_mcp.answers import run_in_time
 from llm_hf_mcp.library_access import open_library
-from llm_hf_mcp.rendering import list_names
+from llm_hf_mcp.texts.local import list_names
 from llm_hf_mcp.vocabulary import LICENSES, TASKS
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.hub.types import SearchFilters

@@ -30,9 +30,10 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
-from llm_hf_mcp import rendering, sdk_workarounds
+from llm_hf_mcp import sdk_workarounds
 from llm_hf_mcp.library_access import open_library
 from llm_hf_mcp.resources import LIBRARY, build_download_uri, list_model_uris
+from llm_hf_mcp.texts.downloads import format_event, is_file_note
 from llm_hf_models.downloads.types import DownloadView
 from llm_hf_models.errors import HfModelsError
 from llm_hf_models.library.download_records import ACTIVE_STATES, DownloadNote
@@ -170,8 +171,8 @@ def _find_new_events(before: Snapshot, now: Snapshot) -> Iterable[tuple[LoggingL
         known = before.downloads[number][1] if number in before.downloads else ()
         for note in log:
             if note.at >= before.at and note not in known:
-                level = "debug" if rendering.is_file_note(note) else LEVEL_BY_KIND.get(note.kind, "info")
-                yield level, rendering.format_event(row, note)
+                level = "debug" if is_file_note(note) else LEVEL_BY_KIND.get(note.kind, "info")
+                yield level, format_event(row, note)
 
 
 def _take_snapshot(before: Snapshot) -> Snapshot:

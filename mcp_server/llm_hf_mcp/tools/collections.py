@@ -11,11 +11,11 @@ from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import collection_texts
 from llm_hf_mcp.answers import build_result, call, measure_room, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.results import EditCollectionResult, ListCollectionsResult, Totals
+from llm_hf_mcp.texts.collections import format_collection, format_collections, format_edit
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_models.agent_library import PreparedChange
 from llm_hf_models.models.collections.types import CollectionDeletion, CollectionMember, SkippedItem
@@ -41,14 +41,14 @@ async def list_collections(
         every = await call(library.list_collections)
         rows, after = select_page(every, cursor, limit=limit, kind="collections")
         found = ListCollectionsResult(rows, next_cursor=after, totals={"collections": Totals(len(every), len(rows))})
-        return build_result(found, collection_texts.format_collections)
+        return build_result(found, format_collections)
     view = await call(library.show_collection, name)
     (summary,) = [row for row in await call(library.list_collections) if row.name == view.name]
     rest = ListCollectionsResult((summary,), view.collections, totals={"members": Totals(len(view.members), 0)})
     members, after = select_page(view.members, cursor, limit=limit, room=measure_room(rest), kind="members")
     totals = {"members": Totals(len(view.members), len(members))}
     found = ListCollectionsResult((summary,), view.collections, members, after, totals)
-    return build_result(found, collection_texts.format_collection)
+    return build_result(found, format_collection)
 
 
 async def prepare_edit(library: OpenLibrary, name: str, action: Action) -> PreparedChange[CollectionDeletion | None]:
@@ -95,7 +95,7 @@ async def edit_collection(
     del confirm
     if action == "delete":
         deletion = await call(library.delete_collection, await record_answer(library, change, answer))
-        return build_result(EditCollectionResult(deletion.name, deletion=deletion), collection_texts.format_edit)
+        return build_result(EditCollectionResult(deletion.name, deletion=deletion), format_edit)
     _check_arguments(action, members, new_name, source)
     skipped: Sequence[SkippedItem] = ()
     match action:
@@ -111,7 +111,7 @@ async def edit_collection(
             done = await call(library.import_collection, source, name=name)
             view, skipped = await call(library.show_collection, done.name), done.skipped
     found = _make_result(view.name, view.members, view.messages, skipped)
-    return build_result(found, collection_texts.format_edit)
+    return build_result(found, format_edit)
 
 
 def _check_arguments(action: Action, members: Sequence[str], new_name: str | None, source: str | None) -> None:

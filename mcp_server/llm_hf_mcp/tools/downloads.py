@@ -9,12 +9,12 @@ from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import GetDownloadsResult, Totals
+from llm_hf_mcp.texts.downloads import format_download_details, format_downloads
 from llm_hf_mcp.tools.hub import Confirm, Cursor, Wait
 from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_models.agent_library import PreparedChange
@@ -52,7 +52,7 @@ async def get_downloads(
         shown = log[-NOTES[verbosity] :]
         totals = {"downloads": Totals(1, 1, row.total_bytes), "log": Totals(len(log), len(shown))}
         found = GetDownloadsResult((row,), log=shown, totals=totals)
-    return build_result(found, rendering.format_downloads, verbosity)
+    return build_result(found, format_downloads, verbosity)
 
 
 async def prepare_control(library: OpenLibrary, id: int, action: DownloadVerb) -> PreparedChange[DownloadChange]:  # noqa: A002
@@ -85,4 +85,4 @@ async def control_download(
     """
     del id, action, confirm  # used by prepare_control and ask_before_control
     row = await call(library.control, await record_answer(library, change, answer))
-    return build_result(row, rendering.format_download_details)
+    return build_result(row, format_download_details)

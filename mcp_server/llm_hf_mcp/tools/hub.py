@@ -11,12 +11,13 @@ from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, decode_cursor, measure_room, select_page, translate_errors
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import DownloadModelResult, GetModelResult, InspectGgufResult, SearchModelsResult, Totals
+from llm_hf_mcp.texts.downloads import format_pull
+from llm_hf_mcp.texts.hub import format_inspection, format_model, format_search
 from llm_hf_mcp.time_limit import PLAN_SECONDS
 from llm_hf_mcp.verbosity import Verbosity
 from llm_hf_mcp.vocabulary import understand_count, understand_license, understand_task
@@ -98,7 +99,7 @@ async def search_models(
     rows, after = select_page(whole.results, cursor, limit=limit, kind="results", level=verbosity)
     totals = Totals(None if after else len(whole.results), len(rows))
     found = SearchModelsResult(rows, whole.freshness, whole.suggestions, bool(after), after, {"results": totals})
-    return build_result(found, rendering.format_search, verbosity)
+    return build_result(found, format_search, verbosity)
 
 
 async def get_model(
@@ -130,7 +131,7 @@ async def get_model(
         "files": replace(totals["files"], shown=len(shown_files)),
     }
     found = replace(rest, variants=variants, files=shown_files, next_cursor=after, totals=totals)
-    return build_result(found, rendering.format_model, verbosity)
+    return build_result(found, format_model, verbosity)
 
 
 async def inspect_gguf(
@@ -163,7 +164,7 @@ async def inspect_gguf(
     counts = {"metadata": len(shown_pairs or ()), "tensors": len(shown_tensors or ())}
     totals = {name: replace(one, shown=counts[name]) for name, one in totals.items()}
     found = replace(rest, metadata=shown_pairs, tensors=shown_tensors, next_cursor=after, totals=totals)
-    return build_result(found, rendering.format_inspection)
+    return build_result(found, format_inspection)
 
 
 def refuse_path(name: str) -> None:
@@ -238,4 +239,4 @@ async def download_model(
         is_complete = row.state == "done" and plan.model_id is not None
         model = await call(library.show, str(plan.model_id)) if is_complete else None
         now = DownloadModelResult(row, model, note)
-    return build_result(now, rendering.format_pull)
+    return build_result(now, format_pull)

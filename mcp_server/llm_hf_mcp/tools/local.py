@@ -17,13 +17,20 @@ from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, measure_room, select_page
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, remember_consent, request_agreement
 from llm_hf_mcp.foreign_text import MAX_KEYS, measure
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import HashingProgress, report_hashing
 from llm_hf_mcp.results import EditAliasesResult, ListModelsResult, Totals, VerifyModelResult
+from llm_hf_mcp.texts.local import (
+    format_local_models,
+    format_names,
+    format_removal,
+    format_response,
+    format_status,
+    format_verification,
+)
 from llm_hf_mcp.time_limit import CALL_SECONDS, RESERVED_SECONDS, count_seconds_left
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_mcp.verbosity import Verbosity
@@ -71,9 +78,7 @@ async def list_models(
     rows, after = select_page(wanted, cursor, limit=limit, room=room, kind="models", level=verbosity)
     totals = {"models": replace(totals["models"], shown=len(rows))}
     found = replace(rest, models=rows, next_cursor=after, totals=totals)
-    return build_result(
-        found, partial(rendering.format_local_models, name=name, level=verbosity, warnings=warnings), verbosity
-    )
+    return build_result(found, partial(format_local_models, name=name, level=verbosity, warnings=warnings), verbosity)
 
 
 def _group_notes(rows: Sequence[LocalModelView]) -> tuple[tuple[LocalModelView, ...], list[str]]:
@@ -113,7 +118,7 @@ async def verify_model(
             f"Verifying {name} takes longer than {CALL_SECONDS:.0f} s. It continues in the background. "
             f"Next: call hf_list_models(name={name!r}) later for the results with their dates."
         )
-    return build_result(verification, rendering.format_verification)
+    return build_result(verification, format_verification)
 
 
 async def _verify(ctx: Context, library: AgentLibrary, name: str, *, load: bool) -> VerifyModelResult:
@@ -188,7 +193,7 @@ async def run_prompt(
             f"{change.subject.id} did not finish within {CALL_SECONDS:.0f} s. Next: call again with fewer "
             "max_tokens (the model may be loaded by now), or choose a smaller model."
         )
-    return build_result(response, rendering.format_response)
+    return build_result(response, format_response)
 
 
 async def prepare_deletion(library: OpenLibrary, name: str) -> PreparedChange[Removal]:
@@ -219,7 +224,7 @@ async def delete_model(
     """
     del name, confirm
     removed = await call(library.remove, await record_answer(library, change, answer))
-    return build_result(removed, rendering.format_removal)
+    return build_result(removed, format_removal)
 
 
 async def prepare_aliases(
@@ -269,7 +274,7 @@ async def edit_aliases(
     count = len(model.aliases)
     totals = {"aliases": Totals(count, min(count, MAX_KEYS))}
     now = EditAliasesResult(model.id, dict.fromkeys(model.aliases, model.id), totals)
-    return build_result(now, rendering.format_names)
+    return build_result(now, format_names)
 
 
 async def status(library: OpenLibrary) -> CallToolResult:
@@ -278,4 +283,4 @@ async def status(library: OpenLibrary) -> CallToolResult:
     Use it before choosing a model's size, or if something fails. It never shows the token.
     """
     now = await call(library.status)
-    return build_result(now, rendering.format_status)
+    return build_result(now, format_status)

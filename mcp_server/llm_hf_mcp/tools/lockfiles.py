@@ -9,11 +9,11 @@ from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import lockfile_texts
 from llm_hf_mcp.answers import build_result, call, decode_cursor, encode_cursor
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.results import LockModelsResult, SyncLockfileResult
+from llm_hf_mcp.texts.lockfiles import format_lock, format_sync
 from llm_hf_mcp.tools.hub import Confirm, Cursor
 from llm_hf_models.agent_library import AgentLibrary, PreparedChange
 from llm_hf_models.lockfiles.types import SyncedModel, SyncPlan, SyncStep
@@ -38,7 +38,7 @@ async def lock_models(
     found = LockModelsResult(
         page, done.models, done.size_bytes, done.left_out, encode_cursor(after) if after < len(done.text) else None
     )
-    return build_result(found, lockfile_texts.format_lock)
+    return build_result(found, format_lock)
 
 
 def cut_page(text: str) -> str:
@@ -99,4 +99,4 @@ async def sync_lockfile(
         models, removed, is_complete = done.models, tuple(one.id for one in done.removed), done.complete
         kept = (*plan.unlisted, *done.not_removed)
     found = SyncLockfileResult(models, removed, kept, is_complete, dry_run)
-    return build_result(found, lockfile_texts.format_sync)
+    return build_result(found, format_sync)

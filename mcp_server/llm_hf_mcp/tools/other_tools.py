@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call, measure_room, select_page
 from llm_hf_mcp.foreign_text import measure
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.results import ImportModelResult, Totals
+from llm_hf_mcp.texts.other_tools import format_import
 from llm_hf_mcp.tools.hub import Cursor
 
 Program = Annotated[
@@ -45,7 +45,7 @@ async def import_model(
         found = ImportModelResult(
             done.left_out, imported, totals={"models": Totals(len(done.left_out), len(done.left_out))}
         )
-        return build_result(found, partial(rendering.format_import, program=program, warnings=[]))
+        return build_result(found, partial(format_import, program=program, warnings=[]))
     listed = await call(library.find_in_other_tools, program)
     warnings = [f"{folder.path}: {folder.problem}" for folder in listed.folders if folder.problem][:MAX_WARNINGS]
     totals = {"models": Totals(len(listed.models), 0, sum(model.size_bytes for model in listed.models))}
@@ -53,4 +53,4 @@ async def import_model(
     rows, after = select_page(listed.models, cursor, limit=MAX_ROWS, room=room, kind="")
     totals = {"models": Totals(len(listed.models), len(rows), totals["models"].size_bytes)}
     found = ImportModelResult(rows, next_cursor=after, totals=totals)
-    return build_result(found, partial(rendering.format_import, program=program, warnings=warnings))
+    return build_result(found, partial(format_import, program=program, warnings=warnings))

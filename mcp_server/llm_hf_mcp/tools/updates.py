@@ -10,12 +10,12 @@ from mcp.server.mcpserver.resolve import Elicit, ElicitationResult, Resolve
 from mcp_types import CallToolResult
 from pydantic import Field
 
-from llm_hf_mcp import rendering
 from llm_hf_mcp.answers import build_result, call
 from llm_hf_mcp.consent import Agreement, SettledConsent, record_answer, request_agreement
 from llm_hf_mcp.library_access import OpenLibrary
 from llm_hf_mcp.progress import wait_for_download
 from llm_hf_mcp.results import UpdateModelResult
+from llm_hf_mcp.texts.downloads import format_update_result
 from llm_hf_mcp.time_limit import PLAN_SECONDS
 from llm_hf_mcp.tools.hub import Confirm, Wait
 from llm_hf_mcp.tools.local import Name
@@ -63,11 +63,11 @@ async def update_model(
         raise ToolError(f"{planned.id} was not updated: {planned.reason}")
     if planned.plan is None:
         now = UpdateModelResult(None, await call(library.show, planned.id), f"{planned.id}: {planned.reason}.")
-        return build_result(now, rendering.format_update_result)
+        return build_result(now, format_update_result)
     download = PreparedChange(
         change.action, planned.id, planned.plan, change.requests, change.preapproved, change.consent
     )
     row = await call(library.enqueue, download)
     row = await wait_for_download(ctx, library, row, wait_seconds)
     model = await call(library.show, planned.id) if row.state == "done" else None
-    return build_result(UpdateModelResult(row, model), rendering.format_update_result)
+    return build_result(UpdateModelResult(row, model), format_update_result)

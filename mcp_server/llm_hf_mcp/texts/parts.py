@@ -1,16 +1,22 @@
-"""Render facts that lists have in common: totals, updates, freed space, dates."""
+"""Render parts that several texts for agents have in common: totals, updates, freed space, dates, quotations."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_mcp.results import Lists
     from llm_hf_models.models.repos.types import SearchResult, VariantInfo
     from llm_hf_models.models.types import LocalModelView
+
+MAX_QUOTE_CHARS = 300
+NO_MORE_ROWS = "There are no more rows. Omit the cursor for the first page."
 
 
 def format_totals(totals: Lists) -> str | None:
@@ -41,3 +47,23 @@ def format_update(found: LocalModelView | VariantInfo | SearchResult) -> str | N
 def format_date(at: float) -> str:
     """Return the day of a time."""
     return time.strftime("%Y-%m-%d", time.localtime(at))
+
+
+def join_lines(*lines: str | None) -> str:
+    """Return the lines that are not empty, each cleaned, unless it is a text of several lines."""
+    return "\n".join(clean_text(line, 600) if "\n" not in line else line for line in lines if line)
+
+
+def join_parts(parts: Iterable[str | None]) -> str:
+    """Return the parts that are not empty, with commas between them."""
+    return ", ".join(part for part in parts if part)
+
+
+def quote(text: str) -> str:
+    """Return a text that may quote others, in quotes and shortened."""
+    return json.dumps(clean_text(text, MAX_QUOTE_CHARS), ensure_ascii=False)
+
+
+def suggest_next_page(cursor: str | None) -> str | None:
+    """Return how to call for the next page, if there is one."""
+    return f"there are more rows: call again with cursor={cursor!r}." if cursor else None

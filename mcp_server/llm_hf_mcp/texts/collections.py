@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llm_hf_mcp.answers import Report
-from llm_hf_mcp.list_texts import format_totals
+from llm_hf_mcp.texts.parts import format_totals
 from llm_hf_models.system.text import quote_label
 
 if TYPE_CHECKING:
