@@ -10,7 +10,7 @@ import click
 from llm_hf_models.cli import output
 from llm_hf_models.cli.framework import ask_hidden, format_examples, open_library
 from llm_hf_models.cli.params import ask_new_passphrase, json_option, quiet_option
-from llm_hf_models.cli.views import local as local_views
+from llm_hf_models.cli.views import installation as installation_views
 
 MAX_TOKEN_BYTES = 4096
 
@@ -45,7 +45,7 @@ def login(token_stdin: bool, plain: bool, as_json: bool) -> None:
     else:
         token = ask_hidden("Hub token", hint="Use --token-stdin to read it from standard input.")
     status = open_library(uses_hub=True).login(token, ask_passphrase=ask_new_passphrase, plain=plain)
-    output.print_json(status) if as_json else output.note(local_views.render_login(status))
+    output.print_json(status) if as_json else output.note(installation_views.render_login(status))
 
 
 @click.command(epilog=format_examples("llm hf logout"))
@@ -57,7 +57,7 @@ def logout(as_json: bool) -> None:
     Tokens in the environment and the hf command's token are kept.
     """
     places = open_library().logout()
-    output.print_json(LoggedOut(places)) if as_json else output.note(local_views.render_logout(places))
+    output.print_json(LoggedOut(places)) if as_json else output.note(installation_views.render_logout(places))
 
 
 @click.command(epilog=format_examples("llm hf whoami", "llm hf whoami --json", "llm hf whoami -q"))
@@ -74,5 +74,5 @@ def whoami(ctx: click.Context, quiet: bool, as_json: bool) -> None:
     if as_json:
         output.print_json(status)
     elif not quiet:
-        output.emit(local_views.render_account(status, output.get_width()))
+        output.emit(installation_views.render_account(status, output.get_width()))
     ctx.exit(0 if status.account else 1)

@@ -22,7 +22,7 @@ from llm_hf_models.cli.params import (
     yes_option,
 )
 from llm_hf_models.cli.views import host_config as host_views
-from llm_hf_models.cli.views import local as local_views
+from llm_hf_models.cli.views import installation as installation_views
 from llm_hf_models.system.units import format_size
 
 
@@ -50,11 +50,11 @@ def status(files: bool, as_json: bool) -> None:
     if files:
         stored = open_library().list_stored_files()
         output.print_json(StoredItemList(stored)) if as_json else output.emit(
-            local_views.render_stored_files(stored, output.get_width())
+            installation_views.render_stored_files(stored, output.get_width())
         )
         return
     now = open_library(uses_hub=True).status()
-    output.print_json(now) if as_json else output.emit(local_views.render_status(now, output.get_width()))
+    output.print_json(now) if as_json else output.emit(installation_views.render_status(now, output.get_width()))
 
 
 @click.command(
@@ -88,7 +88,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
         if as_json:
             output.print_json(SettingList(every))
         else:
-            output.emit(local_views.render_settings(every, output.get_width()))
+            output.emit(installation_views.render_settings(every, output.get_width()))
         return
     one = library.set_setting(key, value) if unset or value is not None else library.get_setting(key)
     if key != one.key:
@@ -96,7 +96,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     if as_json:
         output.print_json(SettingList((one,)))
     elif not quiet:
-        output.emit(local_views.render_setting(one, output.get_width()))
+        output.emit(installation_views.render_setting(one, output.get_width()))
     elif not unset and value is None:
         output.emit(cli_format.format_setting(one.value))
 
@@ -144,7 +144,9 @@ def mirror(host: str, port: int, allowed: tuple[str, ...], allowed_hosts: tuple[
         output.emit(address)
         served = {repo.id: sum(file.size for file in repo.files) for repo in reversed(server.list_repos())}
         open_to_others = host not in LOOPBACK
-        output.note(local_views.render_mirror(address, served, server.hidden_repos, open_to_others=open_to_others))
+        output.note(
+            installation_views.render_mirror(address, served, server.hidden_repos, open_to_others=open_to_others)
+        )
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -168,7 +170,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json:
     result = library.plan_uninstallation(keep_models=keep_models)
     if not dry_run:
         if not yes:
-            output.alert(local_views.render_stored_files(result.files, output.get_width()))
+            output.alert(installation_views.render_stored_files(result.files, output.get_width()))
             size = format_size(result.freed_bytes)
             confirm(
                 f"Remove these {len(result.files)} files and folders ({size})?",
@@ -179,7 +181,7 @@ def uninstall(keep_models: bool, dry_run: bool, yes: bool, quiet: bool, as_json:
     if as_json:
         output.print_json(result)
     elif dry_run or not quiet:
-        output.emit(local_views.render_uninstallation(result, output.get_width()))
+        output.emit(installation_views.render_uninstallation(result, output.get_width()))
     if result.done:
         output.note(host_views.render_next_step_of_uninstallation(mcp_hosts.find_hosts_with_entry()))
 
