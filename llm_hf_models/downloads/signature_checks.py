@@ -88,6 +88,20 @@ def refuse_signature(context: Context, owner: str, report: SignatureReport | Non
         )
 
 
+def refuse_unchecked(context: Context, owner: str) -> None:
+    """Refuse files whose repo was not asked for its signature, if the setting require_signature requires one.
+
+    Raises:
+        SignatureRefusedError: You trust signers for the owner.
+    """
+    if context.settings().require_signature == "owners" and _has_signers(context, owner):
+        raise SignatureRefusedError(
+            f"The signature of {owner}'s repo can't be checked without the Hub",
+            cause="The setting require_signature is `owners`, and you trust signers for this owner.",
+            hint=f"Sync from the Hub or a mirror, or change the setting: {SETTING_HINT}",
+        )
+
+
 def _find_problem(report: SignatureReport | None) -> str | None:
     """Return why a signature that is present does not prove who signed the files, or None."""
     if report is None:

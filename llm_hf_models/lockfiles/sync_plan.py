@@ -200,22 +200,36 @@ class _Planner:
     def _plan_pull(self, step: SyncStep, locked: LockedModel) -> SyncStep:
         cached, elsewhere = self._bytes.find_cached(locked), self._bytes.find_elsewhere(locked)
         missing = [file.path for file in locked.files if file.path not in cached and file.path not in elsewhere]
-        if not missing:
-            pull = plan_from_local_bytes(self._context, locked, step.id, cached, elsewhere)
-            place = next(iter(pull.sources.values()), None) or next(iter(cached.values()))
-            step = replace(step, reason=f"its bytes are in {place}", pull=pull)
-            return replace(step, action="copy" if pull.sources else "link")
+        if missing:
+            self._refuse_without_source(locked, missing[0])
+        plan = plan_download if missing or self._must_judge_signature(locked) else plan_from_local_bytes
+        pull = plan(self._context, locked, step.id, cached, elsewhere)
+        if missing:
+            reason = f"{len(missing)} of {len(locked.files)} files are missing"
+            return replace(step, action="download", reason=reason, fetch_bytes=pull.fetch_bytes, pull=pull)
+        place = next(iter(pull.sources.values()), None) or next(iter(cached.values()))
+        step = replace(step, reason=f"its bytes are in {place}", pull=pull)
+        return replace(step, action="copy" if pull.sources else "link")
+
+    def _must_judge_signature(self, locked: LockedModel) -> bool:
+        """Return whether the settings require the signature, which only the Hub or a mirror has."""
+        is_required = self._context.settings().require_signature != "off"
+        return is_required and locked.repo is not None and self._source.folder is None
+
+    def _refuse_without_source(self, locked: LockedModel, path: str) -> None:
+        """Raise an error if no source has a missing file.
+
+        Raises:
+            MissingFileError: The folder does not have the file, or the model was imported and has no repo.
+        """
         if self._source.folder is not None:
-            raise MissingFileError(f"{missing[0]} of {locked.id} is not in {self._source.folder}", hint=FROM_HINT)
+            raise MissingFileError(f"{path} of {locked.id} is not in {self._source.folder}", hint=FROM_HINT)
         if locked.repo is None and self._source.url is None:
             raise MissingFileError(
                 f"{locked.id} was imported from a file that is not on this machine",
                 cause=f"No local file has the digest {locked.files[0].digest}.",
                 hint=FROM_HINT,
             )
-        pull = plan_download(self._context, locked, step.id, cached, elsewhere)
-        reason = f"{len(missing)} of {len(locked.files)} files are missing"
-        return replace(step, action="download", reason=reason, fetch_bytes=pull.fetch_bytes, pull=pull)
 
     def _explain(self, step: SyncStep, locked: LockedModel, error: HfModelsError) -> SyncStep:
         hint = error.hint

@@ -13,6 +13,7 @@ from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Truncate, run_hub
 from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, read_content, use_machine
+from tests.support.signatures import make_key, to_public_pem
 
 
 @pytest.fixture
@@ -94,6 +95,25 @@ def test_damaged_file_of_another_program_in_the_cache_is_replaced(
     run("sync", lockfile)
     assert damaged.read_bytes() == content
     run("sync", lockfile, "--check")
+
+
+def test_required_signature_is_required_of_bytes_that_are_here(
+    lockfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("export", tmp_path / "disk")
+    use_machine(monkeypatch, tmp_path / "second")
+    run("import", tmp_path / "repos" / TINY, "-q")
+    (tmp_path / "acme.pem").write_bytes(to_public_pem(make_key()))
+    run("trust", "add", "acme", "--key", tmp_path / "acme.pem")
+    monkeypatch.setenv("LLM_HF_REQUIRE_SIGNATURE", "owners")
+    steps = {step["id"]: step for step in run_json("sync", lockfile, "-y", "--dry-run")["steps"]}
+    assert "The repo has no signature, and you trust signers for acme" in steps[TINY_ID]["problem"]
+    refused = run("sync", lockfile, "--from", tmp_path / "disk", "-y", code=1).stderr
+    assert "The signature of acme's repo can't be checked without the Hub" in refused
+    assert [model["id"] for model in run_json("list")["models"]] == ["hf/local/tiny:Q8_0"]
+    monkeypatch.setenv("LLM_HF_REQUIRE_SIGNATURE", "if-present")
+    done = {model["id"]: model for model in run_json("sync", lockfile, "-y")["models"]}
+    assert (done[TINY_ID]["action"], done[TINY_ID]["done"], done[TINY_ID]["fetched_bytes"]) == ("copy", True, 0)
 
 
 def test_touched_file_is_hashed_and_not_downloaded(lockfile: Path, hub: HubServer) -> None:
