@@ -126,6 +126,7 @@ class _Planner:
         stop: threading.Event,
     ) -> None:
         self._context, self._lockfile, self._source, self._prune = context, lockfile, source, prune
+        self._stop = stop
         with context.open_database() as db:
             self._models = db.list_models()
         self._bytes = LocalBytes(context.cache_dir(), self._models, source.folder, progress, stop)
@@ -144,7 +145,13 @@ class _Planner:
         return tuple(sorted(model.model_id for model in self._models if model.model_id not in listed))
 
     def plan_model(self, locked: LockedModel) -> SyncStep:
-        """Return the step of one model."""
+        """Return the step of one model.
+
+        Raises:
+            InterruptedByUserError: `stop` was set.
+        """
+        if self._stop.is_set():
+            raise InterruptedByUserError("Stopped while comparing this machine with the lockfile")
         local = self._local[locked.id]
         changes = tuple(self._compare(local, locked))
         step = SyncStep(local.model_id if local else locked.id, locked, "none", changes=changes)
