@@ -11,6 +11,9 @@ TESTS ?=
 ALONE = echo "== running failed tests once more, alone"
 FAILED = --last-failed --last-failed-no-failures none -rA
 
+# Without its compiled modules, each of the many processes of the tests would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint types unit suite suite-only storm storm-slice bench picture docs clean
 
 $(VENV)/.installed: pyproject.toml

@@ -27,10 +27,11 @@ from llm_hf_models.lockfiles.types import SyncPlan
 from llm_hf_models.models.collection_types import CollectionDeletion
 from llm_hf_models.models.types import LocalModelView, Removal
 from llm_hf_models.redaction import redact
-from llm_hf_models.service import Library, ignore_event
+from llm_hf_models.service import Library
 from llm_hf_models.settings import Settings
 from llm_hf_models.system.private_files import make_private_folder, open_private
 from llm_hf_models.system.text import clean_text
+from llm_hf_models.transfer.types import ignore_event
 from llm_hf_models.types import (
     AliasChange,
     Consent,
@@ -41,6 +42,7 @@ from llm_hf_models.types import (
     EngineStop,
     Uninstallation,
 )
+from llm_hf_models.updates.types import UpdatedModel, UpdatedModels, UpdatePlan
 
 if TYPE_CHECKING:
     from llm_hf_models.context import Context
@@ -232,6 +234,48 @@ class AgentLibrary(Library):
             self.refuse(change, PolicyError("Agents may not run a command after a download"))
         return self._change(change, super().enqueue)
 
+    def prepare_update(
+        self, names: Sequence[str], *, keep_old: bool | None = None, draft_after: float | None = None
+    ) -> PreparedChange[UpdatePlan]:
+        """Plan the update of models, and return it with the requests that need consent first."""
+        plan = partial(self.plan_update, names, keep_old=keep_old, draft_after=draft_after)
+        return self._prepare("update", " ".join(names) or "all", plan)
+
+    def update(
+        self,
+        plan: UpdatePlan | Sequence[str] | PreparedChange[UpdatePlan] = (),
+        *,
+        keep_old: bool | None = None,
+        progress: Progress = ignore_event,
+        stop: threading.Event | None = None,
+    ) -> UpdatedModels:
+        """Update local models, as `Library.update` does."""
+        if isinstance(plan, UpdatePlan):
+            known = plan
+            change = self._prepare("update", " ".join(each.id for each in plan.models), lambda: known)
+        elif isinstance(plan, PreparedChange):
+            change = plan
+        else:
+            change = self.prepare_update(plan, keep_old=keep_old)
+        return self._change(change, partial(super().update, progress=progress, stop=stop))
+
+    def rollback(
+        self,
+        name: str | PullPlan,
+        *,
+        to: str | None = None,
+        keep_old: bool | None = None,
+        progress: Progress = ignore_event,
+        stop: threading.Event | None = None,
+    ) -> UpdatedModel:
+        """Return a model to an earlier version, as `Library.rollback` does."""
+
+        def plan() -> PullPlan:
+            return self.plan_rollback(name, to=to, keep_old=keep_old) if isinstance(name, str) else name
+
+        change = self._prepare("rollback", name if isinstance(name, str) else str(name.model_id), plan)
+        return self._change(change, partial(super().rollback, progress=progress, stop=stop))
+
     def remove(self, name: str | PreparedChange[Removal]) -> Removal:
         """Remove a local model, as `Library.remove` does."""
         remove = super().remove
@@ -363,6 +407,7 @@ class AgentLibrary(Library):
     import_modelfile = _limit(Library.import_modelfile, "import", "{path}")
     gc = _limit(Library.gc, "gc")
     deduplicate = _limit(Library.deduplicate, "deduplicate")
+    pin = _limit(Library.pin, "pin", "{name}")
     set_options = _limit(Library.set_options, "set options", "{name}")
     attach = _limit(Library.attach, "attach", "{name}")
     login = _limit(Library.login, "login")

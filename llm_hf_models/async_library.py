@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from llm_hf_models.service import Library, ignore_event
+from llm_hf_models.service import Library
+from llm_hf_models.transfer.types import ignore_event
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -68,6 +69,12 @@ class AsyncLibrary:
     plan_removal = _run_in_thread(Library.plan_removal)
     remove = _run_in_thread(Library.remove)
     verify = _run_in_thread(Library.verify)
+    outdated = _run_in_thread(Library.outdated)
+    plan_update = _run_in_thread(Library.plan_update)
+    update = _run_in_thread(Library.update)
+    plan_rollback = _run_in_thread(Library.plan_rollback)
+    rollback = _run_in_thread(Library.rollback)
+    pin = _run_in_thread(Library.pin)
     add_alias = _run_in_thread(Library.add_alias)
     remove_alias = _run_in_thread(Library.remove_alias)
     change_aliases = _run_in_thread(Library.change_aliases)

@@ -31,6 +31,8 @@ from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.inference import engine_folder, running_engines
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.download_records import FINISHED_STATES
+from llm_hf_models.library.records import LocalFile
+from llm_hf_models.models.local_files import RemovalPlanner, delete_from_cache
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.disk import count_bytes_on_disk, list_matches
 from llm_hf_models.system.ownership import is_owned
@@ -90,6 +92,8 @@ def _find_leftovers(context: Context, db: Database, rows: SortedRows) -> Iterato
         "copy", (paths_module.data_dir() / "imported").glob("*.partial"), keep_seconds, "its import was interrupted"
     )
     yield from _find_engine_folders(db, keep_seconds)
+    for file in _list_abandoned(db):
+        yield Leftover("version", file.location, file.size, "its model was updated, or the new version failed a test")
 
 
 def _find_work_folders(cache: Path, rows: SortedRows) -> set[Path]:
@@ -146,6 +150,15 @@ def _find_incompletes(cache: Path, keep_seconds: float) -> Iterator[Leftover]:
             yield leftover
 
 
+def _list_abandoned(db: Database) -> Iterator[LocalFile]:
+    """Yield the files of models' versions that are not kept, which a killed update left, or one that failed a test."""
+    models, versions = db.list_models(), db.list_all_versions()
+    planner = RemovalPlanner(models, versions)
+    for model in models:
+        if model.model_id in versions:
+            yield from planner.list_abandoned(model)
+
+
 def _find_engine_folders(db: Database, keep_seconds: float) -> Iterator[Leftover]:
     """Yield the folders of engines that neither run nor listen on their socket."""
     running = {
@@ -177,6 +190,10 @@ def _remove_leftover(context: Context, db: Database, cutoff: float, leftover: Le
             return remove_partial(context, db, cutoff, build_partial_path(path.parent, path.name.partition(".")[0]))
         if leftover.kind == "incomplete":
             return cache_files.remove_incomplete(path)
+        if leftover.kind == "version":
+            found = [file for file in _list_abandoned(db) if file.location == leftover.path]
+            delete_from_cache(found)
+            return bool(found)
         if leftover.kind == "engine":
             engine_folder.EngineFolder(path).remove()
         else:

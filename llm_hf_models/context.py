@@ -6,12 +6,11 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llm_hf_models import paths, settings
-from llm_hf_models.settings import Settings
+from llm_hf_models import paths
 from llm_hf_models.system.text import strip_credentials
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from llm_hf_models.library.database import Database
     from llm_hf_models.library.downloads import DownloadTables
     from llm_hf_models.library.summaries import SummaryTables
+    from llm_hf_models.settings import Settings
 
 STALE_HEARTBEATS = 4  # the owner of a download counts as ended after this number of missed heartbeats
 
@@ -64,6 +64,8 @@ class Context:
 
     def settings(self) -> Settings:
         """Return the current settings."""
+        from llm_hf_models import settings  # imported late: listing models needs no settings
+
         return settings.load()
 
     def limit_time(self, seconds: float | None) -> Self:
@@ -108,10 +110,14 @@ class Context:
 
     def cache_dir(self) -> Path:
         """Return the folder of the Hugging Face cache."""
+        from llm_hf_models import settings
+
         return self.planned_cache or self.own_cache or settings.cache_dir()
 
     def endpoint(self) -> str:
         """Return the address of the Hub."""
+        from llm_hf_models import settings
+
         return self.planned_endpoint or self.own_endpoint or settings.endpoint()
 
     def display_endpoint(self) -> str:
@@ -125,8 +131,15 @@ class Context:
         The caller's own token belongs to the caller's Hub, any other token to the Hub that the environment names. The
         Hub can be another one if only a stored plan names it.
         """
+        from llm_hf_models import settings
+
         hub_of_token = (self.own_endpoint if self.own_token else None) or settings.endpoint()
         return self.endpoint() != hub_of_token
+
+    def fix_token(self) -> Context:
+        """Return a context that looks for the token only once, for many requests in a row."""
+        values = {each.name: getattr(self, each.name) for each in fields(Context)}
+        return _FixedContext(**values, found_token=self.token())
 
     def token(self) -> tokens.Token | None:
         """Return the token for this Hub, if there is one that needs no passphrase."""
@@ -151,6 +164,7 @@ class Context:
 
     def make_hub_client(self, token: tokens.Token | None) -> Hub:
         """Return a client of the Hub with the given token. Without one, a locked token is unlocked if it is needed."""
+        from llm_hf_models import settings
         from llm_hf_models.hub import tokens
         from llm_hf_models.hub.client import Hub
 
@@ -167,3 +181,11 @@ class Context:
     def _unlock_value(self) -> str | None:
         token = self.unlock_token()
         return token.value if token else None
+
+
+@dataclass(frozen=True)
+class _FixedContext(Context):
+    found_token: tokens.Token | None = field(default=None, repr=False)
+
+    def token(self) -> tokens.Token | None:
+        return self.found_token

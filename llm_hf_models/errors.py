@@ -103,7 +103,13 @@ class NameTakenError(BadInputError):
 
 
 class AccessError(HfModelsError):
-    """The Hub refuses access with the current token, or without one."""
+    """The Hub refuses access with the current token, or without one.
+
+    Attributes:
+        is_gated: Whether the reason is that the owners of the repo have to grant access.
+    """
+
+    is_gated = False
 
 
 class TokenMissingError(AccessError):
@@ -116,6 +122,8 @@ class TokenInvalidError(AccessError):
 
 class GatedRepoError(AccessError):
     """The repo is gated, and the token's owner has not been granted access."""
+
+    is_gated = True
 
 
 class NetworkError(HfModelsError):
@@ -217,6 +225,10 @@ class BadSignatureError(VerificationError):
 
 class SlowHeaderError(VerificationError):
     """A model's header could not be read within its time limit, so it was not checked."""
+
+
+class NewVersionError(VerificationError):
+    """A new version of a model failed a test and did not replace the current one."""
 
 
 class MissingFileError(VerificationError):

@@ -6,6 +6,7 @@ broken, `llm` keeps working with its other models, and `llm hf list` explains th
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -26,6 +27,7 @@ class LazyGroup(click.Group):
     """The `llm hf` command group, which loads its subcommands on first use."""
 
     def _load(self) -> click.Group:
+        gc.freeze()  # llm's objects live to the end: searching them for cycles takes longer than a command's own work
         try:
             group = importlib.import_module("llm_hf_models.cli.main").hf
         except ImportError as error:

@@ -22,6 +22,7 @@ from llm_hf_models.settings import Settings
 from llm_hf_models.system.text import quote_label
 from llm_hf_models.system.units import format_size
 from llm_hf_models.types import AliasChange, ConsentRequest, DownloadChange, DownloadClearance, EngineStop
+from llm_hf_models.updates.types import UpdatePlan
 
 # The plan of a change, or the model to prompt.
 OtherSubject = (
@@ -34,7 +35,7 @@ OtherSubject = (
     | EngineStop
     | AliasChange
 )
-Subject = PullPlan | SyncPlan | OtherSubject | None
+Subject = PullPlan | UpdatePlan | SyncPlan | OtherSubject | None
 MAX_NAME_CHARS = 120  # of a name in a question; longer than the names of almost all models
 MAX_NAMES = 5  # in a question
 SYNC_TARGET = "lockfile"  # the name that confirms a sync
@@ -51,7 +52,7 @@ def find_prohibition(limits: Settings, action: str) -> PolicyError | None:
         )
     if action == "delete" and not limits.agent_allow_delete:
         return PolicyError(
-            "Agents may not delete models",
+            "Agents may not delete models or collections",
             cause="The setting agent_allow_delete is off.",
             hint="llm hf settings agent_allow_delete on",
         )
@@ -64,16 +65,20 @@ def review(context: Context, limits: Settings, subject: Subject) -> tuple[Consen
     Raises:
         PolicyError: With this pull, the library would exceed its limit; or a sync would delete, which is forbidden.
     """
-    if isinstance(subject, PullPlan | SyncPlan):
+    if isinstance(subject, PullPlan | UpdatePlan | SyncPlan):
         _refuse_to_overfill(context, limits, subject.fetch_bytes)
     return tuple(_request_consent(context, limits, subject)) if subject else ()
 
 
 def _request_consent(
-    context: Context, limits: Settings, subject: PullPlan | SyncPlan | OtherSubject
+    context: Context, limits: Settings, subject: PullPlan | UpdatePlan | SyncPlan | OtherSubject
 ) -> Iterator[ConsentRequest]:
     if isinstance(subject, PullPlan):
         yield from _request_pull_consent(context, limits, subject)
+    elif isinstance(subject, UpdatePlan):
+        for each in subject.models:
+            if each.plan is not None:
+                yield from _request_pull_consent(context, limits, each.plan)
     elif isinstance(subject, SyncPlan):
         yield from _request_sync_consent(context, limits, subject)
     elif isinstance(subject, Removal | CollectionDeletion | Pruning):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError
 from llm_hf_models.system.arguments import check_arguments
+from llm_hf_models.transfer.types import ignore_event
 from llm_hf_models.verbs.collections import CollectionVerbs
 from llm_hf_models.verbs.disk_space import DiskSpaceVerbs
 from llm_hf_models.verbs.lockfiles import LockfileVerbs
@@ -20,6 +21,7 @@ from llm_hf_models.verbs.other_tools import OtherToolVerbs
 from llm_hf_models.verbs.signatures import SignatureVerbs
 from llm_hf_models.verbs.summaries import SummaryVerbs
 from llm_hf_models.verbs.trust import TrustVerbs
+from llm_hf_models.verbs.updates import UpdateVerbs
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, PullResult
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     )
     from llm_hf_models.servers.hub_mirror import MirrorServer
     from llm_hf_models.servers.openai_relay import RelayServer
-    from llm_hf_models.transfer.types import Event, Progress
+    from llm_hf_models.transfer.types import Progress
     from llm_hf_models.types import (
         Cleanup,
         EngineView,
@@ -48,10 +50,6 @@ if TYPE_CHECKING:
         TokenStatus,
         Uninstallation,
     )
-
-
-def ignore_event(event: Event) -> None:
-    """Ignore a progress event."""
 
 
 def _ignore_message(message: str) -> None:
@@ -65,7 +63,16 @@ def _normalize_endpoint(endpoint: str) -> str:
 
 
 @check_arguments
-class Library(CollectionVerbs, DiskSpaceVerbs, LockfileVerbs, OtherToolVerbs, SignatureVerbs, SummaryVerbs, TrustVerbs):
+class Library(
+    CollectionVerbs,
+    DiskSpaceVerbs,
+    LockfileVerbs,
+    OtherToolVerbs,
+    SignatureVerbs,
+    SummaryVerbs,
+    TrustVerbs,
+    UpdateVerbs,
+):
     """The library on this machine and the Hub: one method per verb of the product, with typed results.
 
     Each method reads the settings and the environment when it is called, and keeps nothing open afterwards. A library

@@ -132,6 +132,9 @@ class Settings(BaseModel):
         ge=0,
         description="Age in seconds at which `gc` removes finished downloads and cached responses of the Hub.",
     )
+    keep_old_versions: bool = Field(
+        False, description="`llm hf update` and `llm hf rollback` keep the files of the version that they replace."
+    )
     keep_alive: float = Field(
         300, ge=-1, description="Seconds before an idle engine stops; 0 stops it at once, -1 never stops it."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from llm_hf_models.errors import HfModelsError, LibraryBusyError, LibraryError, 
 from llm_hf_models.hub import cache_layout, encrypted_token, keychain, tokens
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.download_records import UNFINISHED_STATES
-from llm_hf_models.library.records import LocalModel
+from llm_hf_models.library.records import LocalModel, ModelVersion
 from llm_hf_models.models import local_files
 from llm_hf_models.system.disk import count_bytes_in_folder, count_bytes_on_disk
 from llm_hf_models.system.ownership import wait_at_most
@@ -49,9 +49,10 @@ def list_stored_files(context: Context) -> tuple[StoredItem, ...]:
     """
     cache = context.cache_dir()
     with context.open_database() as db:
-        models = db.list_models()
+        models, versions = db.list_models(), db.list_all_versions()
     return (
         *_list_model_files(models),
+        *_list_version_files(models, versions),
         *_list_data(),
         *_list_work(cache),
         *_list_refs(models, cache),
@@ -66,6 +67,20 @@ def _list_model_files(models: list[LocalModel]) -> Iterator[StoredItem]:
             if model.place != "in place" and file.location not in seen:
                 seen.add(file.location)
                 yield StoredItem("model", file.location, _measure(Path(file.location).resolve()), model.model_id)
+
+
+def _list_version_files(
+    models: list[LocalModel], versions: Mapping[str, Sequence[ModelVersion]]
+) -> Iterator[StoredItem]:
+    """Yield the files of other versions that no model uses."""
+    seen = {file.location for model in models for file in model.files}
+    for model_id, of_model in versions.items():
+        for file in (file for version in of_model for file in version.files):
+            if file.location not in seen and Path(file.location).exists():
+                seen.add(file.location)
+                yield StoredItem(
+                    "model", file.location, _measure(Path(file.location).resolve()), f"{model_id}, another version"
+                )
 
 
 def _list_data() -> Iterator[StoredItem]:

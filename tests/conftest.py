@@ -92,7 +92,7 @@ def _make_short_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp" if os.name == "posix" else None))
 
 
-_session_folder = _make_short_folder()
+SESSION_FOLDER = _make_short_folder()
 
 
 def pytest_configure() -> None:
@@ -102,13 +102,13 @@ def pytest_configure() -> None:
     # huggingface_hub reads paths from the environment at import, which may happen while tests are collected.
     for name in _list_foreign_variables():
         del os.environ[name]
-    session = _session_folder / "session"
+    session = SESSION_FOLDER / "session"
     session.mkdir()
-    os.environ.update(_make_environment(_make_home(session, _session_folder)))
+    os.environ.update(_make_environment(_make_home(session, SESSION_FOLDER)))
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(_session_folder, ignore_errors=True)
+    shutil.rmtree(SESSION_FOLDER, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -135,10 +135,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     if saves_time:
         _list_names_in_this_process(monkeypatch)
     if saves_time and starts_engines:
-        _copy_sandbox_result(_session_folder, home.llm / "hf")
+        _copy_sandbox_result(SESSION_FOLDER, home.llm / "hf")
     yield home
     if saves_time and starts_engines:
-        _copy_sandbox_result(home.llm / "hf", _session_folder)
+        _copy_sandbox_result(home.llm / "hf", SESSION_FOLDER)
     if (home.llm / "hf" / "worker.log").exists():
         _end_workers()
     shutil.rmtree(runtime, ignore_errors=True)

@@ -31,6 +31,7 @@ OTHER_NAMES = {
     "embed": "llm embed -m NAME -c 'TEXT'",
     "find": "llm hf search QUERY",
     "get": "llm hf pull REF",
+    "freeze": "llm hf pin NAME",
     "help": "llm hf --help",
     "install": "llm hf pull REF",
     "kill": "llm hf stop NAME",
@@ -43,9 +44,9 @@ OTHER_NAMES = {
     "run": "llm -m NAME 'PROMPT'",
     "server": "llm hf serve",
     "start": "llm -m NAME 'PROMPT'",
+    "undo": "llm hf rollback NAME",
     "unload": "llm hf stop NAME",
-    "update": "llm hf pull REF",
-    "upgrade": "llm hf pull REF",
+    "upgrade": "llm hf update NAME",
     "version": "llm hf --version",
 }
 

@@ -34,9 +34,9 @@ def plan_pruning(
         raise BadInputError("No criterion was given", hint="Use --unused 90d, --larger 5G, or both.")
     kept_ids = _list_kept_ids(context, keep)
     with context.open_database() as db:
-        models = db.list_models()
+        models, versions = db.list_models(), db.list_all_versions()
         protected = _find_protected(db, models, kept_ids)
-    planner, pruned, kept = RemovalPlanner(models), [], []
+    planner, pruned, kept = RemovalPlanner(models, versions), [], []
     for model in models:
         size = sum_space(measure_files(file.location for file in model.files))
         reasons = _list_reasons(model, size, unused_seconds, larger_bytes)
@@ -65,7 +65,8 @@ def prune(context: Context, plan: Pruning) -> Pruning:
             models = db.list_models()
             reasons = dict(_find_doubts(plan, models, _find_protected(db, models, kept_ids)))
             chosen = {each.id for each in plan.models} - reasons.keys()
-            removal = ModelRemoval(db, [each for each in models if each.model_id in chosen], RemovalPlanner(models))
+            planner = RemovalPlanner(models, db.list_all_versions())
+            removal = ModelRemoval(db, [each for each in models if each.model_id in chosen], planner)
             removal.remove_records()
         removal.delete_files()
     kept = (*plan.kept, *(KeptModel(model_id, reason) for model_id, reason in reasons.items()))
@@ -82,7 +83,7 @@ def _find_protected(db: Database, models: Collection[LocalModel], kept_ids: dict
     """Return the ids of the models that are never pruned, each with the reason."""
     found = {model_id: f"it is in the collection {name}" for model_id, name in kept_ids.items()}
     found |= dict.fromkeys((row.model_id for row in running_engines.list_running_engines(db)), "its engine is running")
-    found |= dict.fromkeys(db.list_pinned_ids(), "it is pinned")
+    found |= {each.model_id: "it is pinned" for each in models if each.pinned}
     is_default = "it is llm's default model"
     return found | {each.model_id: is_default for each in models if suggest_new_default((each.model_id, *each.aliases))}
 

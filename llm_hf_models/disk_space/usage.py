@@ -47,21 +47,26 @@ Group = tuple[UsageKind, str]
 def measure_usage(context: Context, by: UsageGroup) -> DiskUsage:
     """Return the disk space by model, repo or collection, with the rest of the cache."""
     with context.open_database() as db:
-        models = db.list_models()
+        models, versions = db.list_models(), db.list_all_versions()
     caches = _measure_caches(context, models)
     own = {model.model_id: measure_files(file.location for file in model.files) for model in models}
+    old = {
+        model_id: measure_files(file.location for one in found for file in one.files) - own[model_id]
+        for model_id, found in versions.items()
+        if model_id in own
+    }
     groups: dict[Group, set[FileSpace]] = {}
     if by == "repo":
-        _group_by_repo(groups, models, own, caches)
+        _group_by_repo(groups, models, own, old, caches)
     else:
-        _group_by_model(groups, own, caches)
+        _group_by_model(groups, own, old, caches)
     if by == "collection":
         groups = _regroup_by_collection(context, groups)
     partial = {file for cache in caches.values() for file in cache.partial} | _measure_partials(context)
     _add(groups, ("partial downloads", ""), partial)
     used = {file for files in groups.values() for file in files}
     _add(groups, ("shared blobs", ""), {file for cache in caches.values() for file in cache.shared} - used)
-    registered = {file for files in own.values() for file in files}
+    registered = {file for files in (*own.values(), *old.values()) for file in files}
     return DiskUsage(
         by,
         _make_rows(groups, registered),
@@ -143,21 +148,28 @@ def _group_by_repo(
     groups: dict[Group, set[FileSpace]],
     models: Sequence[LocalModel],
     own: Mapping[str, set[FileSpace]],
+    old: Mapping[str, set[FileSpace]],
     caches: Mapping[Path, CacheUsage],
 ) -> None:
     for cache in caches.values():
         for repo, files in cache.repos.items():
             _add(groups, ("repo", repo), files)
     for model in models:
-        _add(groups, ("repo", model.repo) if model.repo else ("model", model.model_id), own[model.model_id])
+        files = own[model.model_id] | old.get(model.model_id, set())
+        _add(groups, ("repo", model.repo) if model.repo else ("model", model.model_id), files)
 
 
 def _group_by_model(
-    groups: dict[Group, set[FileSpace]], own: Mapping[str, set[FileSpace]], caches: Mapping[Path, CacheUsage]
+    groups: dict[Group, set[FileSpace]],
+    own: Mapping[str, set[FileSpace]],
+    old: Mapping[str, set[FileSpace]],
+    caches: Mapping[Path, CacheUsage],
 ) -> None:
-    registered = {file for files in own.values() for file in files}
+    registered = {file for files in (*own.values(), *old.values()) for file in files}
     for model_id, files in own.items():
         _add(groups, ("model", model_id), files)
+    for model_id, files in old.items():
+        _add(groups, ("old versions", model_id), files)
     for cache in caches.values():
         for repo, files in cache.repos.items():
             _add(groups, ("repo", repo), files - registered)

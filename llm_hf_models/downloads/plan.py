@@ -10,7 +10,7 @@ from pathlib import Path
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import hub_scans, plan_checks, signature_checks
 from llm_hf_models.downloads.local_files import count_partial_bytes, find_files_in_folder, find_local_files
-from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
+from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan, VersionSwitch
 from llm_hf_models.errors import (
     FileNotFoundInRepoError,
     InvalidGgufError,
@@ -67,13 +67,34 @@ def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after:
     requested = repo_info.add_revision(repo_info.parse_ref(context, text), options.revision)
     ref, details, freshness, note = repo_info.fetch_repo(context, requested, refresh=True)
     repo_info.notify_of_name(context, note)
-    listing = _Listing(variant_choice.settle_ref(ref, details), requested.repo, options, details, freshness, note)
-    return _plan_listed(context, listing, draft_after=None if freshness.stale else draft_after)
+    listing = Listing(variant_choice.settle_ref(ref, details), requested.repo, options, details, freshness, note)
+    wait = None if freshness.stale else draft_after
+    plan = plan_listed(context, listing, draft_after=wait)
+    commit = _find_pinned_commit(context, plan)
+    if commit is None:
+        return plan
+    pinned = replace(listing.ref, quant=plan.quant, file=None)
+    details, freshness = repo_info.fetch_details(context, replace(pinned, revision=commit))
+    note = f"{plan.model_id} is pinned: {commit[:12]} is pulled, not {plan.commit[:12]}."
+    repo_info.notify_of_name(context, note)
+    return plan_listed(context, Listing(pinned, listing.requested_repo, options, details, freshness, note),
+                       draft_after=wait)  # fmt: skip
 
 
-def _plan_listed(context: Context, listing: _Listing, *, draft_after: float | None) -> PullPlan:
+def _find_pinned_commit(context: Context, plan: PullPlan) -> str | None:
+    """Return the commit that the model of a plan is pinned at, if the plan is for another one."""
+    if plan.model_id is None or plan.options.to is not None:
+        return None
+    with context.open_database() as db, suppress(UnknownModelError):
+        model = db.get_model(plan.model_id)
+        return model.commit if model.pinned and model.commit != plan.commit else None
+    return None
+
+
+def plan_listed(context: Context, listing: Listing, *, draft_after: float | None) -> PullPlan:
     """Return the plan for the listed files, or a draft if the headers and the scan reports take too long."""
     ref, options, details, freshness = listing.ref, listing.options, listing.details, listing.freshness
+    signature_checks.refuse_new_owner(context, listing.requested_repo, ref.repo)
     context = replace(context, is_patient=not freshness.stale)
     timed = context.limit_time(draft_after)
     hub = timed.hub()
@@ -109,18 +130,24 @@ def complete_draft(context: Context, draft: PullPlan) -> PullPlan:
     """
     context, ref = replace(context, is_patient=True), ModelRef.parse(draft.ref)
     details, freshness = repo_info.fetch_details(context, replace(ref, revision=draft.commit))
-    listing = _Listing(ref, ref.repo, draft.options, details, freshness, draft.note)
+    listing = Listing(ref, ref.repo, draft.options, details, freshness, draft.note)
     hub = context.hub()
     scans = hub_scans.ScanRequest(hub, ref.repo, draft.commit, [file.path for file in draft.files])
     variant, left_out = _settle_projector(context, hub, listing, _rebuild_variant(draft))
     if variant is not None and variant.mmproj != draft.mmproj:  # another one may be larger than the agreed download
         variant = replace(variant, mmproj=None, mmproj_size=0)
     plan = _plan_listed_files(context, hub, listing, variant, draft.reason)
-    return _complete(context, hub, replace(plan, model_id=draft.model_id, left_out=left_out), details, scans)
+    plan = _complete(context, hub, replace(plan, model_id=draft.model_id, left_out=left_out), details, scans)
+    return plan if draft.switch is None else bind_to_model(plan, str(draft.model_id), draft.switch)
+
+
+def bind_to_model(plan: PullPlan, model_id: str, switch: VersionSwitch) -> PullPlan:
+    """Return a plan that replaces the version of a local model, which keeps its id and its aliases."""
+    return replace(plan, model_id=model_id, aliases=(), refused_aliases={}, switch=switch)
 
 
 @dataclass(frozen=True)
-class _Listing:
+class Listing:
     """A request for a pull, and the repo's files that the Hub listed for it."""
 
     ref: ModelRef
@@ -132,7 +159,7 @@ class _Listing:
 
 
 def _settle_projector(
-    context: Context, hub: Hub, listing: _Listing, variant: Variant | None
+    context: Context, hub: Hub, listing: Listing, variant: Variant | None
 ) -> tuple[Variant | None, tuple[str, ...]]:
     """Return the variant with the projector that its header fits, and the projectors that were left out."""
     if variant is None or not listing.options.mmproj:
@@ -142,7 +169,7 @@ def _settle_projector(
     )
 
 
-def _plan_listed_files(context: Context, hub: Hub, listing: _Listing, variant: Variant | None, reason: str) -> PullPlan:
+def _plan_listed_files(context: Context, hub: Hub, listing: Listing, variant: Variant | None, reason: str) -> PullPlan:
     """Return the plan for a variant, or for a single file, as far as the list of the repo's files tells."""
     ref, options, details = listing.ref, listing.options, listing.details
     if variant is not None and not options.mmproj:
@@ -151,7 +178,7 @@ def _plan_listed_files(context: Context, hub: Hub, listing: _Listing, variant: V
     model_id = _choose_model_id(context, ref, listing.requested_repo, variant) if variant else None
     plan_checks.refuse_by_policy(context, details, chosen)
     hub_scans.refuse_unsafe(details, chosen, (), allowed=options.allow_unsafe, endpoint=context.endpoint())
-    planned = _plan_files(context, ref.repo, details.commit, chosen, options)
+    planned = plan_files(context, ref.repo, details.commit, chosen, options)
     return PullPlan(
         ref=str(ref),
         repo=str(ref.repo),
@@ -255,7 +282,7 @@ def _choose_model_id(context: Context, ref: ModelRef, requested: RepoId, variant
     return f"hf/{ref.repo}{revision}:{variant.quant}"
 
 
-def _plan_files(
+def plan_files(
     context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
 ) -> tuple[PlannedFile, ...]:
     with context.open_database() as db:  # files that failed `verify` have the right size, but are downloaded again

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.memory_fit import Fit
@@ -63,6 +63,14 @@ class PullOptions:
 
 
 @dataclass(frozen=True)
+class VersionSwitch:
+    """How a pull replaces the current version of a local model: after a load test, and in one transaction."""
+
+    kind: Literal["update", "rollback"]
+    keep_old: bool = False  # keep the files of the version that is replaced
+
+
+@dataclass(frozen=True)
 class PlannedFile(HubFile):
     """A file that a pull needs."""
 
@@ -116,6 +124,7 @@ class PullPlan(Result):
     endpoint: str | None = None
     note: str | None = None  # the name of the repo on the Hub, if the model ref has another one
     left_out: tuple[str, ...] = ()  # projectors of other models, each with the reason
+    switch: VersionSwitch | None = None  # of an update or a rollback
     unusable: tuple[str, ...] = ()  # GGUF files of the repo that can't be stored because of their names
     # A plan from a lockfile: its commit may be older than that of the branch, which keeps its ref in the cache.
     from_lockfile: bool = False

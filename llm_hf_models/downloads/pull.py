@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import fetch_variant, hub_scans, signature_checks, xet_child
+from llm_hf_models.downloads import fetch_variant, hub_scans, signature_checks, version_switch, xet_child
 from llm_hf_models.downloads.fair_share import FairShare
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan import complete_draft
@@ -31,7 +31,6 @@ from llm_hf_models.models.projector_choice import WITHOUT_HINT
 from llm_hf_models.models.repo_signature import make_check
 from llm_hf_models.models.variant_choice import refuse_invalid
 from llm_hf_models.signatures.types import SignedManifest
-from llm_hf_models.system.units import format_size
 from llm_hf_models.transfer.types import Event, Progress, TransferLimits
 
 
@@ -150,20 +149,25 @@ def _fetch_and_register(
         result = _add_aliases_only(context, plan)
         running.finish(_build_unchanged(before))
         return replace(result, download_id=row.id)
+    if plan.switch is not None:
+        version_switch.record_target(context, plan)
     started, counter = time.monotonic(), ByteCounter(running.wrap_progress(progress))
     to_download = {file.path for file in plan.files if not file.local and not file.copy}
-    manifest = signature_checks.find_manifest_to_compare(context, plan)
+    plan, manifest = signature_checks.find_manifest_to_compare(context, plan)
     stored = _fetch_files(context, row, plan, manifest, counter, stop)
     running.mark_verifying()
     plan = signature_checks.compare_stored_files(context, plan, manifest, stored)
     model, warnings = _validate_model(plan, stored, context.settings().header_seconds)
     before = _find_registered(context, plan)
     is_copy = before is not None and _is_registered_elsewhere(before, plan)
-    model = running.finish(_build_unchanged(before) if before and is_copy else model)
+    if plan.switch is not None and before is not None and model is not None:
+        model = version_switch.check_before_switch(context, before, model)
+    model = running.finish(_build_unchanged(before) if before and is_copy else model, plan.switch)
     if model is not None and not is_copy:
         _store_options(context, plan, model.model_id)
     if before is not None and model is not None:
-        warnings += _release_old_files(context, before, model)
+        release = version_switch.release_old_files if plan.switch is None else version_switch.complete_switch
+        warnings += release(context, before, model)
     return PullResult(
         plan=_update_refused_aliases(context, plan),
         download_id=row.id,
@@ -204,29 +208,6 @@ def _find_registered(context: Context, plan: PullPlan) -> LocalModel | None:
     with context.open_database() as db, suppress(UnknownModelError):
         return db.get_model(str(plan.model_id))
     return None
-
-
-def _release_old_files(context: Context, before: LocalModel, model: LocalModel) -> list[str]:
-    """Let other tools prune the files of the model's previous version, by removing the ref that protects them.
-
-    Returns:
-        Warnings that name the previous files, which are not removed.
-    """
-    current = {file.location for file in model.files}
-    old = [file for file in before.files if file.location not in current and Path(file.location).exists()]
-    if not old or before.place == "in place":
-        return []
-    size = format_size(sum(file.size for file in old))
-    if before.place != "cache" or before.commit is None:
-        return [f"the model's previous files ({size}) are not removed: {old[0].location}"]
-    with context.open_database() as db:
-        models = [other for other in db.list_models() if other.place == "cache" and other.files]
-    # The name of the folder is that of the repo when the files were downloaded.
-    folder = cache_layout.infer_repo_folder(old[0].location, old[0].path)
-    others = {(cache_layout.infer_repo_folder(m.files[0].location, m.files[0].path), m.commit) for m in models}
-    if (folder, before.commit) not in others:
-        cache_layout.remove_own_ref(folder, before.commit)
-    return [f"the model's previous files ({size}) remain in the cache: `hf cache ls` lists them"]
 
 
 def _add_aliases_only(context: Context, plan: PullPlan) -> PullResult:
@@ -299,7 +280,8 @@ def _choose_ref(context: Context, plan: PullPlan, repo: RepoId) -> str | None:
     """Return the revision whose ref in the cache is written. An existing ref never moves back to an older commit."""
     name = plan.revision or DEFAULT_BRANCH
     ref = cache_layout.repo_folder(context.cache_dir(), repo) / "refs" / name
-    return plan.commit if plan.from_lockfile and ref.exists() else plan.revision
+    goes_back = plan.from_lockfile or (plan.switch is not None and plan.switch.kind == "rollback")
+    return plan.commit if goes_back and ref.exists() else plan.revision
 
 
 def _make_limits(context: Context, plan: PullPlan) -> TransferLimits:

@@ -40,7 +40,7 @@ from llm_hf_models.system.private_files import append_to_private_file
 from llm_hf_models.system.processes import wait_in_background
 
 if TYPE_CHECKING:
-    from llm_hf_models.downloads.plan_types import PlannedFile, PullPlan
+    from llm_hf_models.downloads.plan_types import PlannedFile, PullPlan, VersionSwitch
     from llm_hf_models.library.downloads import DownloadTables
     from llm_hf_models.library.records import LocalModel
     from llm_hf_models.transfer.types import Event, Progress
@@ -272,8 +272,12 @@ class RunningDownload:
             with suppress(LibraryError):
                 self._db.update_download(self._row.id, state="verifying", bytes_per_second=None)
 
-    def finish(self, model: LocalModel | None) -> LocalModel | None:
+    def finish(self, model: LocalModel | None, switch: VersionSwitch | None = None) -> LocalModel | None:
         """Register the model and mark the row as done, in one transaction.
+
+        Args:
+            model: The model, or None if nothing is to be registered.
+            switch: How the model replaces its current version; None if it may be new.
 
         Returns:
             The model as it is registered.
@@ -284,18 +288,20 @@ class RunningDownload:
         """
         for _ in range(FINISH_ATTEMPTS - 1):
             with suppress(LibraryBusyError):
-                return self._finish(model)
+                return self._finish(model, switch)
             if self._stop.is_set():
                 raise InterruptedByUserError("Stopped while another process had the library locked")
-        return self._finish(model)
+        return self._finish(model, switch)
 
-    def _finish(self, model: LocalModel | None) -> LocalModel | None:
+    def _finish(self, model: LocalModel | None, switch: VersionSwitch | None) -> LocalModel | None:
         with self._db.transaction():
             now = self._db.get_download(self._row.id) or self._row  # it may have been requested again in the meantime
             if model is not None:
                 plan = load_plan_if_readable(now)
                 aliases = (*model.aliases, *plan.aliases) if plan else model.aliases
-                model = self._db.register(replace(model, aliases=tuple(dict.fromkeys(aliases))))
+                model = replace(model, aliases=tuple(dict.fromkeys(aliases)))
+                keeps = switch.keep_old if switch else False
+                model = self._db.switch_version(model, keep_old=keeps) if switch else self._db.register(model)
             ends = self._may_end_row(now)
             if ends:
                 self._db.update_download(

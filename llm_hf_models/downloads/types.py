@@ -8,7 +8,7 @@ from typing import Literal
 from llm_hf_models.library.download_records import DownloadNote, DownloadState, RequestedAction
 from llm_hf_models.system.json_values import Result, UnixTime
 
-LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine"]
+LeftoverKind = Literal["partial", "lock", "incomplete", "note", "ref", "copy", "engine", "version"]
 
 
 @dataclass(frozen=True)

@@ -244,6 +244,20 @@ def delete_cached_files(cache_dir: Path, locations: Collection[Path], *, dry_run
     return freed
 
 
+def delete_orphans(cache_dir: Path, blobs: Collection[Path]) -> None:
+    """Delete those of the blobs that no snapshot links to. A kill during a deletion leaves such blobs.
+
+    Raises:
+        NotWritableError: a blob could not be deleted.
+    """
+    used = {file.blob for file in scan_cache(cache_dir)}
+    for blob in set(blobs) - used:
+        try:
+            blob.unlink(missing_ok=True)
+        except OSError as error:
+            raise NotWritableError(f"Can't remove {blob}", cause=error.strerror) from None
+
+
 def _scan_with_huggingface_hub(cache_dir: Path) -> HFCacheInfo | None:
     from huggingface_hub.errors import CacheNotFound
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -45,6 +46,7 @@ from llm_hf_models.hub.types import (
     build_search_params,
 )
 from llm_hf_models.network.errors import PROXY_HINT, RETRY_HINT, make_connection_error, suggest_longer_timeout
+from llm_hf_models.network.headers import parse_retry_after
 from llm_hf_models.network.urls import is_same_origin, remember_proxy_passwords, validate_endpoint
 from llm_hf_models.redaction import redact, redact_bytes
 from llm_hf_models.system.disk import translate_disk_error
@@ -70,6 +72,7 @@ _NOT_MODIFIED = 304
 _MISSING_TOKEN_STATUSES = (401, 403, 404)
 
 
+@cache
 def get_package_version() -> str:
     """Return the installed version of this package."""
     from importlib import metadata
@@ -116,6 +119,7 @@ class Hub:
         self._timeout = timeout
         self._deadline = deadline
         self._offline = offline
+        self.pause_seconds: float | None = None  # until the next request, if the last response used up a rate limit
         self.last_etag: str | None = None  # of the last response to `search` or `fetch_details`
 
     def __repr__(self) -> str:
@@ -167,6 +171,7 @@ class Hub:
         details, is_whole = responses.parse_details(body, request.host, repo, revision)
         return listing.complete_details(self, details, is_whole=is_whole)
 
+    @unlock_if_refused
     def fetch_tree(self, repo: RepoId, commit: str) -> list[HubFile]:
         """Return all files of a repo with the sizes and digests that the Hub reports. Unsafe names are left out.
 
@@ -269,11 +274,12 @@ class Hub:
             AccessError: the Hub denied access.
             NetworkError: a request failed.
         """
-        from llm_hf_models.hub.location import parse_location
+        from llm_hf_models.hub.location import find_new_name, parse_location
 
         request = self._describe_request(repo, commit, file)
         url = home = self._build_resolve_url(repo, file, commit)
         hub_headers: dict[str, str] = {}
+        name: str | None = None
         for _ in range(MAX_REDIRECTS):
             is_home = is_same_origin(url, home)
             headers = self._build_headers(with_token=is_home)
@@ -287,10 +293,12 @@ class Hub:
                 {name.lower(): value for name, value in response.headers.items() if name.lower().startswith("x-")}
             )
             if not response.has_redirect_location:
-                return parse_location(request, url, headers, hub_headers, response.headers)
+                return replace(parse_location(request, url, headers, hub_headers, response.headers), repo=name)
             url = response.headers["Location"]  # which _check_redirect has resolved
+            name = find_new_name(self._endpoint, url, str(repo)) or name
             if not is_same_origin(url, home) and "x-linked-etag" in hub_headers:
-                return parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
+                found = parse_location(request, url, self._build_headers(with_token=False), hub_headers, {})
+                return replace(found, repo=name)
         raise HubUnavailableError(f"Too many redirects from {request.host}")
 
     @unlock_if_refused
@@ -423,6 +431,7 @@ class Hub:
                                           headers={**self._build_headers(), **(extra or {})},
                                           timeout=self._timeout, follow_redirects=True)  # fmt: skip
                 response = stack.enter_context(exchange)
+            self.pause_seconds = parse_retry_after(response.headers.get)
             if response.status_code == _NOT_MODIFIED and extra:
                 raise NotModifiedError("The Hub's response has not changed")
             if not response.is_success:
@@ -446,6 +455,7 @@ class Hub:
         session = self._open_session()
         with self._translate_errors(request), self._limit_time():
             response = session.request(method, url, headers=headers, timeout=self._timeout, follow_redirects=False)
+        self.pause_seconds = parse_retry_after(response.headers.get)
         if response.is_error or response.status_code == _NOT_MODIFIED:
             raise self._make_response_error(request, response)
         return response

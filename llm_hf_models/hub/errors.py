@@ -142,11 +142,13 @@ def _make_file_not_found(request: HubRequest) -> HfModelsError:
 def _make_gated_error(request: HubRequest) -> HfModelsError:
     page = f"{request.endpoint}/{request.repo}"
     if not request.has_token:
-        return TokenMissingError(
+        error = TokenMissingError(
             f"{request.repo} is gated and requires a token",
             cause=f"Its owners require users to accept terms on {page}",
             hint=request.token_hint,
         )
+        error.is_gated = True
+        return error
     return GatedRepoError(f"{request.repo} is gated, and the token has no access", hint=f"Request access on {page}")
 
 

@@ -12,6 +12,7 @@ from llm_hf_models.hub.refs import is_commit
 from llm_hf_models.hub.types import Location
 
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_RESOLVED = re.compile(r"/([^/]+/[^/]+)/resolve/")
 _SIZE = re.compile(r"[0-9]{1,18}")
 
 
@@ -48,6 +49,18 @@ def parse_location(
         response_size=_parse_size(last_headers.get("Content-Length")),
         response_etag=_parse_digest(last_headers.get("ETag")),
     )
+
+
+def find_new_name(home: str, url: str, repo: str | None) -> str | None:
+    """Return the name of the repo in a redirect of the Hub, if it is not the requested one.
+
+    Args:
+        home: the Hub's endpoint.
+        url: the target of the redirect.
+        repo: the name that was requested.
+    """
+    found = _RESOLVED.match(url.removeprefix(home)) if url.startswith(home) else None
+    return found[1] if found and found[1] != repo else None
 
 
 def _parse_size(text: str | None) -> int | None:

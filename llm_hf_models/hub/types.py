@@ -161,6 +161,7 @@ class Location:
     size: int | None = None  # X-Linked-Size
     etag: str | None = None  # X-Linked-Etag, if it is a digest
     commit: str | None = None  # X-Repo-Commit
+    repo: str | None = None  # the repo's name, if the Hub redirected from another one
     # Of the last response, which a mirror or proxy may have changed. Never compared with the record.
     response_size: int | None = None  # Content-Length
     response_etag: str | None = None  # ETag, if it is a digest

@@ -109,6 +109,11 @@ class CollectionTables(SQLiteFile):
         )  # fmt: skip
         return rows[0]["ref"] if rows else None
 
+    def suggest_collection(self, name: str) -> str:
+        """Return the start of a hint if a name, in any capitals, is that of a collection; otherwise an empty text."""
+        rows = self.fetch_rows("select name from collections where name = ?", name)
+        return f"It is a collection: llm hf collection show {rows[0]['name']}. " if rows else ""
+
     def find_name_owner(self, name: str) -> str | None:
         """Return the id of a local model with exactly this id, alias or repo, in any capitals. None if none has it."""
         start = f"hf/{name}:"

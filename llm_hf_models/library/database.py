@@ -10,13 +10,13 @@ import json
 import time
 
 from llm_hf_models.library.downloads import DownloadTables
-from llm_hf_models.library.models import ModelTables
 from llm_hf_models.library.records import CachedMetadata, EngineRow
 from llm_hf_models.library.sqlite_file import Row, encode_json, translate_row_errors
 from llm_hf_models.library.trust import TrustTables
+from llm_hf_models.library.versions import VersionTables
 
 
-class Database(ModelTables, DownloadTables, TrustTables):
+class Database(VersionTables, DownloadTables, TrustTables):
     """The open library database, a context manager. Threads may share it."""
 
     # Engines

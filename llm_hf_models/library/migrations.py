@@ -104,8 +104,10 @@ MIGRATIONS: tuple[str, ...] = (
     create table versions (
         id integer primary key,
         model integer not null references models(id) on delete cascade,
-        commit_hash text, facts text not null, hub text not null, files text not null, checks text not null,
-        replaced real not null
+        repo text, commit_hash text, facts text not null, hub text not null, files text not null,
+        checks text not null,
+        replaced real not null,
+        state text not null
     );
     create index versions_model on versions(model, replaced);
     alter table models add column pinned integer not null default 0;

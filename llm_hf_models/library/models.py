@@ -36,7 +36,7 @@ class ModelTables(CollectionTables):
     """The part of the database that stores local models."""
 
     def register(self, model: LocalModel) -> LocalModel:
-        """Insert a model, or replace the model with the same id but keep its aliases and options.
+        """Insert a model, or replace the model with the same id but keep its aliases, options and pin.
 
         This uses one transaction. Aliases that already name another model are skipped. The returned
         model lists the aliases that it has.
@@ -44,15 +44,15 @@ class ModelTables(CollectionTables):
         with self.transaction():
             self.write(
                 "insert into models (model_id, repo, revision, commit_hash, quant, kind, facts, options, endpoint,"
-                " place, hub, added) values (?,?,?,?,?,?,?,?,?,?,?,?) on conflict(model_id) do update set"
+                " place, hub, added, pinned) values (?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict(model_id) do update set"
                 " repo=excluded.repo, revision=excluded.revision, commit_hash=excluded.commit_hash,"
                 " quant=excluded.quant, kind=excluded.kind, facts=excluded.facts, endpoint=excluded.endpoint,"
                 " place=excluded.place, hub=excluded.hub",
                 model.model_id, model.repo, model.revision, model.commit, model.quant, model.facts.kind,
                 encode_json(asdict(model.facts)), encode_json(dict(model.options)), model.endpoint, model.place,
-                encode_json(dict(model.hub)), model.added or time.time(),
+                encode_json(dict(model.hub)), model.added or time.time(), model.pinned,
             )  # fmt: skip
-            key = self._find_key(model.model_id)
+            key = self.find_key(model.model_id)
             self.write("delete from files where model = ?", key)
             for position, file in enumerate(model.files):
                 self.write(
@@ -66,7 +66,12 @@ class ModelTables(CollectionTables):
                 self.write("insert or ignore into aliases values (?, ?)", alias, key)
         return self.get_model(model.model_id)
 
-    def _find_key(self, model_id: str) -> int:
+    def find_key(self, model_id: str) -> int:
+        """Return the key of the model's row.
+
+        Raises:
+            UnknownModelError: no model has this id.
+        """
         rows = self.fetch_rows("select id from models where model_id = ?", model_id)
         if not rows:
             raise UnknownModelError(
@@ -77,10 +82,6 @@ class ModelTables(CollectionTables):
     def list_models(self) -> list[LocalModel]:
         """Return all local models, newest first."""
         return self._load_models("order by models.added desc, models.id desc")
-
-    def list_pinned_ids(self) -> set[str]:
-        """Return the ids of the pinned models."""
-        return {row["model_id"] for row in self.fetch_rows("select model_id from models where pinned")}
 
     def get_model(self, model_id: str) -> LocalModel:
         """Return the model with exactly this id.
@@ -133,7 +134,8 @@ class ModelTables(CollectionTables):
         if ref := self.find_role(name.strip()):  # `hf://…` never is a role
             return self._find_key_of_role(ref, name)
         known = [each for m in every for each in (*m.aliases, m.model_id, _extract_name(m.model_id))]
-        hint = suggest_word(name, known) + "List the local models with `llm hf list`."
+        hint = self.suggest_collection(name.strip()) or suggest_word(name, known)
+        hint += "List the local models with `llm hf list`."
         raise UnknownModelError(f"There is no local model {name[:MAX_NAME_CHARS]!r}", hint=hint)
 
     def _list_names(self) -> list[_Names]:
@@ -167,7 +169,7 @@ class ModelTables(CollectionTables):
 
     def _find_key_of_role(self, ref: str, name: str) -> int:
         if model_id := self.find_local_ids([ref])[ref]:
-            return self._find_key(model_id)
+            return self.find_key(model_id)
         raise UnknownModelError(
             f"{ref}, which is {name[:MAX_NAME_CHARS]}, is not on this machine", hint=f"llm hf pull {ref}"
         )
@@ -198,11 +200,11 @@ class ModelTables(CollectionTables):
             UnknownModelError: no model has this id.
         """
         if not self.write("delete from models where model_id = ?", model_id):
-            self._find_key(model_id)
+            self.find_key(model_id)
 
     def add_check(self, model_id: str, check: Check) -> None:
         """Record a check of a model."""
-        self._insert_check(self._find_key(model_id), check)
+        self._insert_check(self.find_key(model_id), check)
 
     def _insert_check(self, key: int, check: Check) -> None:
         self.write(
@@ -212,7 +214,7 @@ class ModelTables(CollectionTables):
 
     def record_verified_files(self, model_id: str, stamps: Mapping[str, FileStamp]) -> None:
         """Record the time stamps of verified files, by location."""
-        key = self._find_key(model_id)
+        key = self.find_key(model_id)
         for location, stamp in stamps.items():
             self.write(
                 "update files set mtime_ns = ?, ctime_ns = ? where model = ? and location = ?",
@@ -221,11 +223,15 @@ class ModelTables(CollectionTables):
 
     def set_options(self, model_id: str, options: Mapping[str, Any]) -> None:
         """Replace the options that the user set for a model."""
-        self.write("update models set options = ? where id = ?", encode_json(dict(options)), self._find_key(model_id))
+        self.write("update models set options = ? where id = ?", encode_json(dict(options)), self.find_key(model_id))
 
     def set_repo(self, model_id: str, repo: str) -> None:
         """Record the current name of the repo that a model is from."""
-        self.write("update models set repo = ? where id = ?", repo, self._find_key(model_id))
+        self.write("update models set repo = ? where id = ?", repo, self.find_key(model_id))
+
+    def set_pinned(self, model_id: str, pinned: bool) -> None:
+        """Record whether updates leave a model at its commit."""
+        self.write("update models set pinned = ? where id = ?", pinned, self.find_key(model_id))
 
     def touch_model(self, model_id: str) -> None:
         """Record that a model is used now."""
@@ -237,7 +243,7 @@ class ModelTables(CollectionTables):
         Raises:
             NameTakenError: the alias already names another model.
         """
-        key = self._find_key(model_id)
+        key = self.find_key(model_id)
         with self.transaction():
             rows = self.fetch_rows(
                 "select model_id from aliases join models on models.id = aliases.model where alias = ?", alias
@@ -250,7 +256,7 @@ class ModelTables(CollectionTables):
 
     def replace_aliases(self, model_id: str, aliases: Iterable[str]) -> None:
         """Give a model exactly these aliases. Other models lose those that they have."""
-        key = self._find_key(model_id)
+        key = self.find_key(model_id)
         with self.transaction():
             self.write("delete from aliases where model = ?", key)
             for alias in aliases:
@@ -322,4 +328,5 @@ def _parse_model_row(row: Row, files: Iterable[Row], aliases: Iterable[Row], che
         endpoint=row["endpoint"],
         place=row["place"],
         hub=json.loads(row["hub"]),
+        pinned=bool(row["pinned"]),
     )

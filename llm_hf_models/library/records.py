@@ -20,6 +20,11 @@ FileRole = Literal["weights", "mmproj", "file"]
 # Location of the files: the Hugging Face cache, a folder to which a pull or an import wrote them, or the user's own
 # folder, from which they were imported without a copy.
 Place = Literal["cache", "folder", "in place"]
+
+# `kept`: with its files. `replaced`: its files are removed unless another model uses them. `untested`: its download or
+# its load test has not ended. `refused`: it failed that test. The last two were never in force.
+VersionState = Literal["kept", "replaced", "untested", "refused"]
+STATES_WITH_FILES = frozenset({"kept", "untested"})
 CheckKind = Literal["digest", "scan", "structure", "template", "load_test", "signature"]
 
 # Settings of a remote endpoint. They are stored with a model's options.
@@ -27,6 +32,8 @@ ENDPOINT_MODEL, ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME = "endpoint_model", "endpoin
 
 # Options that are not part of a prompt's options: the default system prompt, and the engine's chat template.
 SYSTEM, TEMPLATE = "system", "template"
+# In a model's `hub`: the tool that it was imported from, and the tool's name for it. A Modelfile is such a tool.
+IMPORTED_FROM, MODELFILE = "imported_from", "modelfile"
 KIND = "kind"  # replaces the kind that the header tells
 
 
@@ -78,6 +85,7 @@ class LocalModel:
     endpoint: str | None = None  # base URL of the remote endpoint that serves it
     place: Place = "cache"
     hub: Mapping[str, Any] = field(default_factory=dict)  # the Hub's metadata of the repo at the pull
+    pinned: bool = False  # `llm hf update` leaves it at its commit
 
     @property
     def size(self) -> int:
@@ -126,6 +134,30 @@ class LocalModel:
         """Return whether the newest digest check found a mismatch."""
         digest = self.latest_check("digest")
         return digest is not None and digest.result == "differs"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """Another version of a local model: one that was replaced, or a new one that failed its load test."""
+
+    repo: str | None
+    commit: str | None
+    facts: ModelFacts
+    hub: Mapping[str, Any]
+    files: tuple[LocalFile, ...]
+    checks: tuple[Check, ...]  # newest first
+    replaced: UnixTime  # or refused
+    state: VersionState
+
+    @property
+    def size(self) -> int:
+        """Return the size of all files, in bytes."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether all its files are on this machine."""
+        return all(file.compare_with_disk() not in ("missing", "other size") for file in self.files)
 
 
 @dataclass(frozen=True)

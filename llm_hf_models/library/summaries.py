@@ -24,7 +24,7 @@ class SummaryTables(SQLiteFile):
         with _pause_collection(), self.snapshot(), translate_row_errors(self.path):
             models = self.fetch_rows(
                 "select id, model_id, repo, revision, commit_hash, quant, kind, nullif(options, '{}'),"
-                " endpoint, added, last_used from models order by added desc, id desc"
+                " endpoint, added, last_used, pinned from models order by added desc, id desc"
             )
             files = self.fetch_rows(
                 "select model, location, size, mtime_ns, ctime_ns, coalesce(sha256, git_sha1)"
@@ -59,7 +59,7 @@ def _make_summaries(models: Any, files: Any, aliases: Any, digests: dict[int, st
         sizes[model] = sizes.get(model, 0) + size
         locations.setdefault(model, location)
     found = []
-    for key, model_id, repo, revision, commit, quant, kind, options, endpoint, added, last_used in models:
+    for key, model_id, repo, revision, commit, quant, kind, options, endpoint, added, last_used, pinned in models:
         file_states = states.get(key, ())
         state = "remote" if endpoint else find_model_state(file_states, digests.get(key))
         own_kind = _apply_options(kind, options) if options else kind
@@ -67,7 +67,7 @@ def _make_summaries(models: Any, files: Any, aliases: Any, digests: dict[int, st
         found.append(
             ModelSummary(
                 model_id, tuple(names.get(key, ())), state, own_kind, sizes.get(key), repo, revision, commit, quant,
-                added, last_used, locations.get(key), is_unproven,
+                added, last_used, locations.get(key), is_unproven, bool(pinned),
             )
         )  # fmt: skip
     return found

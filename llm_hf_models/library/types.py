@@ -25,6 +25,7 @@ class ModelSummary(NamedTuple):
     last_used: float | None
     location: str | None = None  # of the first file
     has_unproven_files: bool = False  # whether the content of a file is unknown
+    pinned: bool = False  # whether updates leave it at its commit
     fix: str | None = None  # the command that repairs a model that is not ready
     health: EndpointHealth | None = None  # of a remote model, if requested
     collections: tuple[str, ...] = ()  # if requested

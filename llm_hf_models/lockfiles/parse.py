@@ -31,8 +31,16 @@ MAX_KEY_PARTS = 8  # of a dotted key: parsing a longer one takes quadratic time
 NEWER_HINT = "llm install -U llm-hf-models"
 _SHA256, _SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-_KEY_PART = r"[A-Za-z0-9_\"'-]+[ \t]*\.[ \t]*"
-_DOTTED_KEY = re.compile(rf"^[ \t]*\[{{0,2}}[ \t]*(?:{_KEY_PART}){{{MAX_KEY_PARTS}}}", re.MULTILINE)
+# The strings and comments of TOML. An unclosed one reaches to the end, so that the search takes linear time.
+_STRING = re.compile(
+    r'"""(?:[^"\\]|\\(?:.|\Z)|"{1,2}(?!"))*(?:"{3,5}|\Z)'
+    r"|'''(?:[^']|'{1,2}(?!'))*(?:'{3,5}|\Z)"
+    r'|"(?:[^"\\\n]|\\(?:.|\Z))*(?:"|$|\Z)'
+    r"|'[^'\n]*(?:'|$|\Z)"
+    r"|\#[^\n]*",
+    re.DOTALL | re.MULTILINE,
+)
+_DOTTED_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]+[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}")
 T = TypeVar("T")
 
 
@@ -110,9 +118,8 @@ def _load_toml(text: str, name: str) -> dict[str, Any]:
 
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise LockfileError(f"{name} is not valid Unicode")
-    if match := _DOTTED_KEY.search(text):
-        line = text.count("\n", 0, match.start()) + 1
-        raise LockfileError(f"{name} is not a lockfile", cause=f"Line {line} has a key of too many parts.")
+    if _DOTTED_KEY.search(_STRING.sub("s", text)):
+        raise LockfileError(f"{name} is not a lockfile", cause="It has a key of too many parts.")
     try:
         return dict(tomllib.loads(text))
     except RecursionError:

@@ -19,10 +19,11 @@ from llm_hf_models.hub.collections import CollectionSlug, HubCollection, HubItem
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.collections import CollectionRow
 from llm_hf_models.library.database import Database
+from llm_hf_models.models.collection_changes import insert_with_parents, open_for_change
 from llm_hf_models.models.collection_names import MAX_NOTE_CHARS, parse_collection_name
 from llm_hf_models.models.collection_tree import CollectionTree
 from llm_hf_models.models.collection_types import CollectionImport, SkippedItem
-from llm_hf_models.models.collections import insert_with_parents, load_tree, open_for_change
+from llm_hf_models.models.collections import load_tree
 from llm_hf_models.models.metadata_cache import request_with_retry
 from llm_hf_models.system.text import clean_text
 

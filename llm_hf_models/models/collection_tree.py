@@ -18,6 +18,14 @@ class CollectionTree:
         for key, row in self._rows.items():
             self._by_name.setdefault(key.rpartition("/")[0], []).append(row)
 
+    def has_name(self, name: str) -> bool:
+        """Return whether a name is that of a collection or of a role, in any capitals."""
+        name = name.casefold()
+        outer, _, role = name.rpartition("/")
+        row = self._rows.get(outer)
+        roles = (member.role.casefold() for member in row.members if member.role) if row else ()
+        return name in self._rows or role in roles
+
     def find(self, name: str) -> CollectionRow | None:
         """Return the collection with this name, or None."""
         return self._rows.get(name.strip().casefold())

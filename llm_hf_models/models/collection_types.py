@@ -12,7 +12,7 @@ from llm_hf_models.system.json_values import Result, UnixTime
 class CollectionMember(Result):
     """A model in a collection, or in a collection that it contains."""
 
-    ref: str  # the model ref that `llm hf pull` takes
+    ref: str  # the model ref that `llm hf pull` takes; with `hf://` if a collection or a role has the same name
     id: str | None  # of the local model; None if it is not on this machine
     role: str | None = None  # its name in the collection, such as `best` in `coding/best`
     note: str = ""

@@ -28,7 +28,7 @@ from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.refs import ModelRef, RepoFile, parse_alias
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.inference.protocol.options import extract_sampling, validate_for_model
-from llm_hf_models.library.records import Check, FileRole, LocalFile, LocalModel
+from llm_hf_models.library.records import IMPORTED_FROM, Check, FileRole, LocalFile, LocalModel
 from llm_hf_models.models import names as models_names
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.default_options import set_options
@@ -259,7 +259,7 @@ def _build_model(
         # The repo's facts include `gated`, which a mirror needs.
         hub={
             **(collect_repo_facts(details) if details else {}),
-            **({"imported_from": record.source} if record else {}),
+            **({IMPORTED_FROM: record.source} if record else {}),
             **_read_sampling(given.weights[0]),
         },
     )

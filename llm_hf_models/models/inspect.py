@@ -29,6 +29,7 @@ from llm_hf_models.hub.refs import ModelRef
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache, repo_info, variant_choice
+from llm_hf_models.models.collections import find_named_ref
 from llm_hf_models.models.remote_headers import read_remote_headers
 from llm_hf_models.models.repo_types import CheckReport, Inspection, TensorView
 from llm_hf_models.paths import expand_home, make_absolute
@@ -82,7 +83,7 @@ def resolve_source(context: Context, text: str, *, allow_part: bool = False) -> 
         try:
             model = db.find_model(text)
         except UnknownModelError as error:
-            return _resolve_ref(text, path, error)
+            return _resolve_ref(context, text, path, error)
     model.refuse_if_remote()
     weights = tuple(Path(file.location) for file in model.files if file.role == "weights")
     missing = [str(weight) for weight in weights if not weight.exists()]
@@ -93,12 +94,12 @@ def resolve_source(context: Context, text: str, *, allow_part: bool = False) -> 
     return GgufSource(model.model_id, weights, model=model)
 
 
-def _resolve_ref(text: str, path: Path | None, unknown: UnknownModelError) -> GgufSource:
+def _resolve_ref(context: Context, text: str, path: Path | None, unknown: UnknownModelError) -> GgufSource:
     """Parse `text` as a model ref. If that fails, raise the error that fits the form of the text."""
     if path and text.endswith(".gguf") and ":" not in path.name and path.parent != Path() and _is_present(path.parent):
         raise MissingFileError(f"There is no file {clean_text(text, 200)}", hint="To name a repo: hf://owner/name")
     try:
-        return GgufSource(text, ref=ModelRef.parse(text))
+        return GgufSource(text, ref=ModelRef.parse(find_named_ref(context, text) or text))
     except BadRefError:
         if path and _is_present(path):
             raise make_not_a_file_error(path, text) from None

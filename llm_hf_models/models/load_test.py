@@ -1,9 +1,11 @@
-"""Run the load test of a local model in a sandboxed child, and record the result with the model."""
+"""Run the load test of a local model, or of files that may become one, in a sandboxed child."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import UnknownModelError
@@ -16,6 +18,8 @@ from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.models.inspect import resolve_source
 from llm_hf_models.models.types import LoadTestReport
 from llm_hf_models.system.json_values import get_json_names
+
+UNREADABLE = LoadResult("fails", "It is not a readable GGUF file: `llm hf check` explains why.")
 
 
 def run_load_test(context: Context, text: str) -> LoadTestReport:
@@ -34,21 +38,41 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
             f"{source.ref} is not on this machine, so it can't be loaded",
             hint=f"llm hf pull {source.ref} --test",
         )
-    header = check_shards(source.paths, seconds=context.settings().header_seconds).header
-    if header is None:
-        result = LoadResult("fails", "It is not a readable GGUF file: `llm hf check` explains why.")
-    else:
-        template = source.model.user_template if source.model else None
-        facts = apply_template(header.facts, template)
-        result = load_test.run_load_test(source.paths, facts, template=template, mmproj=source.mmproj)
+    result = _load(context, source.paths, source.mmproj, source.model.user_template if source.model else None)
     doubt = _find_doubt(source.model) if source.model else None
     if source.model:
-        names = get_json_names(LoadResult)
-        detail = {names[name]: value for name, value in asdict(result).items() if name != "verdict"}
-        detail |= {"doubt": doubt, "template": source.model.template_digest}
         with context.open_database() as db:
-            db.add_check(source.model.model_id, Check("load_test", result.verdict, time.time(), detail))
-    return LoadTestReport(source.name, result, recorded=source.model is not None, ran=header is not None, doubt=doubt)
+            db.add_check(source.model.model_id, _make_check(result or UNREADABLE, source.model, doubt))
+    return LoadTestReport(
+        source.name, result or UNREADABLE, recorded=source.model is not None, ran=result is not None, doubt=doubt
+    )
+
+
+def load_files(context: Context, model: LocalModel) -> Check:
+    """Load the files of a model that is not registered yet, with its options, and return the result.
+
+    Raises:
+        EngineStartError: The child could not be started.
+        NotWritableError: A folder for the child could not be created.
+    """
+    paths = [Path(file.location) for file in model.files if file.role == "weights"]
+    mmproj = next((Path(file.location) for file in model.files if file.role == "mmproj"), None)
+    return _make_check(_load(context, paths, mmproj, model.user_template) or UNREADABLE, model, None)
+
+
+def _load(context: Context, paths: Sequence[Path], mmproj: Path | None, template: str | None) -> LoadResult | None:
+    """Return the result of loading the files, or None if the header can't be read."""
+    header = check_shards(paths, seconds=context.settings().header_seconds).header
+    if header is None:
+        return None
+    return load_test.run_load_test(paths, apply_template(header.facts, template), template=template, mmproj=mmproj)
+
+
+def _make_check(result: LoadResult, model: LocalModel, doubt: str | None) -> Check:
+    names = get_json_names(LoadResult)
+    detail = {names[name]: value for name, value in asdict(result).items() if name != "verdict"}
+    detail |= {"doubt": doubt, "template": model.template_digest}
+    return Check("load_test", result.verdict, time.time(), detail)
 
 
 def _find_doubt(model: LocalModel) -> str | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from llm_hf_models.context import Context
@@ -14,7 +15,7 @@ from llm_hf_models.errors import NotWritableError, StorageError
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.inference import running_engines
 from llm_hf_models.library.database import Database
-from llm_hf_models.library.records import Check, LocalFile, LocalModel
+from llm_hf_models.library.records import STATES_WITH_FILES, Check, LocalFile, LocalModel, ModelVersion
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.models.names import suggest_new_default
 from llm_hf_models.models.repo_signature import judge_again, make_check
@@ -36,21 +37,52 @@ class RemovalPlanner:
 
     Args:
         models: All local models.
+        versions: Their other versions, by the id of the model. Those that are kept use their files.
     """
 
-    def __init__(self, models: Sequence[LocalModel]) -> None:
-        self._models = models
+    def __init__(
+        self, models: Sequence[LocalModel], versions: Mapping[str, Sequence[ModelVersion]] = MappingProxyType({})
+    ) -> None:
+        self._models, self._versions = models, versions
         self._caches: dict[Path, CacheContents] = {}
 
     def list_removable(self, models: Collection[LocalModel]) -> list[LocalFile]:
         """Return the files that removing all these models removes: no file that another model uses or that a user owns.
 
-        A file that was imported in place belongs to the user. A read-only cache can belong to another user.
+        The files of their other versions are included. A file that was imported in place belongs to the user. A
+        read-only cache can belong to another user.
         """
         ids = {model.model_id for model in models}
-        used = {file.location for model in self._models if model.model_id not in ids for file in model.files}
-        own = (file for model in models if model.place != "in place" for file in model.files)
-        removable = {file.location: file for file in own if file.location not in used}
+        own = [file for model in models if model.place != "in place" for file in model.files]
+        other = [file for model in models for version in self.list_versions(model) for file in version.files]
+        return self._select_unused([*own, *filter(self._is_on_disk, other)], self._list_used(except_ids=ids))
+
+    def list_abandoned(self, model: LocalModel) -> list[LocalFile]:
+        """Return the files that only versions of the model use that are not kept."""
+        abandoned = (version for version in self.list_versions(model) if version.state not in STATES_WITH_FILES)
+        return self._select_unused(
+            filter(self._is_on_disk, (file for version in abandoned for file in version.files)), self._list_used()
+        )
+
+    def _is_on_disk(self, file: LocalFile) -> bool:
+        """Return whether a cached file exists, or only its blob is left, because a deletion was killed."""
+        if Path(file.location).exists():
+            return True
+        blob, cache = _find_blob(file), cache_layout.infer_cache_dir(file.location, file.path)
+        return blob.is_file() and all(cached.blob != blob for cached in self._read_cache(cache).files)
+
+    def list_versions(self, model: LocalModel) -> Sequence[ModelVersion]:
+        """Return the other versions of a model."""
+        return self._versions.get(model.model_id, ())
+
+    def _list_used(self, except_ids: Collection[str] = ()) -> set[str]:
+        """Return the locations of the files of all models and their kept versions, except for some models."""
+        models = [model for model in self._models if model.model_id not in except_ids]
+        return {file.location for each in list_kept(models, self._versions) for file in each.files}
+
+    @staticmethod
+    def _select_unused(files: Iterable[LocalFile], used: Collection[str]) -> list[LocalFile]:
+        removable = {file.location: file for file in files if file.location not in used}
         return [file for location, file in removable.items() if _is_removable(Path(location))]
 
     def count_freed_bytes(self, models: Collection[LocalModel]) -> int:
@@ -59,8 +91,8 @@ class RemovalPlanner:
         Data that another model, another snapshot or another hard link uses is not freed.
         """
         files = self.list_removable(models)
-        cached = {model.model_id for model in models if model.place == "cache"}
-        in_cache = {file.location for model in models if model.model_id in cached for file in model.files}
+        in_cache = {file.location for model in models if model.place == "cache" for file in model.files}
+        in_cache |= {file.location for model in models for one in self.list_versions(model) for file in one.files}
         unlinked = {Path(file.location) for file in files if file.location not in in_cache}
         shared = 0
         for cache, locations in group_by_cache([file for file in files if file.location in in_cache]).items():
@@ -75,6 +107,16 @@ class RemovalPlanner:
         if cache not in self._caches:
             self._caches[cache] = CacheContents(cache)
         return self._caches[cache]
+
+
+def list_kept(
+    models: Iterable[LocalModel], versions: Mapping[str, Sequence[ModelVersion]]
+) -> list[LocalModel | ModelVersion]:
+    """Return the models and those of their other versions whose files are kept."""
+    found: list[LocalModel | ModelVersion] = []
+    for model in models:
+        found += [model, *(one for one in versions.get(model.model_id, ()) if one.state in STATES_WITH_FILES)]
+    return found
 
 
 def group_by_cache(files: Iterable[LocalFile]) -> dict[Path, set[Path]]:
@@ -92,7 +134,7 @@ def remove(context: Context, name: str, *, dry_run: bool) -> Removal:
     """
     with context.open_database() as db:
         model = db.find_model(name)
-        planner = RemovalPlanner(db.list_models())
+        planner = RemovalPlanner(db.list_models(), db.list_all_versions())
         removable, freed = planner.list_removable([model]), planner.count_freed_bytes([model])
         locations = [file.location for file in removable]
         kept = tuple(file.location for file in model.files if file.location not in locations)
@@ -117,6 +159,7 @@ class ModelRemoval:
 
     def __init__(self, db: Database, models: Sequence[LocalModel], planner: RemovalPlanner) -> None:
         self._db, self._models = db, models
+        self._versions = {model.model_id: planner.list_versions(model) for model in models}
         self._removable = {file.location for file in planner.list_removable(models)}
         self.freed_bytes = planner.count_freed_bytes(models)
 
@@ -133,15 +176,19 @@ class ModelRemoval:
         """
         for model in self._models:
             running_engines.stop_engines(self._db, model.model_id)
-        linked, places = _find_linked_files(self._db, self._removable), ("cache", "folder")
+        linked = _find_linked_files(self._db, self._removable)
+        owners = [(model.place, model.files) for model in self._models]
+        owners += [("cache", one.files) for versions in self._versions.values() for one in versions]
         try:
-            for place in places:
-                files = (file for model in self._models if model.place == place for file in model.files)
-                _delete_files(place, {file.location: file for file in files if file.location in self._removable})
+            for place in ("cache", "folder"):
+                files = {file.location: file for each, own in owners if each == place for file in own}
+                _delete_files(place, [file for location, file in files.items() if location in self._removable])
         except StorageError:
             for model in self._models:
                 if all(Path(file.location).exists() for file in model.files):
                     self._db.register(model)
+                    for version in self._versions[model.model_id]:
+                        self._db.save_version(model.model_id, version)
             raise
         finally:
             _renew_stamps(self._db, linked)
@@ -186,14 +233,29 @@ def _is_removable(path: Path) -> bool:
     return is_own or os.access(path.parent, os.W_OK)
 
 
-def _delete_files(place: str, files: Mapping[str, LocalFile]) -> None:
-    if place == "cache" and files:
-        from llm_hf_models.hub.cache_files import delete_cached_files  # imported late: only needed here
+def _find_blob(file: LocalFile) -> Path:
+    """Return the path that the blob of a cached file has, whether or not it exists."""
+    folder = cache_layout.infer_repo_folder(file.location, file.path)
+    return folder / "blobs" / (file.sha256 or file.git_sha1 or "unknown")
 
-        for cache, locations in group_by_cache(files.values()).items():
-            delete_cached_files(cache, locations)
+
+def delete_from_cache(files: Iterable[LocalFile]) -> None:
+    """Delete files of models from the Hugging Face cache, and blobs that are left of them."""
+    from llm_hf_models.hub import cache_files  # imported late: only needed here
+
+    files = list(files)
+    for cache, locations in group_by_cache(files).items():
+        cache_files.delete_cached_files(cache, locations)
+        of_cache = (file for file in files if Path(file.location) in locations)
+        if orphans := {blob for file in of_cache if (blob := _find_blob(file)).is_file()}:
+            cache_files.delete_orphans(cache, orphans)
+
+
+def _delete_files(place: str, files: Sequence[LocalFile]) -> None:
+    if place == "cache":
+        delete_from_cache(files)
         return
-    for path in map(Path, files):
+    for path in (Path(file.location) for file in files):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -14,9 +15,10 @@ from llm_hf_models.library.records import (
     Check,
     EndpointHealth,
     LocalModel,
+    ModelVersion,
 )
 from llm_hf_models.models import repairs
-from llm_hf_models.models.types import LocalModelView
+from llm_hf_models.models.types import LocalModelView, VersionView
 
 
 def list_views(
@@ -43,17 +45,40 @@ def show(context: Context, name: str) -> LocalModelView:
     from llm_hf_models.models import collections
 
     with context.open_database() as db:
-        view = make_full_view(db.find_model(name))
+        model = db.find_model(name)
+        view = make_full_view(model, versions=db.list_versions(model.model_id))
         return replace(view, collections=collections.find_collections_of_models(db).get(view.id, ()))
 
 
-def make_full_view(model: LocalModel, health: EndpointHealth | None = None) -> LocalModelView:
+def make_full_view(
+    model: LocalModel, health: EndpointHealth | None = None, versions: Sequence[ModelVersion] = ()
+) -> LocalModelView:
     """Build the view of a local model, including every default that applies to it."""
     # Imported late: a list of models does not need the modules for engines.
     from llm_hf_models.models.default_options import list_effective_defaults, list_sampling
 
     view = make_view(model, health)
-    return replace(view, defaults=list_effective_defaults(model), sampling=list_sampling(model))
+    return replace(
+        view,
+        defaults=list_effective_defaults(model),
+        sampling=list_sampling(model),
+        other_versions=tuple(
+            _make_version_view(version) for version in versions if version.state != "untested" or version.is_complete
+        ),
+    )
+
+
+def _make_version_view(version: ModelVersion) -> VersionView:
+    test = next((check for check in version.checks if check.kind == "load_test"), None)
+    problem = f"{test.result}: {test.detail.get('reason') or ''}".rstrip(": ") if test else None
+    return VersionView(
+        version.commit,
+        version.state,
+        version.size,
+        version.is_complete,
+        version.replaced,
+        problem if version.state == "refused" else None,
+    )
 
 
 def make_view(
@@ -86,6 +111,7 @@ def make_view(
         health=health,
         fix=suggest_fix(model) if state in repairs.REPAIRABLE_STATES else None,
         left_out=_find_left_out(model),
+        pinned=model.pinned,
         collections=collections,
     )
 

@@ -45,6 +45,7 @@ def fetch_with_cache(
     load: Callable[[str], T],
     *,
     refresh: bool = False,
+    accepts_stale: bool = True,
 ) -> tuple[T, Freshness]:
     """Return the Hub's response, or the cached one if that is fresh or the Hub can't be reached.
 
@@ -57,12 +58,13 @@ def fetch_with_cache(
         dump: Serializes the response.
         load: Parses a serialized response.
         refresh: Send the request even if the cached response is fresh.
+        accepts_stale: Return an expired response if the Hub can't be reached.
 
     Returns:
         The response and its freshness.
 
     Raises:
-        NetworkError: The Hub can't be reached, and no response is cached.
+        NetworkError: The Hub can't be reached, and no response is cached or may be used.
     """
     token = context.token()
     hub = context.make_hub_client(token)
@@ -82,13 +84,29 @@ def fetch_with_cache(
             db.save_metadata(name, cached.body, cached.etag)
             return old, Freshness()
         except NetworkError as error:
-            if cached is None or old is None:
+            if cached is None or old is None or not accepts_stale:
                 raise _add_offline_hint(error) from None
             return old, _make_freshness(cached, problem=error.message)
         if token is None:
             name = _make_name(context, key, context.token())  # the request may have unlocked the token
         db.save_metadata(name, dump(response), hub.last_etag)
     return response, Freshness()
+
+
+def load_response(
+    context: Context, key: dict[str, object], load: Callable[[str], T], problem: str
+) -> tuple[T, Freshness] | None:
+    """Return a cached response without a request, or None if there is none.
+
+    Args:
+        context: The context with the token and the library.
+        key: The request, as in `fetch_with_cache`.
+        load: Parses a serialized response.
+        problem: Why no request is sent.
+    """
+    with context.open_database() as db:
+        cached, value = _load_cached(db, _make_name(context, key, context.token()), load)
+    return (value, _make_freshness(cached, problem=problem)) if cached and value is not None else None
 
 
 def _make_name(context: Context, key: dict[str, object], token: tokens.Token | None) -> str:

@@ -25,10 +25,11 @@ from llm_hf_models.gguf.facts import ModelFacts, apply_task
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import HUB_HOSTS, ModelRef, RepoFile, RepoId, parse_revision
-from llm_hf_models.hub.types import RepoDetails, RepoSummary, SearchFilters
+from llm_hf_models.hub.types import HubFile, RepoDetails, RepoSummary, SearchFilters
 from llm_hf_models.inference.protocol.options import extract_sampling
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import identity, metadata_cache, scan_summary
+from llm_hf_models.models.collections import find_named_ref
 from llm_hf_models.models.local_models import suggest_fix
 from llm_hf_models.models.repairs import format_pull_ref
 from llm_hf_models.models.repo_signature import judge_repo
@@ -86,7 +87,9 @@ def add_sampling(
 _DETAILS: TypeAdapter[RepoDetails] = TypeAdapter(RepoDetails)
 
 
-def fetch_details(context: Context, ref: ModelRef, *, refresh: bool = False) -> tuple[RepoDetails, Freshness]:
+def fetch_details(
+    context: Context, ref: ModelRef, *, refresh: bool = False, accepts_stale: bool = True
+) -> tuple[RepoDetails, Freshness]:
     """Return the details of one repo at the commit of the ref's revision, from the Hub or the metadata cache."""
     _warn_about_host(context, ref)
     return metadata_cache.fetch_with_cache(
@@ -96,6 +99,27 @@ def fetch_details(context: Context, ref: ModelRef, *, refresh: bool = False) -> 
         lambda details: _DETAILS.dump_json(details).decode(),
         _DETAILS.validate_json,
         refresh=refresh,
+        accepts_stale=accepts_stale,
+    )
+
+
+def load_details(context: Context, ref: ModelRef, problem: str) -> tuple[RepoDetails, Freshness] | None:
+    """Return the cached details of a repo without a request, or None. `problem` is why no request is sent."""
+    key: dict[str, object] = {"details": str(ref.repo), "revision": ref.revision}
+    return metadata_cache.load_response(context, key, _DETAILS.validate_json, problem)
+
+
+_FILES: TypeAdapter[list[HubFile]] = TypeAdapter(list[HubFile])
+
+
+def fetch_files_at_commit(context: Context, hub: Hub, repo: RepoId, commit: str) -> list[HubFile]:
+    """Return the files of a repo at a commit, which the Hub is asked for once."""
+    return metadata_cache.cache_by_digest(
+        context,
+        f"tree:{repo}@{commit}",
+        lambda: hub.fetch_tree(repo, commit),
+        lambda files: _FILES.dump_json(files).decode(),
+        _FILES.validate_json,
     )
 
 
@@ -144,14 +168,15 @@ def _warn_about_host(context: Context, ref: ModelRef) -> None:
 
 
 def parse_ref(context: Context, text: str) -> ModelRef:
-    """Parse a model ref.
+    """Parse a model ref, or the role of a model in a collection.
 
     Raises:
+        AmbiguousNameError: The text is the name of a collection.
         BadRefError: The text is not a model ref. A name without an owner may be that of a local model, or can be
             searched for.
     """
     try:
-        return ModelRef.parse(text)
+        return ModelRef.parse(find_named_ref(context, text) or text)
     except BadRefError as error:
         refuse_local_name(context, text)
         if step := suggest_search(text):

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import HfModelsError
+from llm_hf_models.errors import HfModelsError, InterruptedByUserError
 from llm_hf_models.hub.client import MAX_CARD_BYTES, Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile, RepoDetails
@@ -19,6 +19,7 @@ from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.library.trust import TrustRow
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.signatures.hashing import find_hash_problem
 from llm_hf_models.signatures.matching import KnownFile, match_files
 from llm_hf_models.signatures.types import Coverage, SignatureFacts, SignedManifest
 from llm_hf_models.signatures.verify import JudgedSignature, judge_signature
@@ -27,6 +28,7 @@ from llm_hf_models.system.text import clean_text, quote_label
 FILE_NAME = "model.sig"
 OTHER_ENDINGS = (".sig", ".sigstore", ".sigstore.json")
 MAX_CANDIDATES = 3
+NOT_CACHED = "The signature file is no longer on this machine. `llm hf info REPO` reads it again."
 _KEPT = "signature:"  # with the digest of the file: the key of the cached content
 _REPORT = TypeAdapter(SignatureReport)
 
@@ -44,6 +46,9 @@ def judge_repo(context: Context, hub: Hub, details: RepoDetails, files: Iterable
 
     The signature file is requested at the commit of `details`. Nothing is raised if it can't be read: the report then
     has the problem.
+
+    Raises:
+        HfModelsError: The context's time is over, or its stop event was set.
     """
     found, _ = judge_with_manifest(context, hub, details, files)
     return found
@@ -59,12 +64,11 @@ def judge_with_manifest(
         try:
             data = _fetch(context, hub, details, file)
         except HfModelsError as error:
-            return _describe(
-                SignatureReport(file.path, owner, None, None, problem=clean_text(error.message, 200))
-            ), None
+            if isinstance(error, InterruptedByUserError) or not context.count_seconds_left():
+                raise
+            return _make_unread(file.path, owner, error.message), None
         if data is None:
-            problem = "the file is too large for a signature"
-            return _describe(SignatureReport(file.path, owner, None, None, problem=problem)), None
+            return _make_unread(file.path, owner, "the file is too large for a signature"), None
         with context.open_database() as db:
             signers = db.list_trusted_signers()
         report, manifest = judge_content(file.path, owner, data, signers, known)
@@ -97,7 +101,9 @@ def judge_content(
             judged = again if judged.facts.verdict != "valid" else judged
     is_own = any(name.casefold() == owner.casefold() for name in trusted)
     others = tuple(name for name in trusted if name.casefold() != owner.casefold())
-    coverage = match_files(judged.manifest, files) if judged.manifest else None
+    coverage = None
+    if judged.manifest:
+        coverage = match_files(judged.manifest, files, find_hash_problem(judged.manifest.algorithm))
     is_proven = judged.facts.verdict == "valid"
     report = SignatureReport(
         name, owner, replace(judged.facts, coverage=coverage), is_own if is_proven else None, others
@@ -108,7 +114,7 @@ def judge_content(
 def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
     """Return the facts about the signature of a local model with the signers that are trusted now.
 
-    No request is sent. If the signature file is no longer cached, the recorded facts are returned. None if the model's
+    No request is sent. If the signature file is no longer cached, the verdict is `not_checked`. None if the model's
     repo had no signature at the pull.
     """
     check = model.latest_check("signature")
@@ -119,7 +125,8 @@ def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
         cached = db.get_metadata(f"{_KEPT}{old.file_digest}")
         signers = db.list_trusted_signers()
     if cached is None:
-        return old
+        facts = old.facts and replace(old.facts, verdict="not_checked", reason=NOT_CACHED)
+        return _describe(replace(old, facts=facts, trusted=None, trusted_for=()))
     known = [KnownFile(file.path, file.size, file.sha256) for file in model.files]
     new, _ = judge_content(old.file, old.owner, base64.b64decode(cached.body), signers, known)
     new = replace(new, file_digest=old.file_digest)
@@ -129,11 +136,19 @@ def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
     return new
 
 
-def load_manifest(context: Context, report: SignatureReport, repo: str, commit: str) -> SignedManifest | None:
-    """Return the manifest of a report, from the cached signature file or from the repo. None if it can't be read."""
+def judge_stored(
+    context: Context, report: SignatureReport, repo: str, commit: str
+) -> tuple[SignatureReport, SignedManifest | None]:
+    """Judge the signature file of a report again, which is cached or is requested from the repo.
+
+    The reply may be another file than before, so its manifest is a claim until its own verdict is `valid`.
+    """
     file = HubFile(report.file, 0, report.file_digest)
     data = _fetch_file(context, context.hub(), RepoId.parse(repo), commit, file)
-    return judge_signature(data).manifest
+    with context.open_database() as db:
+        signers = db.list_trusted_signers()
+    new, manifest = judge_content(report.file, report.owner, data, signers, ())
+    return replace(new, file_digest=report.file_digest), manifest
 
 
 def replace_coverage(report: SignatureReport, coverage: Coverage) -> SignatureReport:
@@ -188,6 +203,10 @@ def make_check(report: SignatureReport) -> Check:
     """Return the dated record of the facts about a signature."""
     verdict = report.facts.verdict.replace("_", " ") if report.facts else "not read"
     return Check("signature", verdict, time.time(), asdict(report))
+
+
+def _make_unread(file: str, owner: str, problem: str) -> SignatureReport:
+    return _describe(SignatureReport(file, owner, None, None, problem=clean_text(problem, 200)))
 
 
 def _describe(report: SignatureReport) -> SignatureReport:
@@ -255,8 +274,9 @@ def _list_warnings(report: SignatureReport) -> list[str]:
     found = [_describe_verdict(facts)] if facts.verdict == "invalid" else []
     if report.trusted_for and not report.trusted:
         found.append(_describe_trust(report))
-    if facts.coverage is not None and facts.coverage.differing:
-        found.append(_describe_coverage(facts.coverage))
+    coverage = facts.coverage
+    if coverage is not None and (coverage.differing or (report.trusted and coverage.unlisted)):
+        found.append(_describe_coverage(coverage))
     return found
 
 

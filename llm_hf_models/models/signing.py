@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     BadInputError,
-    BadKeyError,
     BadSignatureError,
     DigestMismatchError,
     FileChangedError,
@@ -21,6 +20,7 @@ from llm_hf_models.errors import (
     UnknownModelError,
 )
 from llm_hf_models.library.records import LocalFile, LocalModel
+from llm_hf_models.models.key_files import find_key, read_key
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import suggest_fix
 from llm_hf_models.paths import make_absolute
@@ -36,7 +36,6 @@ from llm_hf_models.transfer.types import Progress
 if TYPE_CHECKING:
     from llm_hf_models.signatures.sign import Signer
 
-MAX_KEY_BYTES = 1 << 20
 # Left out at the top of a folder, besides the signature file itself. The last one has `hf download`'s own records.
 IGNORED = (*DEFAULT_IGNORED, FILE_NAME, ".cache/huggingface")
 
@@ -69,7 +68,7 @@ def sign(
     found = _find_signable(context, name)
     target = _choose_target(found, output)
     replaces = _check_target(target, found)
-    key_pem, chain_pem = read_key(key), read_key(certificates) if certificates else None
+    key, certificates = find_key(key), find_key(certificates) if certificates else None
     files = {path: file for path, file in found.files.items() if not _is_same_file(file, target)}
     _refuse_key_among(files, key)
     plan = SigningResult(
@@ -85,7 +84,7 @@ def sign(
         return plan
     if replaces and not overwrite:
         raise StorageError(f"{target} exists", hint="Choose another file with -o, or pass -y to replace it.")
-    signer = make_signer(key_pem, chain_pem, ask_passphrase)
+    signer = make_signer(read_key(key), read_key(certificates) if certificates else None, ask_passphrase)
     digests = {path: found.known.get(path) or _hash(found, path, files[path], progress) for path in files}
     data = signer.sign(digests, found.name, _list_ignored(found, target))
     _write(target, data, replace=replaces)
@@ -196,21 +195,6 @@ def is_signature_file(path: Path) -> bool:
     return True
 
 
-def read_key(path: Path) -> bytes:
-    """Return the content of a file with a key or a certificate.
-
-    Raises:
-        BadKeyError: it is too large, or can't be read.
-    """
-    path = make_absolute(path)
-    try:
-        if path.stat().st_size > MAX_KEY_BYTES:
-            raise BadKeyError(f"{path} is too large for a key or certificate")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise BadKeyError(f"Can't read {path}", cause=getattr(error, "strerror", None)) from None
-
-
 def _is_same_file(file: Path, other: Path) -> bool:
     try:
         return file.samefile(other)
@@ -220,7 +204,7 @@ def _is_same_file(file: Path, other: Path) -> bool:
 
 def _refuse_key_among(files: dict[str, Path], key: Path) -> None:
     for path, file in files.items():
-        if _is_same_file(file, make_absolute(key)):
+        if _is_same_file(file, key):
             raise BadInputError(
                 f"The private key {clean_text(path)} is among the files to sign",
                 hint="Move it out of the folder first.",

@@ -14,12 +14,12 @@ from llm_hf_models.system.disk import measure_files, sum_space
 def survey(context: Context, text: str, collection: str | None) -> LibrarySurvey:
     """Return the local models with `text` in their id or in an alias, and in a collection if given, newest first."""
     with context.open_database() as db:
-        every = db.list_models()
+        every, versions = db.list_models(), db.list_all_versions()
         selected = collections.select_models(db, every, collection)
         named = collections.find_collections_of_models(db)
     wanted = text.casefold()
     models = [each for each in selected if any(wanted in name.casefold() for name in (each.model_id, *each.aliases))]
-    states, planner = updates.find_updates(context, models), RemovalPlanner(every)
+    states, planner = updates.find_updates(context, models), RemovalPlanner(every, versions)
     views = tuple(
         replace(
             local_models.make_view(model, collections=named.get(model.model_id, ())),

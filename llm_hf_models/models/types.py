@@ -14,6 +14,7 @@ from llm_hf_models.library.records import (
     EndpointHealth,
     LocalFile,
     ModelDefault,
+    VersionState,
 )
 from llm_hf_models.models.signature_types import SignatureReport
 from llm_hf_models.system.json_values import Result, UnixTime, json_name
@@ -40,6 +41,23 @@ class SamplingValue:
     source: str
     minimum: float | None = None
     maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """Another version of a local model: one that was replaced (`kept` with its files, or `replaced`), or a new one.
+
+    A new one has failed its load test (`refused`), or that test has not ended (`untested`).
+
+    `on_disk` tells whether all its files are on this machine. `rollback` downloads them again otherwise.
+    """
+
+    commit: str | None
+    state: VersionState
+    size_bytes: int
+    on_disk: bool
+    replaced: UnixTime
+    problem: str | None = None  # why it was refused
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,8 @@ class LocalModelView(Result):
     sampling: tuple[SamplingValue, ...] = ()  # empty in lists of models
     fix: str | None = None  # the command that repairs a model that is not ready
     left_out: tuple[str, ...] = ()  # projectors of other models beside its files, each with the reason
+    pinned: bool = False  # `llm hf update` leaves it at its commit
+    other_versions: tuple[VersionView, ...] = ()  # other versions, latest first; empty in lists of models
     collections: tuple[str, ...] = ()  # those that have it as a member; empty in results of changes
     # Only in a survey (Library.survey). None otherwise, or if it is unknown.
     update_available: bool | None = None  # whether the repo has other files now

@@ -21,6 +21,8 @@ def decide_without_hub(model: LocalModel) -> UpdateState | None:
         return UpdateState(None, "imported, without a repo")
     if model.commit is None:
         return UpdateState(None, "imported, not verified against its repo")
+    if model.pinned:
+        return UpdateState(available=False, note="pinned")
     return UpdateState(available=False) if model.revision and is_commit(model.revision) else None
 
 

@@ -13,7 +13,7 @@ from llm_hf_models.errors import BadInputError, HfModelsError, MissingFileError,
 from llm_hf_models.gguf.quant_types import find_type
 from llm_hf_models.gguf.shards import list_models
 from llm_hf_models.hub.refs import ModelRef, parse_alias
-from llm_hf_models.library.records import SYSTEM, TEMPLATE, LocalModel
+from llm_hf_models.library.records import MODELFILE, SYSTEM, TEMPLATE, LocalModel
 from llm_hf_models.models.local_files import MATCHES
 from llm_hf_models.models.local_models import make_view
 from llm_hf_models.other_tools import ollama
@@ -27,7 +27,6 @@ from llm_hf_models.paths import make_absolute
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.transfer.types import Progress
 
-SOURCE = "modelfile"
 MAX_BASES = 2  # a model and its projector
 _PATH_STARTS = ("/", "./", "../", "~", "\\", ".\\", "..\\")
 _HUB_STARTS = ("hf.co/", "huggingface.co/", "hf://", "https://")
@@ -66,7 +65,7 @@ def import_modelfile(context: Context, path: Path, aliases: Sequence[str], progr
     """
     found = plan_modelfile(context, path, [parse_alias(alias) for alias in aliases]).model
     done = import_found(context, found, progress, TakenNames(), aliases=aliases)
-    return _keep_proof(context, found, done) if found.tool == SOURCE and found.sha256 else done
+    return _keep_proof(context, found, done) if found.tool == MODELFILE and found.sha256 else done
 
 
 def _keep_proof(context: Context, found: FoundModel, done: ImportedModel) -> ImportedModel:
@@ -94,7 +93,7 @@ def _find_base(context: Context, bases: Sequence[str], folder: Path, aliases: Se
         if len(bases) > 1:
             raise BadInputError("The second FROM line must be the projector of a file in the first")
         return _find_named_base(context, bases[0], aliases, seconds)
-    read = [read_header(FoundModel(SOURCE, clean_text(str(file)), (str(file),)), seconds) for file in files if file]
+    read = [read_header(FoundModel(MODELFILE, clean_text(str(file)), (str(file),)), seconds) for file in files if file]
     if len(read) == MAX_BASES:
         model, projector = sorted(read, key=lambda one: one.kind == "mmproj")
         if projector.kind != "mmproj" or model.kind == "mmproj":
@@ -174,7 +173,7 @@ def _copy_local_model(model: LocalModel, stem: str) -> FoundModel:
     weights = tuple(file.location for file in model.files if file.role == "weights")
     projector = next((file.location for file in model.files if file.role == "mmproj"), None)
     return FoundModel(
-        SOURCE,
+        MODELFILE,
         model.model_id,
         weights,
         projector,

@@ -12,7 +12,7 @@ from llm_hf_models.errors import HfModelsError, MissingFileError, UnknownModelEr
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.gguf.shards import find_shards
 from llm_hf_models.gguf.validate import check_shards
-from llm_hf_models.library.records import LocalModel
+from llm_hf_models.library.records import IMPORTED_FROM, LocalModel
 from llm_hf_models.models import projector_choice
 from llm_hf_models.models.identity import list_weight_digests
 from llm_hf_models.models.local_files import hash_with_progress
@@ -193,7 +193,7 @@ def find_identical(local: Iterable[LocalModel], found: FoundModel, progress: Pro
 
 def _get_source(model: LocalModel) -> tuple[object, object]:
     """Return the tool that a local model was imported from, and that tool's name for it."""
-    source = model.hub.get("imported_from")
+    source = model.hub.get(IMPORTED_FROM)
     return (source.get("tool"), source.get("name")) if isinstance(source, dict) else (None, None)
 
 

@@ -28,6 +28,8 @@ from llm_hf_models.other_tools.types import FoundModel, ImportedModel, ToolImpor
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.transfer.types import Progress
 
+MAX_UNANSWERED = 2  # requests in a row, after which the Hub is not asked about the other models
+
 
 def import_models(
     context: Context,
@@ -58,10 +60,16 @@ def import_models(
         raise BadInputError(f"An alias is for one model, and {len(plan.models)} would be imported")
     imported: list[ImportedModel] = []
     failed: dict[str, str] = {}
-    taken = TakenNames()
+    taken, unanswered = TakenNames(), 0
     for found in plan.models:
         try:
-            imported.append(import_found(context, found, progress, taken, aliases=aliases))
+            done = import_found(context, found, progress, taken, aliases=aliases)
+            imported.append(done)
+            model = done.result.model
+            if found.repo:
+                unanswered = unanswered + 1 if model.repo and model.commit is None else 0
+            if unanswered == MAX_UNANSWERED:
+                context = context.limit_time(0)
         except InterruptedByUserError:
             raise
         except HfModelsError as error:

@@ -12,6 +12,7 @@ from typing import Any
 from llm_hf_models.errors import BadSignatureError
 from llm_hf_models.signatures.strict_json import check_object, get_list, get_object, get_text, parse_object
 from llm_hf_models.signatures.types import Algorithm, SignedFile
+from llm_hf_models.system.text import clean_text
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -72,7 +73,10 @@ def build_statement(name: str, digests: Mapping[str, str], ignored: Sequence[str
     Raises:
         BadSignatureError: there is no file, or a path or digest can't be signed.
     """
-    files = [SignedFile(_check_path(path), _check_digest(digests[path], "sha256")) for path in sorted(digests)]
+    for path in digests:
+        if not _is_plain_path(path):
+            raise BadSignatureError(f"A signature can't list the file name {clean_text(path, 120)!r}")
+    files = [SignedFile(path, _check_digest(digests[path], "sha256")) for path in sorted(digests)]
     if not files:
         raise BadSignatureError("There are no files to sign")
     statement = {
@@ -166,19 +170,19 @@ def _check_digest(digest: object, algorithm: Algorithm) -> str:
 
 
 def _check_path(path: str) -> str:
-    """Return a path that is relative, in its shortest form, and inside of its folder."""
+    if not _is_plain_path(path):
+        raise BadSignatureError("The signature lists a path that is not a plain relative path")
+    return path
+
+
+def _is_plain_path(path: str) -> bool:
+    """Return whether a path is relative, in its shortest form, and inside of its folder."""
     try:
         size = len(path.encode())
     except UnicodeEncodeError:  # half of a surrogate pair
-        size = 0
-    parts = path.split("/")
-    if (
-        not 0 < size <= MAX_PATH_BYTES
-        or _FORBIDDEN_IN_PATH.search(path)
-        or any(part in ("", ".", "..") for part in parts)
-    ):
-        raise BadSignatureError("The signature lists a path that is not a plain relative path")
-    return path
+        return False
+    is_short = not any(part in ("", ".", "..") for part in path.split("/"))
+    return is_short and size <= MAX_PATH_BYTES and not _FORBIDDEN_IN_PATH.search(path)
 
 
 def _check_names(files: Sequence[SignedFile]) -> None:

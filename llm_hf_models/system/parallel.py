@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -14,13 +15,16 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-def compute_at_once(compute: Callable[[K], V], keys: Collection[K], *, seconds: float) -> dict[K, V]:
+def compute_at_once(
+    compute: Callable[[K], V], keys: Collection[K], *, seconds: float, threads: int = MAX_THREADS
+) -> dict[K, V]:
     """Return the value for each key. Keys whose values did not arrive in time are missing in the result.
 
     Args:
         compute: returns the value of a key, and must not raise. It is called in threads.
         keys: the keys, in the order in which they are started.
-        seconds: the time limit for all keys together.
+        seconds: the time limit for all keys together; it may be infinite.
+        threads: the maximum number of threads.
     """
     until = time.monotonic() + seconds
     waiting: queue.SimpleQueue[K] = queue.SimpleQueue()
@@ -37,9 +41,9 @@ def compute_at_once(compute: Callable[[K], V], keys: Collection[K], *, seconds: 
             values[key] = compute(key)
 
     # Daemon threads, so that a slow response does not delay the end of the process.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(MAX_THREADS, len(keys)))]
-    for thread in threads:
+    running = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(keys)))]
+    for thread in running:
         thread.start()
-    for thread in threads:
-        thread.join(max(0.0, until - time.monotonic()))
+    for thread in running:
+        thread.join(None if until == math.inf else max(0.0, until - time.monotonic()))
     return dict(values)

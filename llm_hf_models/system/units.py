@@ -14,11 +14,12 @@ _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "B": 10**9}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _TYPED_SIZES = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "kB": 10**3, "B": 1}
 _NUMBER = r"(?P<number>[0-9]{1,30}(?:\.[0-9]{1,30})?)"
-_SIZE = re.compile(_NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?", re.IGNORECASE)
-_RATE = re.compile(_SIZE.pattern + r"(?:\s*/\s*s)?", re.IGNORECASE)
-_COUNT = re.compile(_NUMBER + r"\s*(?P<unit>[KMBT])?", re.IGNORECASE)
-_TOKENS = re.compile(_NUMBER + r"\s*(?P<unit>[KM])?", re.IGNORECASE)
-_DURATION = re.compile(_NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?", re.IGNORECASE)
+# These patterns are compiled when they are used: most commands show sizes and parse none.
+_SIZE = _NUMBER + r"\s*(?P<unit>[KMGT]I?)?B?"
+_RATE = _SIZE + r"(?:\s*/\s*s)?"
+_COUNT = _NUMBER + r"\s*(?P<unit>[KMBT])?"
+_TOKENS = _NUMBER + r"\s*(?P<unit>[KM])?"
+_DURATION = _NUMBER + r"\s*(?P<unit>ms|s|m|h|d)?"
 MIN_BARE_RATE = 1000  # a smaller number without a unit is a mistake, such as 5 for 5M
 MAX_NUMBER = 2**63 - 1  # the largest integer in SQLite and TOML
 MAX_SECONDS = 100 * 365 * 86400.0  # accepted by the timers of all operating systems
@@ -35,8 +36,8 @@ _SECONDS: dict[str, Fraction] = {
 _DURATION_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 
-def _parse_number(pattern: re.Pattern[str], text: str, description: str, example: str) -> tuple[Fraction, str]:
-    match = pattern.fullmatch(text.strip())
+def _parse_number(pattern: str, text: str, description: str, example: str) -> tuple[Fraction, str]:
+    match = re.fullmatch(pattern, text.strip(), re.IGNORECASE)
     if match is None:
         raise BadInputError(f"{text[:40]!r} is not a {description}", hint=f"Use a value such as {example}.")
     return Fraction(match["number"]), (match["unit"] or "")

@@ -67,6 +67,10 @@ class Event:
 Progress = Callable[[Event], None]
 
 
+def ignore_event(event: Event) -> None:
+    """Ignore a progress event."""
+
+
 class ByteObserver(Protocol):
     """Receives the bytes of a file in order, from the thread that computes its digest."""
 

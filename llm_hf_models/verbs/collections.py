@@ -49,9 +49,9 @@ class CollectionVerbs:
             note: A text of at most 500 characters.
             dry_run: Change nothing, and return the collection as it would be.
         """
-        from llm_hf_models.models import collections
+        from llm_hf_models.models import collection_changes
 
-        return collections.create_collection(self._context, name, note=note, dry_run=dry_run)
+        return collection_changes.create_collection(self._context, name, note=note, dry_run=dry_run)
 
     def add_to_collection(
         self, name: str, *members: str, role: str | None = None, note: str | None = None, dry_run: bool = False
@@ -66,24 +66,24 @@ class CollectionVerbs:
             note: A note on each of the members. None keeps the one that it has.
             dry_run: Change nothing, and return the collection as it would be.
         """
-        from llm_hf_models.models import collections
+        from llm_hf_models.models import collection_changes
 
-        return collections.add_members(self._context, name, members, role=role, note=note, dry_run=dry_run)
+        return collection_changes.add_members(self._context, name, members, role=role, note=note, dry_run=dry_run)
 
     def remove_from_collection(self, name: str, *members: str, dry_run: bool = False) -> CollectionView:
         """Remove models and collections from a collection: all of them, or none if one is not in it.
 
         Models and their files stay on this machine. With `dry_run`, nothing is changed.
         """
-        from llm_hf_models.models import collections
+        from llm_hf_models.models import collection_changes
 
-        return collections.remove_members(self._context, name, members, dry_run=dry_run)
+        return collection_changes.remove_members(self._context, name, members, dry_run=dry_run)
 
     def rename_collection(self, name: str, new_name: str, *, dry_run: bool = False) -> CollectionView:
         """Rename a collection, and the collections whose names start with its name."""
-        from llm_hf_models.models import collections
+        from llm_hf_models.models import collection_changes
 
-        return collections.rename_collection(self._context, name, new_name, dry_run=dry_run)
+        return collection_changes.rename_collection(self._context, name, new_name, dry_run=dry_run)
 
     def import_collection(self, source: str, *, name: str | None = None, dry_run: bool = False) -> CollectionImport:
         """Copy the refs of a collection of the Hub, and of those in it, without downloading a model.
@@ -101,12 +101,12 @@ class CollectionVerbs:
 
     def plan_collection_deletion(self, name: str) -> CollectionDeletion:
         """Return what `delete_collection` would delete."""
-        from llm_hf_models.models import collections
+        from llm_hf_models.models import collection_changes
 
-        return collections.delete_collection(self._context, name, dry_run=True)
+        return collection_changes.delete_collection(self._context, name, dry_run=True)
 
     def delete_collection(self, name: str) -> CollectionDeletion:
         """Delete a collection, and those whose names start with its name. Models and their files are kept."""
-        from llm_hf_models.models import collections
+        from llm_hf_models.models import collection_changes
 
-        return collections.delete_collection(self._context, name, dry_run=False)
+        return collection_changes.delete_collection(self._context, name, dry_run=False)

@@ -64,6 +64,8 @@ _TOOL_FOR = {
     "sync": "hf_sync_lockfile",
     "alias": "hf_edit_aliases",
     "import": "hf_import_model",
+    "outdated": "hf_list_models",
+    "update": "hf_update_model",
     "status": "hf_status",
 }
 # The next step for an agent, if the hint is only for a user at a terminal.
@@ -153,6 +155,8 @@ def replace_commands(hint: str) -> str:
 def _replace_command(match: re.Match[str]) -> str:
     verb, words = match[1], match[2].split()
     tool = _TOOL_FOR.get(verb)
+    if verb == "collection" or "--collection" in words[:-1]:
+        tool, words = _find_collection_tool(verb, words)
     if tool is None or hidden_tools.is_hidden(tool):
         return f"ask the user to run `{' '.join(['llm hf', verb, *words])}`"
     if verb == "alias" and words[:1] == ["--remove"]:
@@ -161,6 +165,13 @@ def _replace_command(match: re.Match[str]) -> str:
     arguments = [repr(named)] if named else []
     arguments += ["files=true"] if "--files" in words else []
     return f"{tool}({', '.join(arguments)})" if arguments else tool
+
+
+def _find_collection_tool(verb: str, words: list[str]) -> tuple[str, list[str]]:
+    """Return the tool for a command about a collection, and the name of the collection as its only argument."""
+    if verb != "collection":
+        return "hf_list_collections", words[words.index("--collection") + 1 :][:1]
+    return ("hf_list_collections" if words[:1] in ([], ["list"], ["show"]) else "hf_edit_collection"), words[1:2]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ FOREIGN_FIELDS = frozenset({
     "local_model", "local_models", "log", "messages", "metadata", "mmproj", "name", "note", "notes", "options",
     "output", "owner", "path", "problem", "projector", "quant", "quantization", "reasoning", "recommended_quant",
     "ref", "refused", "refused_aliases", "removed", "repo", "roles", "scan", "scan_problem", "signature", "stem",
-    "summary", "tags", "task", "tensors", "text", "tokenizer", "unchecked", "unlisted", "unusable", "update_note",
+    "summary", "tags", "task", "tensors", "text", "tokenizer", "unchecked", "unlisted", "unreadable", "unusable",
+    "update_note",
 })  # fmt: skip
 _FENCE_END = "\n</untrusted-text>"
 _MARK = re.compile(r"<(?=\s*/?\s*untrusted-text)", re.IGNORECASE)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         InspectGgufResult,
         ListModelsResult,
         SearchModelsResult,
+        UpdateModelResult,
         VerifyModelResult,
     )
     from llm_hf_mcp.verbosity import Level
@@ -273,6 +274,17 @@ def _format_pull_state(now: DownloadModelResult) -> Report:
     if now.download is None:
         return Report("The files were on this machine already.")
     return format_download_details(now.download)
+
+
+def format_update_result(now: UpdateModelResult) -> Report:
+    """Return the state of an update, and the next step."""
+    if now.download is None:
+        return Report(now.note or "There is nothing to update.")
+    if now.model is None:
+        return format_download_details(now.download)
+    checks = _join_parts(_format_checks(now.model))
+    text = f"{now.model.id} is at {(now.model.commit or '')[:COMMIT_CHARS]} now. Checks: {checks}."
+    return Report(text, f"hf_run_prompt(name={now.model.id!r}).")
 
 
 def format_downloads(page: GetDownloadsResult) -> Report:

@@ -95,6 +95,18 @@ class DownloadModelResult:
 
 
 @dataclass(frozen=True)
+class UpdateModelResult:
+    """The state of the download of a new version, and the local model once it has that version.
+
+    `download` is None if there is nothing to update; `note` then has the reason.
+    """
+
+    download: DownloadView | None
+    model: LocalModelView | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class VerifyModelResult:
     """Three separate facts: `llm hf verify --json`, `llm hf check --json`, `llm hf test --json`."""
 

@@ -30,6 +30,7 @@ from llm_hf_mcp.tools import hub as tools_hub
 from llm_hf_mcp.tools import local as tools_local
 from llm_hf_mcp.tools import lockfiles as tools_lockfiles
 from llm_hf_mcp.tools import other_tools as tools_other
+from llm_hf_mcp.tools import updates as tools_updates
 from llm_hf_mcp.verbosity import relax_schema
 from llm_hf_models import types
 from llm_hf_models.agent_library import AgentLibrary
@@ -117,6 +118,14 @@ TOOLS = (
         writes=False,
         open_world=True,
         lists_commands=True,
+    ),
+    ToolSpec(
+        tools_updates.update_model,
+        "Update a local model",
+        results.UpdateModelResult,
+        destroys=True,  # it removes the files of the old version
+        open_world=True,
+        command="llm hf update NAME",
     ),
     ToolSpec(
         tools_local.verify_model,

@@ -33,7 +33,7 @@ READING = {
     "get_disk_usage", "list_summaries", "plan_deduplication", "plan_pruning",
     "show_collection",
     "info", "inspect", "list", "list_concerns", "list_engines", "list_stored_files", "mirror", "path", "plan",
-    "plan_gc", "plan_removal",
+    "outdated", "plan_gc", "plan_removal", "plan_rollback", "plan_update",
     "list_trusted_signers", "plan_uninstallation", "search", "serve", "settings", "show", "status", "survey", "whoami",
 }  # fmt: skip
 # Each verb that changes something, with arguments, and its action and target in the log.
@@ -65,6 +65,7 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "logout": ((), "logout", ""),
     "pause": ((1,), "pause", "1"),
     "prune": ((Pruning((), (), 0),), "delete", "prune"),
+    "pin": (("tiny",), "pin", "tiny"),
     "prompt": (("tiny", "Hello"), "prompt", "tiny"),
     "pull": ((REPO,), "pull", REPO),
     "remove": (("tiny",), "delete", "tiny"),
@@ -76,12 +77,14 @@ CHANGING: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "export": (("/nowhere/models",), "export", "/nowhere/models"),
     "save_lockfile": (("/nowhere/models.lock.toml",), "lock", "/nowhere/models.lock.toml"),
     "sync": (("/nowhere/models.lock.toml",), "sync", "lockfile"),
+    "rollback": (("tiny",), "rollback", "tiny"),
     "set_options": (("tiny", {"seed": 1}), "set options", "tiny"),
     "set_setting": (("agent_read_only", "off"), "set", "agent_read_only"),
     "sign": (("tiny", "/nowhere/key.pem"), "sign", "tiny"),
     "stop_engines": ((), "stop engines", "all"),
     "test": (("tiny",), "test", "tiny"),
     "uninstall": ((), "uninstall", ""),
+    "update": ((["tiny"],), "update", "tiny"),
     "verify": (("tiny",), "verify", "tiny"),
 }
 

@@ -181,9 +181,9 @@ def test_every_command_works_with_odd_metadata(hub: HubServer, home: Home, value
 def test_name_that_this_system_can_not_write(hub: HubServer, tmp_path: Path) -> None:
     ascii_names = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     hub.add_repo(REPO, {"tïny-Q4_K_M.gguf": tiny_chat(tmp_path / "tiny.gguf")})
-    refused = run_process("llm", "hf", "pull", REPO, code=1, environment=ascii_names)
+    refused = run_process("llm", "hf", "pull", REPO, code=1, environment=ascii_names, starts_python=True)
     assert "can't be written\nFile names have the encoding ascii here." in refused.stderr
     assert "PYTHONUTF8=1" in refused.stderr
     run("pull", REPO)
-    refused = run_process("llm", "hf", "uninstall", "--dry-run", code=1, environment=ascii_names)
+    refused = run_process("llm", "hf", "uninstall", "--dry-run", code=1, environment=ascii_names, starts_python=True)
     assert "PYTHONUTF8=1" in refused.stderr

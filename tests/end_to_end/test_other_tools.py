@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,11 @@ from tests.support.other_tools import GO_TEMPLATE, OllamaStore, make_projector, 
 
 hub = mcp_hub.hub
 PARAMS = json.dumps({"temperature": 0.5, "stop": ["x", "y"], "num_ctx": 1024, "typical_p": 0.9}).encode()
+
+
+def show(name: str) -> Any:
+    (model,) = run_json("show", name)["results"]
+    return model
 
 
 @pytest.fixture
@@ -43,7 +49,7 @@ def test_ollama_models_answer_and_their_store_never_changes(store: OllamaStore, 
     assert "Left out lora:latest: It has an adapter (LoRA), and adapters are not supported yet." in done.stderr
     assert "Not taken over: parameter typical_p has no counterpart." in done.stderr
     assert "the template in the file's header applies" in " ".join(done.stderr.split())
-    model = run_json("show", "tiny:1b")
+    model = show("tiny:1b")
     assert model["options"] == {"context": 1024, "stop": ["x", "y"], "system": "Be brief.", "temperature": 0.5}
     assert model["hub"]["imported_from"] == {"tool": "ollama", "name": "tiny:1b", "license": "MIT"}
     (location,) = (file["location"] for file in model["files"])
@@ -80,7 +86,7 @@ def test_names_select_models_and_refused_aliases_are_explained(tmp_path: Path) -
     assert "Ollama has no model 'nope'" in run("import", "--from", "ollama", "nope", code=1).stderr
     assert "adapters are not supported" in run("import", "--from", "ollama", "lora", code=1).stderr
     assert run("import", "--from", "ollama", "tiny:1b", "-a", "own", "-q").stdout == "hf/local/tiny-1b:F16\n"
-    assert "own" in run_json("show", "tiny:1b")["aliases"]
+    assert "own" in show("tiny:1b")["aliases"]
 
 
 def test_damaged_blob_is_not_registered_and_the_others_are(store: OllamaStore, tmp_path: Path) -> None:
@@ -128,7 +134,7 @@ def test_recorded_repos_are_proved_by_digest(hub: HubServer, home: Home, tmp_pat
     tiny_chat(models / "changed-Q4_0.gguf", seed=2)
     first = {one["name"]: one["result"] for one in run_json("import", "--from", "ollama")["imported"]}
     proved, unknown = first[f"hf.co/{REPO}:Q4_K_M"], first["hf.co/owner/nowhere:latest"]
-    assert (proved["model"]["model_id"], proved["model"]["state"]) == (f"hf/{REPO}:Q4_K_M", "ready")
+    assert (proved["model"]["id"], proved["model"]["state"]) == (f"hf/{REPO}:Q4_K_M", "ready")
     assert proved["digest"].startswith(f"matches {REPO}@")
     assert (unknown["model"]["repo"], unknown["model"]["state"]) == (None, "unverified")
     assert unknown["digest"].startswith("not checked: ")
@@ -139,6 +145,19 @@ def test_recorded_repos_are_proved_by_digest(hub: HubServer, home: Home, tmp_pat
     run("rm", "-y", f"{REPO}:Q8_0")
     assert read_tree(models) == before
     assert hub.endpoint
+
+
+def test_hub_that_does_not_answer_is_not_asked_about_each_model(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    for number in range(4):
+        folder = home.root / f".lmstudio/models/acme/Tiny{number}-GGUF"
+        folder.mkdir(parents=True)
+        tiny_chat(folder / f"Tiny{number}-Q8_0.gguf", seed=number)
+    digests = [one["result"]["digest"] for one in run_json("import", "--from", "lmstudio")["imported"]]
+    assert [digest.rpartition("127.0.0.1:9 ")[2] for digest in digests] == [
+        "can't be reached", "can't be reached", "did not respond in time", "did not respond in time",
+    ]  # fmt: skip
+    assert {model["state"] for model in run_json("list")["models"]} == {"unverified"}
 
 
 @pytest.mark.usefixtures("store")
@@ -152,10 +171,10 @@ def test_each_tool_is_imported_in_place(home: Home, tmp_path: Path) -> None:
     before = read_tree(*stores)
     for tool in ("lmstudio", "llamacpp", "jan", "gpt4all", "llm-gguf"):
         run("import", "--from", tool, "--all", "-q")
-    ids = {model["model_id"] for model in run_json("list")["models"]}
+    ids = {model["id"] for model in run_json("list")["models"]}
     assert {"hf/acme/Tiny-GGUF:Q8_0", "hf/acme/Old-GGUF:Q4_0", "hf/acme/Seeing-GGUF:F16"} <= ids
     assert {"hf/local/mine:F16", "hf/local/Tiny-Instruct:Q4_0", "hf/local/emb:F32", "hf/local/Tiny:Q8_0"} <= ids
-    assert run_json("show", "hf/acme/Seeing-GGUF:F16")["facts"]["modalities"] == ["image"]
+    assert show("hf/acme/Seeing-GGUF:F16")["facts"]["modalities"] == ["image"]
     run("rm", "-y", *sorted(ids))
     assert read_tree(*stores) == before
 
@@ -193,7 +212,7 @@ def test_modelfile_of_a_file_sets_options_and_lists_the_rest(tmp_path: Path) -> 
     assert done.stdout == "hf/local/mario:F16\n"
     for text in ("ADAPTER:", "MESSAGE:", "parameter num_keep has no counterpart", "its template is in Go's language"):
         assert f"Not taken over: {text}" in done.stderr
-    assert run_json("show", "mario")["options"]["system"] == "You are\nMario."
+    assert show("mario")["options"]["system"] == "You are\nMario."
 
 
 def test_modelfile_with_a_jinja_template_keeps_it(tmp_path: Path) -> None:
@@ -201,7 +220,7 @@ def test_modelfile_with_a_jinja_template_keeps_it(tmp_path: Path) -> None:
     path = tmp_path / "tiny.modelfile"
     path.write_text(f"from {tiny_chat(tmp_path / 'tiny.gguf')}\ntemplate {template}\n", "utf-8")
     assert run("import", path).stdout == "hf/local/tiny:F16\n"
-    assert run_json("show", "tiny")["options"]["template"] == template
+    assert show("tiny")["options"]["template"] == template
 
 
 def test_modelfile_changes_a_copy_of_another_model(store: OllamaStore, tmp_path: Path) -> None:
@@ -209,7 +228,7 @@ def test_modelfile_changes_a_copy_of_another_model(store: OllamaStore, tmp_path:
     path.write_text("FROM tiny:1b\nPARAMETER temperature 1\n", "utf-8")
     assert "Add -a NAME." in run("import", path, code=2).stderr
     assert run("import", path, "-a", "warm").stdout == "hf/local/warm:F16\n"
-    assert run_json("show", "warm")["options"] == {
+    assert show("warm")["options"] == {
         "context": 1024, "stop": ["x", "y"], "system": "Be brief.", "temperature": 1.0,
     }  # fmt: skip
     path.write_text("FROM missing\n", "utf-8")
@@ -225,10 +244,10 @@ def test_modelfile_of_a_repo_needs_its_pull_and_keeps_the_proof(hub: HubServer, 
     assert f"llm hf pull {REPO}:Q4_K_M, then import" in run("import", path, "-a", "own", code=1).stderr
     Library().pull(f"{REPO}:Q4_K_M")
     assert run("import", path, "-a", "own").stdout == "hf/local/own:Q4_K_M\n"
-    own, base = run_json("show", "own"), run_json("show", REPO)
+    own, base = show("own"), show(REPO)
     assert (own["state"], own["options"], base["options"]) == ("ready", {"system": "hi"}, {})
     run("rm", "-y", "own")
-    assert run_json("show", REPO)["state"] == "ready"
+    assert show(REPO)["state"] == "ready"
     assert hub.endpoint
 
 
@@ -264,6 +283,6 @@ def test_agents_list_and_import_by_name(monkeypatch: pytest.MonkeyPatch) -> None
         "mario:latest", "seeing:latest", "tiny:1b",
     ]  # fmt: skip
     (done,) = library.import_from("ollama", ["tiny:1b"]).imported
-    assert done.result.model.model_id == "hf/local/tiny-1b:F16"
+    assert done.result.model.id == "hf/local/tiny-1b:F16"
     monkeypatch.setenv("LLM_HF_AGENT_READ_ONLY", "on")
     assert AgentLibrary("a bot").find_in_other_tools("ollama").models

@@ -15,11 +15,11 @@ import pytest
 from llm_hf_models import Library
 from llm_hf_models.hub.cache_layout import cache_work_folder
 from llm_hf_models.transfer.types import Event
-from tests.storm.test_transfer_storms import run_processes
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Reset, Throttle, Truncate
 from tests.support.lockfiles import read_content, use_machine
+from tests.support.processes import run_processes
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(7200)]
 

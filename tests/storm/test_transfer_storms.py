@@ -9,11 +9,8 @@ import random
 import shutil
 import signal
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -32,6 +29,7 @@ from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.conftest import Home
 from tests.support.cache_pulls import list_files, pull
 from tests.support.hub_server import HubServer, Throttle
+from tests.support.processes import run_processes
 from tests.support.storage_server import Fault, StorageServer
 from tests.support.transfers import WEATHER
 
@@ -50,7 +48,6 @@ RATE = 4 * MB  # bytes per second of one connection
 CONNECTIONS = 6
 # The cost of a kill: the unrecorded bytes of each connection. The sockets' buffers are empty at that rate.
 SEGMENT_BYTES = CONNECTIONS * RECORD_BYTES
-_ASKING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -145,23 +142,6 @@ def kill_pulls(folder: Path, seed: int, kills: int) -> Tally:
             assert list(cache_work_folder(cache).iterdir()) == []
             shutil.rmtree(cache)
     return tally
-
-
-def run_processes(processes: Sequence[BaseProcess]) -> list[int | None]:
-    """Start processes, and return how each ended.
-
-    Each start checks all existing children (multiprocessing/process.py, _cleanup). If two threads check the same child
-    at one instant, only one reads its status, and the other reports it as lost: 255.
-    """
-    for process in processes:
-        with _ASKING:
-            process.start()
-    statuses = []
-    for process in processes:
-        wait([process.sentinel], 120)
-        with _ASKING:
-            statuses.append(process.exitcode)
-    return statuses
 
 
 def run_gc(cache: Path) -> None:

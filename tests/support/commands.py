@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from click.testing import CliRunner, Result
 from llm.cli import cli as llm_command
 
 from llm_hf_models.cli.main import hf
-
-SCRIPTS = Path(sysconfig.get_path("scripts"))
+from tests.support.fork_server import SCRIPTS, fork_script
 
 
 def run(
@@ -65,8 +63,12 @@ def run_process(
     unprivileged: bool = False,
     environment: dict[str, str] | None = None,
     seconds: float = 120,
+    starts_python: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Run an installed script such as `llm` or `hf` as a process of its own.
+
+    `llm` is forked from a process that has imported its modules (see fork_server.py), unless it is measured or runs
+    without root's rights.
 
     Args:
         words: The script's name and its arguments.
@@ -74,10 +76,12 @@ def run_process(
         unprivileged: Drop root's right to read and write every file.
         environment: Variables to add to this process's environment.
         seconds: How long the process may run.
+        starts_python: Start Python as a user does, with all imports.
     """
     drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if unprivileged and os.geteuid() == 0 else []
+    is_forked = words[0] == "llm" and not drop and not starts_python
     done = subprocess.run(
-        [*drop, str(SCRIPTS / words[0]), *map(str, words[1:])],
+        fork_script("llm", *words[1:]) if is_forked else [*drop, str(SCRIPTS / words[0]), *map(str, words[1:])],
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,

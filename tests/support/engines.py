@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -52,7 +52,10 @@ def open_clean_library(
     """Provide the library of a test; at its end stop all engines and check that nothing remains."""
     with Database(paths.library_path()) as opened:
         yield opened
-        processes = [process for row in running_engines.list_running_engines(opened) for process in processes_of(row)]
+        processes = []
+        for row in running_engines.list_running_engines(opened):
+            with suppress(psutil.NoSuchProcess):  # an engine that crashed may end at any time
+                processes += processes_of(row)
         for row in running_engines.list_running_engines(opened):
             running_engines.stop_engine(opened, row)
         _, running = psutil.wait_procs(processes, timeout=EXIT_SECONDS)

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from mcp import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, ElicitResult, TextContent
+
+from tests.support.fork_server import fork_script
 
 Era = Literal["legacy", "auto"]
 ERAS: tuple[Era, ...] = ("legacy", "auto")
@@ -37,9 +38,8 @@ async def connect_stdio(
     *flags: str, era: Era = "auto", person: User | None = None, **more: Any
 ) -> AsyncIterator[Client]:
     """Connect a host that starts the server as its child, in the current environment."""
-    command = StdioServerParameters(
-        command=sys.executable, args=["-m", "llm_hf_mcp", *flags], env={**os.environ, "PYTHONWARNINGS": "ignore"}
-    )
+    program, *words = fork_script("llm-hf-mcp", *flags)
+    command = StdioServerParameters(command=program, args=words, env={**os.environ, "PYTHONWARNINGS": "ignore"})
     callback = person.answer_question if person is not None else None
     async with Client(command, mode=era, elicitation_callback=callback, **more) as client:
         yield client
@@ -95,7 +95,7 @@ class HttpServer:
 
 @contextmanager
 def serve_http(*flags: str, port: int = 0) -> Iterator[HttpServer]:
-    command = [sys.executable, "-m", "llm_hf_mcp", "--http", str(port), *flags]
+    command = fork_script("llm-hf-mcp", "--http", str(port), *flags)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

@@ -51,6 +51,7 @@ from llm_hf_models.types import (
     TokenStatus,
     Uninstallation,
 )
+from llm_hf_models.updates.types import OutdatedModels, UpdatedModel, UpdatedModels, UpdatePlan
 
 DOCUMENT = Path(__file__).parents[2] / "docs/json.md"
 
@@ -106,6 +107,12 @@ OUTPUTS: dict[str, Any] = {
     "du": DiskUsage,
     "prune": Pruning,
     "dedupe": Deduplication,
+    "outdated": OutdatedModels,
+    "update": UpdatedModels,
+    "update --dry-run": UpdatePlan,
+    "rollback": UpdatedModel,
+    "rollback --dry-run": PullPlan,
+    "pin": LocalModelView,
     "sign": SigningResult,
     "lock": LockResult,
     "lock --diff": LockDiff,

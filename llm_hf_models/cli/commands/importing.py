@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -118,25 +119,33 @@ def import_(
         paths = [str(model) for model in models]
         output.print_json(ImportableFiles(tuple(paths))) if as_json else output.emit("\n".join(paths))
         return
-    options = {key: value for key, value in (("kind", kind), ("pooling", pooling)) if value}
+    arguments = {
+        "repo": repo,
+        "copy": copy,
+        "mmproj": mmproj,
+        "with_mmproj": not no_mmproj,
+        "aliases": aliases,
+        "options": {key: value for key, value in (("kind", kind), ("pooling", pooling)) if value},
+    }
+    _import_files(library, models, arguments, quiet=quiet, as_json=as_json)
+
+
+def _import_files(
+    library: Library,
+    models: Sequence[Path],
+    arguments: Mapping[str, Any],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from llm_hf_models.cli import progress
 
     def register(file: Path) -> ImportResult:
-        from llm_hf_models.cli import progress
-
         with progress.show_progress(quiet=quiet) as show_progress:
-            return library.import_file(
-                file,
-                repo=repo,
-                copy=copy,
-                mmproj=mmproj,
-                with_mmproj=not no_mmproj,
-                aliases=aliases,
-                options=options,
-                progress=show_progress,
-            )
+            return library.import_file(file, **arguments, progress=show_progress)
 
     def show(done: ImportResult) -> None:
-        output.note(local_views.render_import(done, aliases))
+        output.note(local_views.render_import(done, arguments["aliases"]))
         output.emit(done.model.id)
 
     use_each(models, register, show, as_json=as_json)

@@ -128,7 +128,7 @@ def settings(key: str | None, value: str | None, unset: bool, quiet: bool, as_js
     "source",
     "--from",
     metavar="DIR",
-    type=Folder(exists=True, file_okay=False, path_type=Path),
+    type=Folder(file_okay=False, path_type=Path),
     help="Serve a folder that `llm hf export` made, instead of this machine's models.",
 )
 @quiet_option("Print only the address.")

@@ -59,11 +59,11 @@ def lock(
     compared: tuple[str, str] | None,
     as_json: bool,
 ) -> None:
-    """Write the models on this machine, or those of a collection, to a lockfile.
+    """Write a lockfile of the models on this machine.
 
-    The lockfile has the repo, commit, files, digests, names and options of each model, but no key and no token.
-    `llm hf sync` makes another machine match it. Without -o, prints the lockfile. A file that is not a lockfile is
-    never overwritten.
+    With COLLECTION, only of its models. The lockfile has the repo, commit, files, digests, names and options of each
+    model, but no key and no token. `llm hf sync` makes another machine match it. Without -o, prints the lockfile. A
+    file that is not a lockfile is never overwritten.
     """
     library = open_library()
     if key and not target:

@@ -78,7 +78,10 @@ def list_(owner: str | None, as_json: bool) -> None:
 @quiet_option()
 @json_option
 def remove(signer: str, dry_run: bool, as_json: bool) -> None:
-    """Stop trusting one signer, by its number in `llm hf trust list`, or all signers of an owner."""
+    """Stop trusting a signer, or all signers of an owner.
+
+    NUMBER is that of the signer in `llm hf trust list`.
+    """
     _print_change(open_library().remove_trusted_signers(signer, dry_run=dry_run), as_json=as_json)
 
 
@@ -89,7 +92,7 @@ def _print_list(owner: str | None, *, as_json: bool) -> None:
     elif signers:
         output.emit(views.render_signers(signers, output.get_width()))
     else:
-        output.note(NO_SIGNERS)
+        output.note(NO_SIGNERS if owner is None else f"No signer is trusted for {owner}. List all: llm hf trust list")
 
 
 def _print_change(done: TrustChange, *, as_json: bool) -> None:

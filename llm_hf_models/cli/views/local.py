@@ -14,7 +14,14 @@ from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
     from llm_hf_models.library.records import Check
-    from llm_hf_models.models.types import ImportResult, LibrarySurvey, LocalModelView, Removal, Verification
+    from llm_hf_models.models.types import (
+        ImportResult,
+        LibrarySurvey,
+        LocalModelView,
+        Removal,
+        Verification,
+        VersionView,
+    )
     from llm_hf_models.types import (
         SandboxStatus,
         SettingView,
@@ -55,6 +62,7 @@ def render_local_models(
         Column("USED", 4, right=True),
         Column("QUANT", 5, extra=True),
         Column("REVISION", 6, extra=True),
+        Column("PINNED", 6, extra=True),
         Column("OTHER ALIASES", 7, min_width=20, extra=True),
     ]
     return format_table(
@@ -75,6 +83,7 @@ def _make_model_row(model: ModelSummary, survey: bool, with_collections: bool) -
         cli_format.format_age(model.last_used) or "never",
         model.quant,
         _format_revision(model),
+        "pinned" if model.pinned else "",
         ", ".join(others),
     ]
 
@@ -134,6 +143,8 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
             ("API key", _describe_key_source(model)),
             ("Repo", model.repo),
             ("Commit", cli_format.join_if_present(model.commit, f"({model.revision})" if model.revision else "")),
+            ("Pinned", "`llm hf update` leaves it at this commit" if model.pinned else None),
+            ("Other versions", "\n".join(map(format_version, model.other_versions))),
             ("Quantization", model.quant),
             ("Size", format_size(model.size_bytes) if model.files else None),
             ("Architecture", facts.architecture),
@@ -163,6 +174,17 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
     if model.sampling:
         parts.append(running_views.render_sampling(model.sampling, max_width))
     return "\n\n".join([summary, *parts])
+
+
+def format_version(version: VersionView) -> str:
+    """Return another version of a model: its commit, its date, and whether its files are on this machine."""
+    commit, when = (version.commit or "")[: cli_format.SHORT_COMMIT], cli_format.format_date(version.replaced)
+    if version.state == "refused":
+        return f"{commit}, not used: its load test failed on {when} ({version.problem or 'no reason'})"
+    if version.state == "untested":
+        return f"{commit}, not used: its load test has not ended"
+    place = f"{format_size(version.size_bytes)} kept" if version.on_disk else "its files are removed"
+    return f"{commit}, replaced on {when}, {place}"
 
 
 def _describe_template(model: LocalModelView) -> str | None:

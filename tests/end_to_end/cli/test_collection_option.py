@@ -66,6 +66,30 @@ def test_pull_names_dead_repos_and_gets_the_rest(hub: HubServer, tmp_path: Path)
     assert sorted(lost.stdout.split()) == ["hf/owner/other-GGUF:Q8_0", Q4_ID]
 
 
+def test_name_of_a_collection_or_a_role_is_not_sent_to_the_hub_as_a_repo(hub: HubServer, tmp_path: Path) -> None:
+    """Anyone could own the account `work`."""
+    for name in ("own", "best"):
+        hub.add_repo(f"work/{name}", {f"{name}-Q8_0.gguf": tiny_chat(tmp_path / f"theirs-{name}")})
+    run("collection", "add", "work", f"{REPO}:Q4_K_M", "--role", "best", "-q")
+    for command in ("pull", "info", "inspect", "check"):
+        refused = run(command, "Work/OWN", code=2).stderr
+        assert "work/own is a collection on this machine" in refused
+        assert "llm hf pull --collection work/own" in refused
+        assert "hf://Work/OWN" in refused
+    assert run_json_one("info", "work/best")["id"] == REPO
+    assert run_json_one("pull", "work/best", "--dry-run")["id"] == Q4_ID
+    assert run("pull", "work/BEST", "-q").stdout == f"{Q4_ID}\n"
+    run("collection", "add", "work", "hf://work/own", "-q")
+    (theirs,) = [
+        each for each in run_json_one("collection", "show", "work")["members"] if each["ref"].startswith("hf://")
+    ]
+    assert (theirs["ref"], theirs["fix"]) == ("hf://work/own", "llm hf pull hf://work/own")
+    assert run("pull", "--collection", "work", "-q").stdout == "hf/work/own:Q8_0\n"
+    run("collection", "add", "work/own", OWN_ID, "--role", "first", "-q")
+    run("rm", OWN_ID, "-y", "-q")
+    assert "local/own:Q8_0, which is work/own/first, is not on" in run("pull", "work/own/first", code=None).stderr
+
+
 def test_list_shows_the_models_of_a_collection() -> None:
     run("pull", f"{REPO}:Q4_K_M", f"{REPO}:Q8_0", "-q")
     assert run("list", "--collection", "work", "-q").stdout.split() == [Q4_ID, "hf/remote/far", OWN_ID]

@@ -91,3 +91,8 @@ def test_error_is_a_message_and_json(words: list[str], code: int, message: str) 
     failed = run("collection", *words, "--json", code=code)
     assert message in json.loads(failed.stdout)["error"]["message"]
     assert failed.stderr == ""
+
+
+def test_command_for_models_says_that_a_name_is_a_collection() -> None:
+    for command in ("show", "path", "verify"):
+        assert "It is a collection: llm hf collection show coding." in run(command, "Coding", code=1).stderr

@@ -17,6 +17,7 @@ from llm_hf_models.errors import BadInputError, UnknownCollectionError
 from llm_hf_models.hub.cache_files import lock_download
 from llm_hf_models.library.database import Database
 from llm_hf_models.library.records import LocalModel
+from llm_hf_models.library.versions import make_version
 from llm_hf_models.service import Library
 from tests.conftest import Home
 from tests.support.cache_pulls import run_hf
@@ -145,6 +146,23 @@ def test_folders_of_others_are_named_and_left_alone(twice: Library, home: Home) 
     assert len(twice.get_disk_usage().rows) == 2
 
 
+def test_usage_lists_the_old_versions_of_a_model(hub: HubServer, home: Home, tmp_path: Path, size: int) -> None:
+    library = Library()
+    library.pull(ONE)
+    new = tiny_chat(tmp_path / "new.gguf", seed=5)
+    with Database(home.llm / "hf/library.db") as db:
+        old = db.get_model(ONE_ID)
+    hub.add_repo(ONE, {"tiny-Q4_K_M.gguf": new})
+    library.pull(ONE)
+    with Database(home.llm / "hf/library.db") as db:
+        db.save_version(ONE_ID, make_version(old, "kept"))
+    rows = list_rows(library.get_disk_usage())
+    assert rows == {("model", ONE_ID): (new.stat().st_size, 0), ("old versions", ONE_ID): (size, 0)}
+    assert list_rows(library.get_disk_usage("repo")) == {("repo", ONE): (size + new.stat().st_size, 0)}
+    assert library.prune(library.plan_pruning(larger_bytes=1)).freed_bytes == size + new.stat().st_size
+    assert library.get_disk_usage().size_bytes == 0
+
+
 def test_usage_without_a_cache_is_empty(home: Home) -> None:
     shutil.rmtree(home.cache)
     usage = Library().get_disk_usage()
@@ -202,7 +220,9 @@ def test_protected_models_are_kept_with_the_reason(twice: Library, home: Home, t
     change_model(home, ONE_ID, pinned=0)
     twice.create_collection("work")
     twice.add_to_collection("work", ONE)
-    assert f"Kept {ONE_ID}: it is in the collection work." in run("prune", "--larger", "1kB", "--keep", "work").stderr
+    shown = run("prune", "--larger", "1kB", "--keep", "work").stderr
+    assert f"Kept {ONE_ID}: it is in the collection work." in shown
+    assert shown.endswith("No model is removed.\n")
 
 
 def test_model_that_was_used_after_the_plan_is_kept(twice: Library, home: Home) -> None:

@@ -18,7 +18,8 @@ from llm_hf_models.errors import (
     UnknownCollectionError,
     UnknownModelError,
 )
-from llm_hf_models.models.collections import list_members
+from llm_hf_models.library.sqlite_file import Row, SQLiteFile
+from llm_hf_models.models.collections import list_members, list_members_by_collection
 from tests.support.local_models import forget_model, record_model
 
 TINY, SMALL = "tiny/chat-GGUF:Q4_K_M", "small/chat-GGUF:Q8_0"
@@ -226,6 +227,8 @@ def test_role_that_means_something_else_is_refused(library: Library) -> None:
     library.add_to_collection("tiny2", "tiny", role="best")
     record_model("tiny2/best:Q8_0")
     assert library.show("tiny2/best").id == "hf/tiny2/best:Q8_0", "a real model wins"
+    library.create_collection("other")
+    assert library.add_to_collection("other", "tiny2/best").members[0].ref == "tiny2/best:Q8_0"
     (member,) = library.show_collection("tiny2").members
     assert member.clash == "tiny2/best is a name of hf/tiny2/best:Q8_0, which is used instead"
 
@@ -237,7 +240,7 @@ def test_a_name_of_a_model_is_not_a_name_of_a_collection(library: Library) -> No
     library.create_collection("unsloth/Qwen3")
     library.create_collection("all")
     assert library.add_to_collection("all", "unsloth/qwen3").collections[0].name == "unsloth/Qwen3"
-    assert library.add_to_collection("all", "hf://unsloth/Qwen3").members[0].ref == "unsloth/Qwen3"
+    assert library.add_to_collection("all", "hf://unsloth/Qwen3").members[0].ref == "hf://unsloth/Qwen3"
     library.remove_from_collection("all", "hf://unsloth/Qwen3")
     assert len(library.show_collection("all").collections) == 1
     assert library.remove_from_collection("all", "unsloth/Qwen3").collections == ()
@@ -294,3 +297,40 @@ def test_hostile_name_is_refused(name: str) -> None:
     with pytest.raises(BadInputError, match="is not a valid name of a collection"):
         Library().create_collection(name)
     assert Library().list_collections() == ()
+
+
+def count_queries(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> int:
+    """Return the number of queries that a call sends to the library."""
+    sent: list[str] = []
+    fetch_rows = SQLiteFile.fetch_rows
+
+    def record(db: SQLiteFile, sql: str, *values: object) -> list[Row]:
+        sent.append(sql)
+        return fetch_rows(db, sql, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SQLiteFile, "fetch_rows", record)
+        call()
+    return len(sent)
+
+
+def test_number_of_queries_does_not_grow_with_the_collections(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Callable[[], object]] = [
+        library.list_collections,
+        lambda: library.list(with_collections=True),
+        lambda: library.list(collection="group-0"),
+        lambda: library.show_collection("group-0"),
+        lambda: list_members_by_collection(Context()),
+    ]
+    counts = []
+    for start in (0, 5):
+        for number in range(start, start + 5):
+            library.create_collection(f"group-{number}/inner")
+            library.add_to_collection(f"group-{number}/inner", "tiny", SMALL, f"far/away-{number}:Q8_0")
+        counts.append([count_queries(monkeypatch, call) for call in calls])
+    assert counts[0] == counts[1]
+    assert {name: len(members) for name, members in list_members_by_collection(Context()).items()} == {
+        name: 3 for number in range(10) for name in (f"group-{number}", f"group-{number}/inner")
+    }

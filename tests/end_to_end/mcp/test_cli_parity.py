@@ -67,12 +67,15 @@ async def read_resource(client: Client, uri: str) -> Any:
     return drop_changing_fields(json.loads(content.text))
 
 
-async def compare_lockfiles_and_imports(tool: Callable[..., Awaitable[Any]]) -> None:
+async def compare_newer_tools(tool: Callable[..., Awaitable[Any]]) -> None:
     assert (await tool("hf_lock_models"))["text"] == (await run_command("lock"))["text"]
     assert (await tool("hf_sync_lockfile", lockfile=run("lock").stdout, dry_run=True))["complete"]
     add_ollama_model("mario:latest", "You are Mario.")
     printed = await run_command("import", "--from", "ollama", "--dry-run")
     assert (await tool("hf_import_model", program="ollama"))["models"] == printed["models"]
+    assert await tool("hf_get_disk_usage") == await run_command("du")
+    unused = await tool("hf_prune_models", unused_days=1)
+    assert unused == {**await run_command("prune", "--unused", "1d", "--dry-run"), "done": unused["done"]}
 
 
 async def check_collections(tool: Callable[..., Awaitable[Any]]) -> None:
@@ -131,13 +134,14 @@ async def test_every_tool_returns_the_json_of_its_command() -> None:
         names = await tool("hf_edit_aliases", name=LOCAL, add=["another"])
         assert names["aliases"] == (await run_command("alias"))["aliases"]
         await check_collections(tool)
+        current = await tool("hf_update_model", name=LOCAL)
+        assert (current["download"], current["model"]) == (None, await run_command_for_one("show", LOCAL))
         output = await tool("hf_run_prompt", name=LOCAL, prompt="Hello", max_tokens=30, temperature=0)
         again = Library().prompt(LOCAL, "Hello", options={"max_tokens": 30, "temperature": 0})
         assert output == drop_changing_fields(to_json(again))
-        await compare_lockfiles_and_imports(tool)
+        await compare_newer_tools(tool)
         running = await tool("hf_status")
         assert running == await run_command("status")
-        assert await tool("hf_get_disk_usage") == await run_command("du")
         removal = Library().plan_removal(LOCAL)
         gone = await tool("hf_delete_model", name=LOCAL, confirm=LOCAL)
         assert gone == to_json(replace(removal, done=True))
@@ -213,13 +217,11 @@ async def test_model_of_another_program_is_listed_and_registered() -> None:
         assert "lm" in await call_refused(client, "hf_import_model", program="lmstudio", name="x")
         assert "Next: " in await call_refused(client, "hf_import_model", program="ollama", name="../mario")
         done = await call_tool(client, "hf_import_model", program="ollama", name="mario")
-        listed = (await run_command("list"))["models"][0]
-        assert drop_changing_fields(done["imported"]["result"]["model"]) == {
-            **listed,
-            "options": {"system": "You are Mario."},
-        }
+        shown = await run_command_for_one("show", "mario")
+        model = drop_changing_fields(done["imported"]["result"]["model"])
+        assert (model["id"], model["options"]) == (shown["id"], {"system": "You are Mario."})
         again = await call_tool(client, "hf_import_model", program="ollama", name="mario")
         assert again["imported"] is None
-        assert again["models"][0]["identical_to"] == listed["model_id"]
+        assert again["models"][0]["identical_to"] == shown["id"]
         empty = get_text(await client.call_tool("hf_import_model", {"program": "jan"}))
         assert empty.startswith("jan has no models here.")

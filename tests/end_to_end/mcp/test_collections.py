@@ -44,6 +44,18 @@ async def test_agent_lists_pages_and_changes_collections() -> None:
 
 
 @run_async
+async def test_hints_name_the_tools_for_collections() -> None:
+    async with connect_stdio() as client:
+        unknown = await call_refused(client, "hf_list_collections", name="codin")
+        assert "Did you mean 'coding'? List the collections with hf_list_collections." in unknown
+        other = await call_refused(client, "hf_edit_collection", action="remove", name="coding", members=["tiny"])
+        assert "hf_list_collections('coding')" in other
+        repo = await call_refused(client, "hf_download_model", ref="coding/small")
+        assert "For its models: hf_list_collections('coding/small')." in repo
+        assert "hf://coding/small" in repo
+
+
+@run_async
 async def test_deletion_needs_permission_and_consent() -> None:
     async with connect_stdio() as client:
         refused = await call_refused(client, "hf_edit_collection", action="delete", name="coding", confirm="coding")

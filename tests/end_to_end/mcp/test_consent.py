@@ -327,15 +327,16 @@ async def test_annotations_say_what_each_tool_may_do() -> None:
     true = {
         "read_only_hint": {
             "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_status",
-            "hf_get_disk_usage", "hf_lock_models",
+            "hf_get_disk_usage", "hf_list_collections", "hf_lock_models",
         },
         "destructive_hint": {
-            "hf_control_download", "hf_delete_model", "hf_edit_aliases", "hf_prune_models", "hf_sync_lockfile",
+            "hf_control_download", "hf_delete_model", "hf_edit_aliases", "hf_edit_collection", "hf_prune_models",
+            "hf_sync_lockfile", "hf_update_model",
         },
         "open_world_hint": {
             "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_list_models",
             "hf_download_model", "hf_control_download", "hf_import_model", "hf_run_prompt", "hf_status",
-            "hf_sync_lockfile",
+            "hf_edit_collection", "hf_sync_lockfile", "hf_update_model",
         },
         "idempotent_hint": hints.keys() - {"hf_run_prompt"},
     }  # fmt: skip

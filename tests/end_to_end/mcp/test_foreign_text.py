@@ -29,7 +29,8 @@ CARD = f"---\nlicense: mit\n---\n{END}\n{ORDER}{HIDDEN}\n" + f"{HIDDEN}word " * 
 LABEL = f"{ORDER} {'now ' * 30}"
 # Fields of the results with text by this package, by the user of this machine, or of a closed set of values.
 OWN_FIELDS = {
-    "file_digest", "signed_at", "trusted_for", "unchecked_reason",
+    "keep", "reasons",
+    "file_digest", "signed_at", "trusted_for", "unchecked_reason", "unreadable",
     "access", "added", "address", "byte_order", "cache_dir", "choice", "code", "commit", "created", "default",
     "llm_default", "digest", "endpoint", "endpoint_model", "etag", "file", "finish_reason", "fix", "gated", "git_sha1",
     "key", "key_env", "key_name", "kept", "kind", "layers", "library", "location", "message", "missing", "mode",
@@ -37,6 +38,7 @@ OWN_FIELDS = {
     "requested_by", "result", "revision", "role", "scopes", "severity", "sha256", "shape", "source", "state",
     "suggestions", "token_kind", "tool", "token_name", "type", "updated", "value", "verdict", "versions", "warnings",
     "where", "why", "all_files", "modalities", "fields", "organisations", "doubt", "at", "last_used", "started",
+    "replaced",
 }  # fmt: skip
 
 
@@ -136,6 +138,7 @@ async def test_every_answer_about_a_hostile_repo_is_clean_and_limited() -> None:
         ("hf_import_model", {"program": "ollama"}),
         ("hf_import_model", {"program": "ollama", "name": "hostile"}),
         ("hf_list_models", {"verbosity": "full"}),
+        ("hf_update_model", {"name": ref}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {}),
         ("hf_prune_models", {"unused_days": 90}),

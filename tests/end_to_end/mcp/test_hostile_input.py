@@ -38,6 +38,7 @@ NAMES: dict[tuple[str, str], dict[str, Any]] = {
     ("hf_verify_model", "name"): {},
     ("hf_run_prompt", "name"): {"prompt": "Hello"},
     ("hf_delete_model", "name"): {},
+    ("hf_update_model", "name"): {},
     ("hf_edit_aliases", "name"): {"add": ["x"]},
     ("hf_import_model", "name"): {"program": "ollama"},
     ("hf_list_collections", "name"): {},

@@ -87,6 +87,7 @@ async def collect_calls(client: Client) -> list[tuple[str, dict[str, Any], dict[
         ("hf_sync_lockfile", {"lockfile": "version = 1", "prune": False}),
         ("hf_import_model", {"program": "ollama"}),
         ("hf_import_model", {"program": "ollama", "name": "Mario"}),
+        ("hf_update_model", {"name": local}),
         ("hf_status", {}),
         ("hf_get_disk_usage", {"by": "repo"}),
         ("hf_prune_models", {"unused_days": 90}),

@@ -30,11 +30,11 @@ pulled = mcp_hub.pulled
 
 LOOKING = {
     "hf_search_models", "hf_get_model", "hf_inspect_gguf", "hf_get_downloads", "hf_list_models", "hf_lock_models",
-    "hf_get_disk_usage", "hf_status",
+    "hf_get_disk_usage", "hf_list_collections", "hf_status",
 }  # fmt: skip
 CHANGING = {
     "hf_download_model", "hf_control_download", "hf_verify_model", "hf_run_prompt", "hf_edit_aliases",
-    "hf_import_model", "hf_sync_lockfile",
+    "hf_edit_collection", "hf_import_model", "hf_sync_lockfile", "hf_update_model",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,18 @@ def test_certificate_and_encrypted_key(folder: Path, tmp_path: Path) -> None:
     )
     facts = judge_signature((folder / "model.sig").read_bytes(), roots=[root.pem]).facts
     assert (facts.verdict, facts.identity) == ("valid", "CN=Signer")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes and devices")
+def test_key_comes_through_a_pipe_and_an_endless_one_is_refused(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(to_private_pem(KEY),))
+    writer.start()
+    run("sign", str(folder), "--key", str(tmp_path / "pipe"), "-q")
+    writer.join()
+    assert len(read_signed(folder / "model.sig")) == 4
+    with pytest.raises(BadKeyError, match="too large"):
+        Library().sign(str(folder), "/dev/zero", overwrite=True)
 
 
 def test_private_key_among_the_files_is_refused(folder: Path, key: Path) -> None:

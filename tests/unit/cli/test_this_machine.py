@@ -258,7 +258,7 @@ def test_local_names_are_completed() -> None:
     offered = {item.value for item in complete.get_completions(["show"], "w")}
     assert offered == {"walrus"}
     assert "hf/local/tiny:Q8_0" in {item.value for item in complete.get_completions(["rm"], "HF/")}
-    keys = complete.get_completions(["settings"], "keep")
+    keys = complete.get_completions(["settings"], "keep_a")
     assert [item.value for item in keys] == ["keep_alive"]
     assert keys[0].help
 
