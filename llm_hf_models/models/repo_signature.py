@@ -19,6 +19,7 @@ from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.library.trust import TrustRow
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.models.trusted_signers import compute_fingerprint
 from llm_hf_models.signatures.hashing import find_hash_problem
 from llm_hf_models.signatures.matching import KnownFile, match_files
 from llm_hf_models.signatures.types import Coverage, SignatureFacts, SignedManifest
@@ -95,7 +96,7 @@ def judge_content(
     judged = _judge(data, owners[owner.casefold()])
     trusted = []
     for rows in owners.values():
-        again = _judge(data, rows) if judged.facts.method in ("key", "certificate") else judged
+        again = _judge(data, rows) if _may_have_signed(judged.facts, rows) else judged
         if _is_by(again.facts, rows):
             trusted.append(rows[0].owner)
             judged = again if judged.facts.verdict != "valid" else judged
@@ -161,6 +162,13 @@ def _judge(data: bytes, signers: Sequence[TrustRow]) -> JudgedSignature:
         [str(row.pem).encode() for row in signers if row.method == method] for method in ("key", "certificate")
     )
     return judge_signature(data, keys, roots)
+
+
+def _may_have_signed(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
+    """Return whether the signature has to be judged with the keys or certificates of these signers."""
+    if facts.method == "key":
+        return any(row.method == "key" and compute_fingerprint(row) == facts.key_hint for row in signers)
+    return facts.method == "certificate" and any(row.method == "certificate" for row in signers)
 
 
 def _is_by(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
