@@ -208,8 +208,9 @@ def _fetch_file(context: Context, hub: Hub, repo: RepoId, commit: str, file: Hub
 
 
 def make_check(report: SignatureReport) -> Check:
-    """Return the dated record of the facts about a signature."""
+    """Return the dated record of the facts about a signature. It is plainly `valid` only if the signer is trusted."""
     verdict = report.facts.verdict.replace("_", " ") if report.facts else "not read"
+    verdict += ", signer not trusted" if report.trusted is False else ""
     return Check("signature", verdict, time.time(), asdict(report))
 
 

@@ -116,6 +116,8 @@ def test_copied_signature_is_reported_as_such(hub: HubServer, tmp_path: Path) ->
     assert "you trust this signer for acme, not for copycat: the signature may be copied from acme" in report.summary
     stderr = run("pull", "copycat/signed-GGUF").stderr
     assert "Warning: signature: you trust this signer for acme" in stderr.replace("\n  ", " ")
+    (check,) = [each for each in Library().show("copycat/signed-GGUF").checks if each.kind == "signature"]
+    assert check.result == "valid, signer not trusted"
 
 
 def test_keyless_signature_that_names_another_owners_signer_is_reported(
