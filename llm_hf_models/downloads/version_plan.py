@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads import signature_checks
 from llm_hf_models.downloads.plan import Listing, bind_to_model, plan_files, plan_listed
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, VersionSwitch
 from llm_hf_models.errors import BadInputError, NotFoundError
@@ -15,6 +16,7 @@ from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import LocalModel, ModelVersion
 from llm_hf_models.models import repo_info
 from llm_hf_models.models.repairs import format_pull_ref
+from llm_hf_models.models.repo_signature import judge_again
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.models.variant_choice import group_variants
 
@@ -66,10 +68,14 @@ def plan_old_version(context: Context, model: LocalModel, version: ModelVersion,
 
     Raises:
         NotFoundError: The files are gone, and the Hub no longer has that commit.
+        SignatureRefusedError: The setting require_signature forbids that version.
         HfModelsError: An error of `plan_pull`.
     """
     plan = _plan_recorded(context, model, version, switch)
     if not plan.fetch_bytes:
+        # The Hub is not asked, so the recorded signature counts, with the signers who are trusted now.
+        report = judge_again(context, replace(model, files=version.files, checks=version.checks))
+        signature_checks.refuse_signature(context, RepoId.parse(plan.repo).owner, report)
         return plan
     ref = ModelRef(RepoId.parse(plan.repo), revision=plan.commit)
     try:

@@ -20,10 +20,14 @@ class VersionTables(ModelTables):
         return self.list_all_versions(model_id).get(model_id, [])
 
     def list_all_versions(self, model_id: str | None = None) -> dict[str, list[ModelVersion]]:
-        """Return the other versions by the id of their model, the most recently replaced first."""
+        """Return the other versions by the id of their model, the most recently replaced first.
+
+        A pull or a sync can have returned a model to a recorded version, which is then not another one.
+        """
         rows = self.fetch_rows(
             "select models.model_id, versions.* from versions join models on models.id = versions.model"
-            " where ?1 is null or models.model_id = ?1 order by versions.replaced desc, versions.id desc",
+            " where (?1 is null or models.model_id = ?1) and versions.commit_hash is not models.commit_hash"
+            " order by versions.replaced desc, versions.id desc",
             model_id,
         )
         found: dict[str, list[ModelVersion]] = {}

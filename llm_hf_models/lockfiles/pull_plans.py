@@ -63,7 +63,7 @@ def plan_download(
         HfModelsError: An error of `complete_draft`.
     """
     repo, commit = get_served_name(locked)
-    details, _ = repo_info.fetch_details(replace(context, is_patient=True), ModelRef(repo, commit))
+    details, _ = repo_info.fetch_details(context, ModelRef(repo, commit))
     if details.commit != commit:
         raise RevisionNotFoundError(f"{repo} has no commit {commit}", cause=f"It returned {details.commit[:40]}.")
     _refuse_other_files(locked, {file.path: file for file in details.files})

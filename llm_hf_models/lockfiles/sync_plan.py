@@ -292,6 +292,7 @@ class _Planner:
             for step in steps
             for alias, owner in step.moved_aliases.items()
         ]
+        found += [_explain_attachment(step) for step in steps if step.action == "attach"]
         found += [f"{step.id} is {step.replaces} now, and will be another file." for step in steps if step.replaces]
         found += [
             f"{step.id}: {concern}"
@@ -308,6 +309,11 @@ def _find_taken_name(aliases: Sequence[str], kind: str) -> NameTakenError | None
     except NameTakenError as error:
         return error
     return None
+
+
+def _explain_attachment(step: SyncStep) -> str:
+    key = step.locked.key_env or step.locked.key_name
+    return f"{step.id} will send prompts{f' and the key {key}' if key else ''} to {step.locked.endpoint}."
 
 
 def _is_content(change: LockChange) -> bool:

@@ -131,7 +131,7 @@ def _read(library: Library, name: str) -> Lockfile:
     metavar="KEY",
     help="Refuse the lockfile unless FILE.sig is by this public key or certificate (PEM).",
 )
-@click.option("-y", "--yes", is_flag=True, help="Don't ask before a large download, a removal or a moved alias.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask, for example before a removal.")
 @quiet_option()
 @json_option
 @click.pass_context
@@ -181,7 +181,8 @@ def sync(
 def _ask(plan: SyncPlan) -> None:
     """Ask whether to carry out a plan, if there is a reason to ask."""
     if questions := views.list_questions(plan):
-        output.alert("\n".join(questions))
+        if output.is_quiet():  # otherwise the plan was shown
+            output.alert("\n".join(questions))
         confirm("Go on?", refused="Nothing was changed", hint="Pass -y to sync without asking.")
 
 

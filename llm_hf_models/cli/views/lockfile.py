@@ -72,7 +72,7 @@ def _shorten(value: str) -> str:
 
 
 def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
-    """Return a table with what a sync does about each model, and the totals."""
+    """Return a table with what a sync does about each model, the totals, and the reasons to ask a person."""
     rows = [[step.id, _describe_step(step), _explain_step(step)] for step in plan.steps if step.action != "none"]
     rows += [[removal.id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
     columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", wrap=True, min_width=20)]
@@ -81,7 +81,7 @@ def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
     lines = [f"{matching} of {_count(len(plan.steps), 'model')} match the lockfile."]
     lines += [f"To download: {format_size(plan.fetch_bytes)}."] if plan.fetch_bytes else []
     lines += [f"Not in the lockfile: {', '.join(plan.unlisted)}."] if plan.unlisted else []
-    return "\n".join([*table, *lines])
+    return "\n".join([*table, *lines, *plan.concerns])
 
 
 def _describe_step(step: SyncStep) -> str:
@@ -112,7 +112,7 @@ def render_export(done: ExportResult, *, dry_run: bool) -> str:
 
 
 def list_questions(plan: SyncPlan) -> Sequence[str]:
-    """Return the lines to show before a person is asked whether to carry out a plan."""
+    """Return the reasons to ask a person before a plan is carried out."""
     removals = (
         f"{removal.id} is not in the lockfile. Removing it frees {format_size(removal.freed_bytes)}."
         for removal in plan.removals

@@ -121,11 +121,27 @@ def test_changed_names_and_options_are_set_back(lockfile: Path) -> None:
 def test_alias_of_another_model_moves_only_with_consent(lockfile: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "mine-Q8_0.gguf", seed=5), "-q")
     run("alias", "mine", "walrus", "--remove", "walrus")
-    refused = run("sync", lockfile, code=2, stdin="")
-    assert "'walrus' names hf/local/mine:Q8_0 now" in refused.stderr
+    refused, planned = run("sync", lockfile, code=2, stdin=""), run("sync", lockfile, "--dry-run")
+    for text in (refused.stderr, planned.stdout):
+        assert "'walrus' names hf/local/mine:Q8_0 now" in text
     assert run_json_one("show", "walrus")["id"] == "hf/local/mine:Q8_0"
     run("sync", lockfile, "-y")
     assert run_json_one("show", "walrus")["id"] == TINY_ID
+
+
+def test_endpoint_of_a_lockfile_is_attached_only_with_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("attach", "far", "--endpoint", "http://127.0.0.1:9/v1", "--model", "big", "--key-env", "HF_TOKEN")
+    lockfile = tmp_path / "models.lock.toml"
+    run("lock", "-o", lockfile)
+    use_machine(monkeypatch, tmp_path / "second")
+    question = "hf/remote/far will send prompts and the key HF_TOKEN to http://127.0.0.1:9/v1."
+    assert question in run("sync", lockfile, "--dry-run").stdout
+    for flags in ((), ("-q",)):
+        refused = " ".join(run("sync", lockfile, *flags, code=2, stdin="").stderr.split())
+        assert refused.count(question) == 1
+    assert run_json("list")["models"] == []
+    run("sync", lockfile, "-y")
+    run("sync", lockfile, "--check")
 
 
 def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path: Path) -> None:

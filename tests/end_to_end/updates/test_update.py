@@ -389,3 +389,15 @@ def test_error_of_the_load_test_names_both_commits(origin: Origin) -> None:
     with pytest.raises(NewVersionError) as caught:
         Library().pull(replace(planned.plan))  # type: ignore[type-var]
     assert str(old.commit)[:12] in caught.value.message
+
+
+def test_version_that_a_pull_returned_to_is_no_other_version(origin: Origin) -> None:
+    old = show()
+    new = origin.change(Q4, origin.make_weights()).commit
+    update_one(keep_old=True)
+    Library().rollback(MODEL, keep_old=True)
+    assert [each.commit for each in show().other_versions] == [new]
+    run("pull", f"{REPO}:Q4_K_M")
+    assert (show().commit, show().other_versions) == (new, ())
+    assert old.commit != new
+    assert "has no earlier version" in run("rollback", MODEL, code=1).stderr
