@@ -82,7 +82,7 @@ def refuse_new_owner(context: Context, requested: RepoId, found: RepoId) -> None
     """
     if requested.owner.casefold() != found.owner.casefold() and requires_signer(context, requested.owner):
         raise SignatureRefusedError(
-            f"{requested} is now {found} on the Hub, and you trust signers for {requested.owner}",
+            f"You trust signers for {requested.owner}, and its repo is now {found}",
             cause="The setting require_signature is `owners`, and another owner's signature does not count.",
             hint=f"If you trust {found.owner}, pull it by its new name: llm hf pull {found}",
         )
