@@ -145,6 +145,7 @@ def test_version_that_does_not_load_is_refused_and_the_old_one_answers(origin: O
     assert count_weights_sent(origin) == 0
     with pytest.raises(NotFoundError, match="no earlier version"):
         Library().rollback(MODEL)
+    assert "version" in run("gc", "--dry-run").stdout
     assert [file.kind for file in Library().gc().files] == ["version"]
     assert len(list_blobs(home)) == 1
     origin.change(Q4, origin.make_weights())
