@@ -68,6 +68,7 @@ class VersionSwitch:
 
     kind: Literal["update", "rollback"]
     keep_old: bool = False  # keep the files of the version that is replaced
+    replaces: str | None = None  # the commit that an update was planned for
 
 
 @dataclass(frozen=True)

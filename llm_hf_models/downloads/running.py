@@ -398,7 +398,7 @@ class RunningDownload:
             )
         return InterruptedByUserError(
             "Interrupted; the downloaded part is kept",
-            hint=f"Run the pull again to continue it, or: llm hf resume {self._row.id}",
+            hint=f"Run the command again to continue it, or: llm hf resume {self._row.id}",
         )
 
 

@@ -82,7 +82,7 @@ def refuse_new_owner(context: Context, requested: RepoId, found: RepoId) -> None
     """
     if requested.owner.casefold() != found.owner.casefold() and requires_signer(context, requested.owner):
         raise SignatureRefusedError(
-            f"{requested} is now {found} on the Hub, and you trust signers for {requested.owner}",
+            f"You trust signers for {requested.owner}, and its repo is now {found}",
             cause="The setting require_signature is `owners`, and another owner's signature does not count.",
             hint=f"If you trust {found.owner}, pull it by its new name: llm hf pull {found}",
         )
@@ -113,6 +113,20 @@ def refuse_signature(context: Context, owner: str, report: SignatureReport | Non
             problem,
             cause=f"The setting require_signature is `{mode}`." + (f"\n{report.summary}" if report else ""),
             hint=f"Choose whom to trust with `llm hf trust`, or change the setting: {SETTING_HINT}",
+        )
+
+
+def refuse_unchecked(context: Context, owner: str) -> None:
+    """Refuse files whose repo was not asked for its signature, if the setting require_signature requires one.
+
+    Raises:
+        SignatureRefusedError: You trust signers for the owner.
+    """
+    if requires_signer(context, owner):
+        raise SignatureRefusedError(
+            f"The signature of {owner}'s repo can't be checked without the Hub",
+            cause="The setting require_signature is `owners`, and you trust signers for this owner.",
+            hint=f"Sync from the Hub or a mirror, or change the setting: {SETTING_HINT}",
         )
 
 

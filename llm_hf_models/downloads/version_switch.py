@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llm_hf_models.context import Context
 from llm_hf_models.downloads.leftovers import remove_leftovers
-from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan, VersionSwitch
 from llm_hf_models.downloads.records import load_plan_if_readable
 from llm_hf_models.errors import HfModelsError, NewVersionError, NotWritableError, StorageError, UnknownModelError
 from llm_hf_models.gguf.facts import ModelFacts
@@ -33,9 +33,13 @@ def record_target(context: Context, plan: PullPlan) -> None:
     """Record the version that a plan leads to, before its files appear in the cache.
 
     The record keeps `gc` from removing them. After a kill, the next update finds them by it.
+
+    Raises:
+        NewVersionError: The plan is an update, and the model was pinned or changed after it was planned.
     """
     with context.open_database() as db, suppress(UnknownModelError), db.transaction():
         model_id = str(plan.model_id)
+        _refuse_outdated_plan(db.get_model(model_id), plan.commit, plan.switch)
         known = next((one for one in db.list_versions(model_id) if one.commit == plan.commit), None)
         if known is None:
             db.save_version(model_id, _make_target(context, plan))
@@ -61,14 +65,33 @@ def _make_target(context: Context, plan: PullPlan) -> ModelVersion:
     return ModelVersion(plan.repo, plan.commit, facts, plan.hub or {}, files, (), time.time(), "untested")
 
 
-def check_before_switch(context: Context, before: LocalModel, model: LocalModel) -> LocalModel:
+def _refuse_outdated_plan(model: LocalModel, commit: str | None, switch: VersionSwitch | None) -> None:
+    """Refuse an update to a commit if the model was pinned or got another version after it was planned."""
+    if switch is None or switch.kind != "update":
+        return
+    now = (model.commit or "")[:12]
+    if model.pinned:
+        raise NewVersionError(
+            f"{model.model_id} was pinned, and stays at {now}",
+            hint=f"Unpin it before you update it again: llm hf pin --unpin {model.model_id}",
+        )
+    if model.commit not in (switch.replaces, commit):
+        raise NewVersionError(
+            f"{model.model_id} has another version, {now}, since this update was planned",
+            hint=f"Plan it again: llm hf update {model.model_id}",
+        )
+
+
+def check_before_switch(context: Context, before: LocalModel, model: LocalModel, switch: VersionSwitch) -> LocalModel:
     """Load-test a new version of a model, and return it with the result.
 
     A version with the same files takes over the last load test.
 
     Raises:
-        NewVersionError: The new version failed the load test. Its files are kept until `gc` or the next update.
+        NewVersionError: The new version failed the load test, or the model was pinned or changed since the plan.
+            The files of the new version are kept until `gc` or the next update.
     """
+    _refuse_outdated_plan(before, model.commit, switch)
     model = replace(model, options=before.options, quant=before.quant)
     with context.open_database() as db:
         known = next((one for one in db.list_versions(model.model_id) if one.commit == model.commit), None)

@@ -31,14 +31,14 @@ def plan_from_local_bytes(
 
     Raises:
         PolicyError: A setting forbids this owner, this licence or this size.
-        SignatureRefusedError: The setting require_signature needs a signature, which only the Hub has.
+        SignatureRefusedError: A setting requires the signature of a trusted signer.
         NotWritableError, DiskFullError: The cache can't hold the files.
     """
     plan = _build_draft(context, locked, model_id, cached, sources)
     repo, commit = get_served_name(locked)
     details = RepoDetails(id=str(repo), author=repo.owner, license=locked.license, commit=commit)
     plan_checks.refuse_by_policy(context, details, plan.files)
-    signature_checks.refuse_signature(context, repo.owner, None)
+    signature_checks.refuse_unchecked(context, details.author)
     plan = replace(
         plan,
         hub=_describe_repo(locked, {}),

@@ -27,6 +27,7 @@ from llm_hf_models.system.hashing import FileStamp, read_stamp
 from llm_hf_models.transfer.types import Progress
 
 STOP_CHECK_SECONDS = 0.1
+CONTINUE_HINT = "Run the same sync again to continue it."
 
 
 def sync(
@@ -51,6 +52,8 @@ def sync(
     # The files of a model to remove may be the only source of one that is not complete yet.
     if not all(model.done for model in done):
         return SyncResult(tuple(done), (), fetched_bytes, not_removed=tuple(removal.id for removal in plan.removals))
+    if plan.removals and stop.is_set():
+        raise InterruptedByUserError("Stopped before models were removed", hint=CONTINUE_HINT)
     return SyncResult(tuple(done), tuple(_remove_models(context, plan.removals)), fetched_bytes)
 
 
@@ -72,7 +75,7 @@ def _sync_model(context: Context, step: SyncStep, progress: Progress, stop: thre
         with context.open_database() as db:
             _finish(db, step, step.locked)
     except InterruptedByUserError as error:
-        error.hint = "Run the same sync again to continue it."
+        error.hint = CONTINUE_HINT
         raise
     except HfModelsError as error:
         return _make_failure(step, error)

@@ -19,6 +19,7 @@ from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.library.trust import TrustRow
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.models.trusted_signers import compute_fingerprint
 from llm_hf_models.signatures.hashing import find_hash_problem
 from llm_hf_models.signatures.matching import KnownFile, match_files
 from llm_hf_models.signatures.types import Coverage, SignatureFacts, SignedManifest
@@ -95,7 +96,7 @@ def judge_content(
     judged = _judge(data, owners[owner.casefold()])
     trusted = []
     for rows in owners.values():
-        again = _judge(data, rows) if judged.facts.method in ("key", "certificate") else judged
+        again = _judge(data, rows) if _may_have_signed(judged.facts, rows) else judged
         if _is_by(again.facts, rows):
             trusted.append(rows[0].owner)
             judged = again if judged.facts.verdict != "valid" else judged
@@ -163,6 +164,13 @@ def _judge(data: bytes, signers: Sequence[TrustRow]) -> JudgedSignature:
     return judge_signature(data, keys, roots)
 
 
+def _may_have_signed(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
+    """Return whether the signature has to be judged with the keys or certificates of these signers."""
+    if facts.method == "key":
+        return any(row.method == "key" and compute_fingerprint(row) == facts.key_hint for row in signers)
+    return facts.method == "certificate" and any(row.method == "certificate" for row in signers)
+
+
 def _is_by(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
     """Return whether one of these signers, with whose keys the signature was judged, signed or is named as the signer.
 
@@ -200,8 +208,9 @@ def _fetch_file(context: Context, hub: Hub, repo: RepoId, commit: str, file: Hub
 
 
 def make_check(report: SignatureReport) -> Check:
-    """Return the dated record of the facts about a signature."""
+    """Return the dated record of the facts about a signature. It is plainly `valid` only if the signer is trusted."""
     verdict = report.facts.verdict.replace("_", " ") if report.facts else "not read"
+    verdict += ", signer not trusted" if report.trusted is False else ""
     return Check("signature", verdict, time.time(), asdict(report))
 
 

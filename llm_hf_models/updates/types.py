@@ -55,8 +55,9 @@ class OutdatedModels(Result):
 class PlannedUpdate(Result):
     """What an update does with one model. Sizes are in bytes.
 
-    `action` is `none` if the model is up to date, `skip` if it is pinned, follows no branch, or has no new version on
-    the Hub, and `refuse` if that is unknown or the new version can't be pulled. `plan` is the pull of the new version.
+    `action` is `none` if the model is up to date, `skip` if it is pinned, follows no branch, has no new version on the
+    Hub or is not in the cache, and `refuse` if its state is unknown or the new version can't be pulled. `plan` is the
+    pull of the new version.
     """
 
     id: str

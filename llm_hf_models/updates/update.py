@@ -79,6 +79,9 @@ def _plan_one(
         return replace(planned, action="none" if row.status == "up to date" else action)
     try:
         refuse_other_place(model)
+    except BadInputError as error:
+        return replace(planned, action="skip", reason=error.message, hint=error.hint)
+    try:
         plan = plan_new_version(context, model, survey.details[row.id], found.variant, switch, draft_after=draft_after)
     except InterruptedByUserError:
         raise

@@ -158,8 +158,8 @@ def sync(
     if public_key and file == STDIN:
         raise click.UsageError("--require-signature needs the name of a file.")
     lockfile = library.read_lockfile(file, public_key=public_key) if public_key else _read(library, file)
-    with stop_on_interrupt() as stop, progress.show_progress(quiet=output.is_quiet()) as show:
-        plan = library.plan_sync(lockfile, source=source, prune=prune, progress=show, stop=stop)
+    with progress.show_progress(quiet=output.is_quiet()) as show:  # Ctrl-C ends it at once, as nothing is changed
+        plan = library.plan_sync(lockfile, source=source, prune=prune, progress=show)
     if check or dry_run:
         output.print_json(plan) if as_json else output.emit(views.render_sync_plan(plan, output.get_width()))
         ctx.exit(1 if check and not plan.in_sync else 0)

@@ -29,6 +29,7 @@ _LEFTOVER_NAMES = {
     "ref": "ref",
     "copy": "partial copy",
     "engine": "engine folder",
+    "version": "version",
 }
 _PENDING_REQUESTS = {"pause": "pausing", "cancel": "cancelling", "background": "moving to background"}
 _STATES_AFTER = {"pause": ("paused",), "resume": ACTIVE_STATES, "cancel": ("cancelled",), "retry": ACTIVE_STATES}

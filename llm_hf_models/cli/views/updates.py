@@ -51,7 +51,10 @@ def render_outdated_summary(found: OutdatedModels) -> str:
         [f"The Hub was not asked: {found.problem}. The answers are those of earlier commands."] if found.problem else []
     )
     if found.outdated:
-        lines.append(f"{_count(found.outdated)} with new files. Update them: llm hf update --all")
+        pinned = sum(row.status == "new files" and row.pinned for row in found.models)
+        update = " Update them: llm hf update --all" if found.outdated > pinned else ""
+        skipped = f" {pinned} of them pinned, which updates skip." if pinned else ""
+        lines.append(f"{_count(found.outdated)} with new files.{skipped}{update}")
     if found.unknown:
         lines.append(f"{_count(found.unknown)} could not be compared.")
     return "\n".join(lines)

@@ -116,6 +116,8 @@ def test_copied_signature_is_reported_as_such(hub: HubServer, tmp_path: Path) ->
     assert "you trust this signer for acme, not for copycat: the signature may be copied from acme" in report.summary
     stderr = run("pull", "copycat/signed-GGUF").stderr
     assert "Warning: signature: you trust this signer for acme" in stderr.replace("\n  ", " ")
+    (check,) = [each for each in Library().show("copycat/signed-GGUF").checks if each.kind == "signature"]
+    assert check.result == "valid, signer not trusted"
 
 
 def test_keyless_signature_that_names_another_owners_signer_is_reported(
@@ -333,7 +335,7 @@ def test_repo_that_was_moved_to_another_owner_needs_that_owners_signers(hub: Hub
     Library().add_trusted_signer("acme", key=write_key(tmp_path))
     assert Library().plan(REPO)
     Library().set_setting("require_signature", "owners")
-    with pytest.raises(SignatureRefusedError, match="is now evil/signed-GGUF on the Hub, and you trust signers"):
+    with pytest.raises(SignatureRefusedError, match="trust signers for acme, and its repo is now evil/signed-GGUF"):
         Library().plan(REPO)
     assert Library().plan("evil/signed-GGUF"), "nobody is trusted for this owner"
 
@@ -403,3 +405,18 @@ def test_verify_without_the_signature_file_repeats_no_old_verdict(hub: HubServer
     again = Library().verify(REPO).signature
     assert again is not None
     assert "No known key has the fingerprint" in again.summary
+
+
+def test_update_of_a_repo_that_was_moved_to_another_owner_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path)
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().set_setting("require_signature", "owners")
+    model_id = str(Library().pull(REPO).id)
+    hub.rename_repo(REPO, "evil/signed-GGUF")
+    hub.add_repo("evil/signed-GGUF", {FILE: tiny_chat(tmp_path / "new.gguf", seed=3)}, task="text-generation")
+    Library().info("evil/signed-GGUF")
+    (step,) = Library().plan_update([model_id]).models
+    assert step.action == "refuse"
+    assert step.reason == "You trust signers for acme, and its repo is now evil/signed-GGUF"
+    run("update", model_id, "-y", code=1)
+    assert Library().show(model_id).state == "ready"

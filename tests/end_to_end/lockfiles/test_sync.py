@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models import Library
+from llm_hf_models.errors import InterruptedByUserError
 from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, Truncate, run_hub
+from tests.support.hub_server import HubServer, Stall, Truncate, run_hub
 from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, read_content, use_machine
+from tests.support.signatures import make_key, to_public_pem
+
+SYNC = """
+import signal, sys
+from llm.cli import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+cli(["hf", "sync", sys.argv[1]])
+"""
 
 
 @pytest.fixture
@@ -94,6 +108,25 @@ def test_damaged_file_of_another_program_in_the_cache_is_replaced(
     run("sync", lockfile)
     assert damaged.read_bytes() == content
     run("sync", lockfile, "--check")
+
+
+def test_required_signature_is_required_of_bytes_that_are_here(
+    lockfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("export", tmp_path / "disk")
+    use_machine(monkeypatch, tmp_path / "second")
+    run("import", tmp_path / "repos" / TINY, "-q")
+    (tmp_path / "acme.pem").write_bytes(to_public_pem(make_key()))
+    run("trust", "add", "acme", "--key", tmp_path / "acme.pem")
+    monkeypatch.setenv("LLM_HF_REQUIRE_SIGNATURE", "owners")
+    steps = {step["id"]: step for step in run_json("sync", lockfile, "-y", "--dry-run")["steps"]}
+    assert "The repo has no signature, and you trust signers for acme" in steps[TINY_ID]["problem"]
+    refused = run("sync", lockfile, "--from", tmp_path / "disk", "-y", code=1).stderr
+    assert "The signature of acme's repo can't be checked without the Hub" in refused
+    assert [model["id"] for model in run_json("list")["models"]] == ["hf/local/tiny:Q8_0"]
+    monkeypatch.setenv("LLM_HF_REQUIRE_SIGNATURE", "if-present")
+    done = {model["id"]: model for model in run_json("sync", lockfile, "-y")["models"]}
+    assert (done[TINY_ID]["action"], done[TINY_ID]["done"], done[TINY_ID]["fetched_bytes"]) == ("copy", True, 0)
 
 
 def test_touched_file_is_hashed_and_not_downloaded(lockfile: Path, hub: HubServer) -> None:
@@ -232,3 +265,21 @@ def test_interrupted_sync_is_continued(
     hub.fault(Truncate(200_000), on=TINY, side="storage", times=1)
     run("sync", lockfile)
     assert run_json_one("show", TINY_ID)["state"] == "ready"
+
+
+def test_ctrl_c_ends_the_plan_of_a_sync_at_once(
+    lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_machine(monkeypatch, tmp_path / "second")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedByUserError, match="Stopped while comparing"):
+        Library().plan_sync(lockfile, stop=stop)
+    hub.forget_requests()
+    hub.fault(Stall(), on=f"api/models/{REPO}", times=None)
+    with subprocess.Popen([sys.executable, "-c", SYNC, str(lockfile)], stderr=subprocess.PIPE, text=True) as process:
+        hub.wait_until(lambda: hub.count(f"api/models/{REPO}") > 0, 60)
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate(timeout=60)
+    assert (process.returncode, "Interrupted" in shown) == (130, True)
+    assert run_json("list")["models"] == []

@@ -199,6 +199,10 @@ def test_outdated_prints_a_table_json_and_ids(origin: Origin) -> None:
     assert (row["id"], row["status"], row["checked"][-1]) == (MODEL, "new files", "Z")
     assert run("outdated", "-q").stdout.strip() == MODEL
     assert "There is no local model" in run("outdated", "nothing", code=1).stderr
+    run("pin", MODEL)
+    pinned = run("outdated", "--all").stderr
+    assert "pinned, which updates skip" in pinned
+    assert "llm hf update" not in pinned
 
 
 def test_projector_that_was_left_out_stays_left_out(origin: Origin) -> None:

@@ -145,6 +145,7 @@ def test_version_that_does_not_load_is_refused_and_the_old_one_answers(origin: O
     assert count_weights_sent(origin) == 0
     with pytest.raises(NotFoundError, match="no earlier version"):
         Library().rollback(MODEL)
+    assert "version" in run("gc", "--dry-run").stdout
     assert [file.kind for file in Library().gc().files] == ["version"]
     assert len(list_blobs(home)) == 1
     origin.change(Q4, origin.make_weights())
@@ -377,7 +378,8 @@ def test_model_in_another_folder_is_compared_and_not_replaced(origin: Origin, tm
     origin.change(Q8, origin.make_weights(seed=6))
     assert [row.status for row in library.outdated([model]).models] == ["new files"]
     (planned,) = library.plan_update([model]).models
-    assert planned.action == "refuse"
+    assert planned.action == "skip"
+    assert [each.outcome for each in library.update([model]).models] == ["skipped"]
     assert "only models in the cache are replaced" in planned.reason
     assert f"llm hf pull {REPO}:Q8_0" in str(planned.hint)
 
@@ -401,3 +403,23 @@ def test_version_that_a_pull_returned_to_is_no_other_version(origin: Origin) -> 
     assert (show().commit, show().other_versions) == (new, ())
     assert old.commit != new
     assert "has no earlier version" in run("rollback", MODEL, code=1).stderr
+
+
+@pytest.mark.parametrize("reason", ["was pinned", "has another version"])
+def test_update_that_was_planned_before_a_change_is_refused(origin: Origin, reason: str) -> None:
+    origin.change(Q4, origin.make_weights())
+    (planned,) = Library().plan_update().models
+    assert planned.plan is not None
+    if reason == "was pinned":
+        Library().pin(MODEL)
+    else:
+        origin.change(Q4, origin.make_weights(seed=8))
+        Library().pull(f"{REPO}:Q4_K_M")
+    now = show().commit
+    row = Library().enqueue(planned.plan)
+    assert list(Library().follow(row.id))[-1].download.state == "failed"
+    (failed,) = [each for each in Library().downloads() if each.id == row.id]
+    assert reason in str(failed.error)
+    with pytest.raises(NewVersionError, match=reason):
+        Library().pull(planned.plan)
+    assert (show().commit, show().state) == (now, "ready")
