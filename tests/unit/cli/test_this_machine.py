@@ -121,8 +121,8 @@ def test_list_imports_neither_engines_nor_network_code() -> None:
     code = (
         "import sys\nfrom llm_hf_models.cli.main import hf\n"
         "try: hf(['list'])\nexcept SystemExit: pass\n"
-        "heavy = ('inference.engine', 'inference.client', 'inference.options', "
-        "'gguf.template_audit', 'hub.client', 'models.default_options', 'downloads.plan')\n"
+        "heavy = ('inference.engine', 'inference.protocol.client', 'inference.protocol.options', "
+        "'gguf.template_audit', 'hub.client', 'models.local.default_options', 'downloads.plan')\n"
         "sys.exit(' '.join(name for name in heavy if f'llm_hf_models.{name}' in sys.modules) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
