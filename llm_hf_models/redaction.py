@@ -1,7 +1,7 @@
 """Replace tokens and keys in text that comes from outside, because a server or proxy may repeat what it received.
 
 `remember` is called with each token or key before it is sent. From then on, `redact` replaces it: in responses where
-they arrive (hub/client.py, inference/), in the text of errors (errors.py), and in everything that is shown, logged or
+they arrive (hub/session.py, inference/), in the text of errors (errors.py), and in everything that is shown, logged or
 stored. Text must be redacted before it is shortened. A part of a secret is found too if it has its first
 `PART_CHARS` characters.
 """

@@ -24,8 +24,9 @@ from llm_hf_models.gguf.shards import describe_shard, describe_shard_figures, fi
 from llm_hf_models.gguf.template_audit import audit_template
 from llm_hf_models.gguf.types import TENSOR_TYPES, TensorInfo
 from llm_hf_models.gguf.validate import ValidationReport, check_shards, merge_headers
-from llm_hf_models.hub.client import Hub, get_package_version
+from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef
+from llm_hf_models.hub.session import get_package_version
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.library.records import LocalModel
 from llm_hf_models.models import metadata_cache

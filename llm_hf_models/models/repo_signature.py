@@ -12,8 +12,9 @@ from pydantic import TypeAdapter
 
 from llm_hf_models.context import Context
 from llm_hf_models.errors import HfModelsError, InterruptedByUserError
-from llm_hf_models.hub.client import MAX_CARD_BYTES, Hub
+from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import RepoFile, RepoId
+from llm_hf_models.hub.session import MAX_CARD_BYTES
 from llm_hf_models.hub.types import HubFile, RepoDetails
 from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.library.trust import TrustRow

@@ -26,8 +26,9 @@ from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.spellings import find_matches, list_file_names
 from llm_hf_models.gguf.variants import Variant
-from llm_hf_models.hub.client import Hub, get_package_version
+from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId
+from llm_hf_models.hub.session import get_package_version
 from llm_hf_models.hub.types import RepoDetails
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.repos.remote_headers import read_remote_headers
