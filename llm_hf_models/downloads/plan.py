@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import hub_scans, plan_checks, signature_checks
-from llm_hf_models.downloads.local_files import count_partial_bytes, find_files_in_folder, find_local_files
-from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan, VersionSwitch
+from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, VersionSwitch
+from llm_hf_models.downloads.planned_files import choose_folder, find_replaced, is_complete, plan_files
 from llm_hf_models.errors import (
     FileNotFoundInRepoError,
     InvalidGgufError,
@@ -23,7 +21,6 @@ from llm_hf_models.gguf.facts import ModelFacts, apply_kind, apply_task
 from llm_hf_models.gguf.memory_fit import Fit
 from llm_hf_models.gguf.rules import Finding
 from llm_hf_models.gguf.variants import Variant
-from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.client import Hub
 from llm_hf_models.hub.listing import complete_file
 from llm_hf_models.hub.refs import ModelRef, RepoFile, RepoId, parse_alias
@@ -38,8 +35,6 @@ from llm_hf_models.models.repos.info import add_sampling, collect_repo_facts
 from llm_hf_models.models.repos.variant_choice import ALLOW_INVALID_HINT, refuse_invalid
 from llm_hf_models.models.types import Freshness
 from llm_hf_models.network.errors import is_transient
-from llm_hf_models.paths import make_absolute
-from llm_hf_models.system.hashing import compute_digests
 
 
 def plan_pull(context: Context, text: str, options: PullOptions, *, draft_after: float | None = None) -> PullPlan:
@@ -194,12 +189,12 @@ def _plan_listed_files(context: Context, hub: Hub, listing: Listing, variant: Va
         mmproj=variant.mmproj if variant else None,
         total_bytes=sum(file.size for file in planned),
         fetch_bytes=sum(file.size - file.partial for file in planned if not file.local and not file.copy),
-        folder=str(_choose_folder(context, ref.repo, details.commit, options)),
+        folder=str(choose_folder(context, ref.repo, details.commit, options)),
         options=options,
-        replaces=_find_replaced(planned, options),
+        replaces=find_replaced(planned, options),
         hub=collect_repo_facts(details),
         freshness=listing.freshness,
-        already_complete=_is_complete(context, model_id, details.commit, planned, options),
+        already_complete=is_complete(context, model_id, details.commit, planned, options),
         cache_dir=str(context.cache_dir().absolute()),
         endpoint=context.endpoint(),
         note=listing.note,
@@ -282,74 +277,6 @@ def _choose_model_id(context: Context, ref: ModelRef, requested: RepoId, variant
             return existing.model_id
     revision = f"@{ref.revision}" if ref.revision else ""
     return f"hf/{ref.repo}{revision}:{variant.quant}"
-
-
-def plan_files(
-    context: Context, repo: RepoId, commit: str, files: Sequence[HubFile], options: PullOptions
-) -> tuple[PlannedFile, ...]:
-    with context.open_database() as db:  # files that failed `verify` have the right size, but are downloaded again
-        broken = {file.location for model in db.list_models() if model.state == "changed" for file in model.files}
-    cached = find_local_files(context.cache_dir(), repo, commit, files)
-    cached = {path: location for path, location in cached.items() if str(location) not in broken}
-    if options.to is None:
-        local, copy, work = cached, set[str](), cache_layout.cache_work_folder(context.cache_dir())
-    else:
-        folder = make_absolute(options.to)
-        local, work = _find_verified_files(folder, files), cache_layout.target_work_folder(folder)
-        copy = cached.keys() - local.keys()
-    return tuple(
-        PlannedFile(
-            **vars(file),
-            local=file.path in local,
-            partial=0 if file.path in copy else count_partial_bytes(work, file),
-            copy=file.path in copy,
-        )
-        for file in files
-    )
-
-
-def _find_verified_files(folder: Path, files: Sequence[HubFile]) -> dict[str, Path]:
-    """Return the files that a plain folder already contains, by path.
-
-    Their digests are compared, because the user's own files may have the same names.
-    """
-    etags, found = {file.path: file.etag for file in files}, {}
-    for path, location in find_files_in_folder(folder, files).items():
-        with suppress(OSError):
-            if not etags[path] or compute_digests(location).get_same_kind(etags[path]) == etags[path]:
-                found[path] = location
-    return found
-
-
-def _find_replaced(files: Sequence[PlannedFile], options: PullOptions) -> tuple[str, ...]:
-    if options.to is None:
-        return ()
-    folder = make_absolute(options.to)
-    locations = [folder / RepoFile(file.path).path for file in files if not file.local]
-    return tuple(str(location) for location in locations if location.is_symlink() or location.exists())
-
-
-def _choose_folder(context: Context, repo: RepoId, commit: str, options: PullOptions) -> Path:
-    if options.to is not None:
-        return make_absolute(options.to)
-    return cache_layout.cache_path(context.cache_dir(), repo, commit, "x").parent
-
-
-def _is_complete(
-    context: Context, model_id: str | None, commit: str, files: Sequence[PlannedFile], options: PullOptions
-) -> bool:
-    if model_id is None or options.to is not None or not all(file.local for file in files):
-        return False
-    with context.open_database() as db:
-        try:
-            model = db.get_model(model_id)
-        except UnknownModelError:
-            return False
-    return (
-        model.state == "ready"
-        and model.commit == commit
-        and {file.path for file in model.files} == {file.path for file in files}
-    )
 
 
 def _rebuild_variant(plan: PullPlan) -> Variant:

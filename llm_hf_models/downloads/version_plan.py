@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import signature_checks
-from llm_hf_models.downloads.plan import Listing, bind_to_model, plan_files, plan_listed
+from llm_hf_models.downloads.plan import Listing, bind_to_model, plan_listed
 from llm_hf_models.downloads.plan_types import PullOptions, PullPlan, VersionSwitch
+from llm_hf_models.downloads.planned_files import plan_files
 from llm_hf_models.errors import BadInputError, NotFoundError
 from llm_hf_models.gguf.variants import Variant
 from llm_hf_models.hub import cache_layout
