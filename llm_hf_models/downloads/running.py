@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeGuard
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeGuard
 from typing_extensions import Self
 
 from llm_hf_models.context import Context
+from llm_hf_models.downloads.on_done import run_command
 from llm_hf_models.downloads.records import load_plan_if_readable, store_completed_plan
 from llm_hf_models.errors import (
     DiskFullError,
@@ -36,8 +34,6 @@ from llm_hf_models.library.download_records import (
 )
 from llm_hf_models.network.errors import is_transient
 from llm_hf_models.system.ownership import make_owner_name
-from llm_hf_models.system.private_files import append_to_private_file
-from llm_hf_models.system.processes import wait_in_background
 
 if TYPE_CHECKING:
     from llm_hf_models.downloads.plan_types import PlannedFile, PullPlan, VersionSwitch
@@ -311,27 +307,8 @@ class RunningDownload:
                     self._db.add_note(self._row.id, "command", f"runs now; its output goes to {log}")
                 self._db.add_note(self._row.id, "done", model.model_id if model else "")
         if ends and now.on_done:
-            self._run_command(now.on_done, now, model)
+            run_command(self._context, self._db, now.on_done, now, model)
         return model
-
-    def _run_command(self, command: str, row: Download, model: LocalModel | None) -> None:
-        """Start the command that the user gave for a finished download. Its failure does not concern the download."""
-        variables = {
-            "LLM_HF_DOWNLOAD": str(row.id),
-            "LLM_HF_REF": row.ref,
-            "LLM_HF_MODEL": model.model_id if model else "",
-        }
-        log = self._context.command_log()
-        try:
-            with append_to_private_file(log) if log else nullcontext(_find_stderr()) as output:
-                process = subprocess.Popen(  # noqa: S602 - the user's own command line, as they would type it
-                    command, shell=True, env={**os.environ, **variables}, stdin=subprocess.DEVNULL,
-                    stdout=output, stderr=subprocess.STDOUT,
-                )  # fmt: skip
-            wait_in_background(process)
-        except (OSError, ValueError) as error:  # for example, the command is longer than the system accepts
-            with suppress(HfModelsError):
-                self._db.add_note(row.id, "command", f"could not be run: {error}")
 
     def _may_end_row(self, now: Download) -> bool:
         """Return True if no other running process owns the row, and the row is not done yet."""
@@ -400,11 +377,3 @@ class RunningDownload:
             "Interrupted; the downloaded part is kept",
             hint=f"Run the command again to continue it, or: llm hf resume {self._row.id}",
         )
-
-
-def _find_stderr() -> int:
-    """Return the file descriptor of standard error, or DEVNULL if the program has none."""
-    try:
-        return sys.stderr.fileno()
-    except (AttributeError, OSError):
-        return subprocess.DEVNULL
