@@ -36,8 +36,8 @@ hf = HfGroup(
             "this_machine:rm importing:import_ collections:collection disk_space:du disk_space:prune "
             "disk_space:dedupe this_machine:gc"
         ),
-        "Lockfiles": "lockfile:lock lockfile:sync lockfile:export",
         "Versions": "updates:outdated updates:update updates:rollback updates:pin",
+        "Lockfiles": "lockfile:lock lockfile:sync lockfile:export",
         "Signatures": "trust:trust signatures:sign",
         "Running": "running:set_ running:ps running:stop running:serve running:attach",
         "Account": "account:login account:logout account:whoami",

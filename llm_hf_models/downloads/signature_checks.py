@@ -80,11 +80,9 @@ def refuse_new_owner(context: Context, requested: RepoId, found: RepoId) -> None
     Raises:
         SignatureRefusedError: The repo has another owner now.
     """
-    if requested.owner.casefold() == found.owner.casefold() or context.settings().require_signature != "owners":
-        return
-    if _has_signers(context, requested.owner):
+    if requested.owner.casefold() != found.owner.casefold() and requires_signer(context, requested.owner):
         raise SignatureRefusedError(
-            f"{requested} is now {found} on the Hub, and you trust signers for {requested.owner}",
+            f"You trust signers for {requested.owner}, and its repo is now {found}",
             cause="The setting require_signature is `owners`, and another owner's signature does not count.",
             hint=f"If you trust {found.owner}, pull it by its new name: llm hf pull {found}",
         )
@@ -108,7 +106,7 @@ def refuse_signature(context: Context, owner: str, report: SignatureReport | Non
     if mode == "off":
         return
     problem = _find_problem(report)
-    if mode == "owners" and problem is None and _has_signers(context, owner):
+    if problem is None and requires_signer(context, owner):
         problem = _find_missing_proof(owner, report)
     if problem:
         raise SignatureRefusedError(
@@ -116,6 +114,28 @@ def refuse_signature(context: Context, owner: str, report: SignatureReport | Non
             cause=f"The setting require_signature is `{mode}`." + (f"\n{report.summary}" if report else ""),
             hint=f"Choose whom to trust with `llm hf trust`, or change the setting: {SETTING_HINT}",
         )
+
+
+def refuse_unchecked(context: Context, owner: str) -> None:
+    """Refuse files whose repo was not asked for its signature, if the setting require_signature requires one.
+
+    Raises:
+        SignatureRefusedError: You trust signers for the owner.
+    """
+    if requires_signer(context, owner):
+        raise SignatureRefusedError(
+            f"The signature of {owner}'s repo can't be checked without the Hub",
+            cause="The setting require_signature is `owners`, and you trust signers for this owner.",
+            hint=f"Sync from the Hub or a mirror, or change the setting: {SETTING_HINT}",
+        )
+
+
+def requires_signer(context: Context, owner: str) -> bool:
+    """Return whether the settings require a signature by a signer whom a person trusts for this owner."""
+    if context.settings().require_signature != "owners":
+        return False
+    with context.open_database() as db:
+        return any(row.owner.casefold() == owner.casefold() for row in db.list_trusted_signers())
 
 
 def _is_proven(report: SignatureReport) -> bool:
@@ -147,8 +167,3 @@ def _find_missing_proof(owner: str, report: SignatureReport | None) -> str | Non
         names = ", ".join(map(quote_label, coverage.unlisted[:5])) if coverage else "the files"
         return f"The signature does not list {names}"
     return None
-
-
-def _has_signers(context: Context, owner: str) -> bool:
-    with context.open_database() as db:
-        return any(row.owner.casefold() == owner.casefold() for row in db.list_trusted_signers())

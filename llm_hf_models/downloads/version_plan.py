@@ -59,7 +59,7 @@ def plan_new_version(
     """
     ref = ModelRef(RepoId.parse(details.id), revision=model.revision, quant=variant.quant)
     options = PullOptions(mmproj=variant.mmproj is not None)
-    listing = Listing(ref, RepoId.parse(str(model.repo)), options, details, Freshness(), None)
+    listing = Listing(ref, ModelRef.parse(format_pull_ref(model.model_id)).repo, options, details, Freshness(), None)
     switch = replace(switch, replaces=model.commit)
     return bind_to_model(plan_listed(context, listing, draft_after=draft_after), model.model_id, switch)
 

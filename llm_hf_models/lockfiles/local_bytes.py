@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from llm_hf_models.downloads.file_verifier import FileVerifier
-from llm_hf_models.downloads.local_files import find_local_files
+from llm_hf_models.downloads.local_files import find_candidates
 from llm_hf_models.hub import cache_layout
 from llm_hf_models.hub.refs import RepoFile, RepoId
 from llm_hf_models.hub.types import HubFile
@@ -77,17 +77,29 @@ class LocalBytes:
         return proven
 
     def find_cached(self, locked: LockedModel) -> dict[str, Path]:
-        """Return the files that the cache has, by path: of this repo, or of another one with the same digest."""
-        found = find_local_files(self._cache_dir, *get_served_name(locked), [*map(make_hub_file, locked.files)])
-        return {path: place for path, place in found.items() if str(place) not in self._broken}
+        """Return the files that the cache has, by path: of this repo, or of another one with the same digest.
+
+        A file that another program or a damaged disk left there with another content is not one of them.
+        """
+        repo, commit = get_served_name(locked)
+        found: dict[str, Path] = {}
+        for file in map(make_hub_file, locked.files):
+            places = find_candidates(self._cache_dir, repo, commit, file)
+            proven = (place for place in places if self._verifier.verify(file, place) is not None)
+            if place := next(proven, None):
+                found[file.path] = place
+        return found
 
     def find_elsewhere(self, locked: LockedModel) -> dict[str, Path]:
-        """Return the files that another folder has, by path: the exported folder, or that of another model."""
+        """Return the files that another folder has, by path: that of another model, or the exported folder.
+
+        The copies of the exported folder are compared with their digests while they are copied.
+        """
         found: dict[str, Path] = {}
         for file in locked.files:
             places = [Path(one.location) for one in self._by_digest.get(file.digest, ()) if self._is_usable(one)]
             if self._folder is not None:
-                places.insert(0, find_in_folder(self._folder, locked, file))
+                places.append(find_in_folder(self._folder, locked, file))
             for place in places:
                 if cache_layout.has_size(place, file.size_bytes):
                     found.setdefault(file.path, place)

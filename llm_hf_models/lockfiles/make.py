@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
-from llm_hf_models.errors import LockfileError, MissingFileError, NotWritableError
+from llm_hf_models.errors import (
+    HfModelsError,
+    LockfileError,
+    MissingFileError,
+    NotWritableError,
+    UnknownCollectionError,
+)
 from llm_hf_models.library.records import ENDPOINT_KEY_ENV, ENDPOINT_KEY_NAME, ENDPOINT_MODEL, TEMPLATE, LocalModel
 from llm_hf_models.lockfiles import signature
 from llm_hf_models.lockfiles.parse import MAX_TEXT_CHARS, parse_lockfile, read_lockfile
 from llm_hf_models.lockfiles.toml_text import sort_files, write_lockfile
 from llm_hf_models.lockfiles.types import LockedFact, LockedFile, LockedModel, Lockfile, LockResult
+from llm_hf_models.models.collection_types import CollectionMember
 from llm_hf_models.models.collections import list_members
 from llm_hf_models.models.signing import is_signature_file
 from llm_hf_models.system.text import clean_text
@@ -27,13 +35,26 @@ def select_models(
     Raises:
         UnknownModelError, UnknownCollectionError: A name is unknown.
     """
-    members = list_members(context, collection) if collection is not None else ()
+    members = _list_members(context, collection) if collection is not None else ()
     absent = tuple(f"{member.ref} is not on this machine" for member in members if member.id is None)
     with context.open_database() as db:
         if not names and collection is None:
             return db.list_models(), ()
         found = [db.find_model(name) for name in names] + [db.get_model(one.id) for one in members if one.id]
     return list({model.model_id: model for model in found}.values()), absent
+
+
+def _list_members(context: Context, collection: str) -> tuple[CollectionMember, ...]:
+    try:
+        return list_members(context, collection)
+    except UnknownCollectionError as error:
+        with suppress(HfModelsError), context.open_database() as db:
+            model_id = db.find_model(collection).model_id
+            error.cause = f"It is a name of the model {model_id}."
+            error.hint = (
+                f"Make a collection of it: llm hf collection create NAME, llm hf collection add NAME {model_id}"
+            )
+        raise
 
 
 def make_lockfile(models: Iterable[LocalModel]) -> tuple[Lockfile, tuple[str, ...]]:

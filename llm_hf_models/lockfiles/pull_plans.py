@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_hf_models.context import Context
-from llm_hf_models.downloads import plan_checks
+from llm_hf_models.downloads import plan_checks, signature_checks
 from llm_hf_models.downloads.plan import complete_draft
 from llm_hf_models.downloads.plan_types import PlannedFile, PullOptions, PullPlan
 from llm_hf_models.errors import DigestMismatchError, HfModelsError, RevisionNotFoundError
@@ -31,12 +31,14 @@ def plan_from_local_bytes(
 
     Raises:
         PolicyError: A setting forbids this owner, this licence or this size.
+        SignatureRefusedError: A setting requires the signature of a trusted signer.
         NotWritableError, DiskFullError: The cache can't hold the files.
     """
     plan = _build_draft(context, locked, model_id, cached, sources)
     repo, commit = get_served_name(locked)
     details = RepoDetails(id=str(repo), author=repo.owner, license=locked.license, commit=commit)
     plan_checks.refuse_by_policy(context, details, plan.files)
+    signature_checks.refuse_unchecked(context, details.author)
     plan = replace(
         plan,
         hub=_describe_repo(locked, {}),
@@ -61,7 +63,7 @@ def plan_download(
         HfModelsError: An error of `complete_draft`.
     """
     repo, commit = get_served_name(locked)
-    details, _ = repo_info.fetch_details(replace(context, is_patient=True), ModelRef(repo, commit))
+    details, _ = repo_info.fetch_details(context, ModelRef(repo, commit))
     if details.commit != commit:
         raise RevisionNotFoundError(f"{repo} has no commit {commit}", cause=f"It returned {details.commit[:40]}.")
     _refuse_other_files(locked, {file.path: file for file in details.files})

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llm_hf_models.errors import BadSignatureError, LockfileError
-from llm_hf_models.models.signing import is_signature_file, make_signer, read_key
+from llm_hf_models.models.key_files import read_key
+from llm_hf_models.models.signing import is_signature_file, make_signer
 from llm_hf_models.signatures.bundle import MAX_BUNDLE_BYTES
 from llm_hf_models.signatures.verify import judge_signature
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from llm_hf_models.context import Context
 from llm_hf_models.downloads import pull, queue
-from llm_hf_models.errors import HfModelsError, InterruptedByUserError
+from llm_hf_models.errors import HfModelsError, InterruptedByUserError, UnknownModelError
 from llm_hf_models.gguf.facts import Kind, ModelFacts
 from llm_hf_models.hub.types import HubFile
 from llm_hf_models.library.database import Database
@@ -21,17 +21,19 @@ from llm_hf_models.lockfiles.types import LockedModel, SyncedModel, SyncPlan, Sy
 from llm_hf_models.models import local_files
 from llm_hf_models.models.default_options import change_options
 from llm_hf_models.models.local_files import MATCHES, UNCHANGED
+from llm_hf_models.models.types import Removal
 from llm_hf_models.system import verified_files
 from llm_hf_models.system.hashing import FileStamp, read_stamp
 from llm_hf_models.transfer.types import Progress
 
 STOP_CHECK_SECONDS = 0.1
+CONTINUE_HINT = "Run the same sync again to continue it."
 
 
 def sync(
     context: Context, plan: SyncPlan, *, progress: Progress, stop: threading.Event, in_background: bool = False
 ) -> SyncResult:
-    """Carry out a plan. If one model fails, the others are still synced.
+    """Carry out a plan. If one model fails, the others are still synced, and no model is removed.
 
     Each model is registered only when all its files are verified, so a killed sync is continued by the next one. With
     `in_background`, missing files are downloaded by the worker, and the next sync sets names and options.
@@ -46,8 +48,20 @@ def sync(
         else _sync_model(source, step, progress, stop)
         for step in plan.steps
     ]
-    removed = tuple(local_files.remove(context, removal.id, dry_run=False) for removal in plan.removals)
-    return SyncResult(tuple(done), removed, sum(model.fetched_bytes for model in done))
+    fetched_bytes = sum(model.fetched_bytes for model in done)
+    # The files of a model to remove may be the only source of one that is not complete yet.
+    if not all(model.done for model in done):
+        return SyncResult(tuple(done), (), fetched_bytes, not_removed=tuple(removal.id for removal in plan.removals))
+    if plan.removals and stop.is_set():
+        raise InterruptedByUserError("Stopped before models were removed", hint=CONTINUE_HINT)
+    return SyncResult(tuple(done), tuple(_remove_models(context, plan.removals)), fetched_bytes)
+
+
+def _remove_models(context: Context, removals: Iterable[Removal]) -> Iterator[Removal]:
+    """Remove models, except for those that another process has removed."""
+    for removal in removals:
+        with suppress(UnknownModelError):
+            yield local_files.remove(context, removal.id, dry_run=False)
 
 
 def _sync_model(context: Context, step: SyncStep, progress: Progress, stop: threading.Event) -> SyncedModel:
@@ -61,7 +75,7 @@ def _sync_model(context: Context, step: SyncStep, progress: Progress, stop: thre
         with context.open_database() as db:
             _finish(db, step, step.locked)
     except InterruptedByUserError as error:
-        error.hint = "Run the same sync again to continue it."
+        error.hint = CONTINUE_HINT
         raise
     except HfModelsError as error:
         return _make_failure(step, error)

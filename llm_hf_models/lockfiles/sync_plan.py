@@ -126,6 +126,7 @@ class _Planner:
         stop: threading.Event,
     ) -> None:
         self._context, self._lockfile, self._source, self._prune = context, lockfile, source, prune
+        self._stop = stop
         with context.open_database() as db:
             self._models = db.list_models()
         self._bytes = LocalBytes(context.cache_dir(), self._models, source.folder, progress, stop)
@@ -144,7 +145,13 @@ class _Planner:
         return tuple(sorted(model.model_id for model in self._models if model.model_id not in listed))
 
     def plan_model(self, locked: LockedModel) -> SyncStep:
-        """Return the step of one model."""
+        """Return the step of one model.
+
+        Raises:
+            InterruptedByUserError: `stop` was set.
+        """
+        if self._stop.is_set():
+            raise InterruptedByUserError("Stopped while comparing this machine with the lockfile")
         local = self._local[locked.id]
         changes = tuple(self._compare(local, locked))
         step = SyncStep(local.model_id if local else locked.id, locked, "none", changes=changes)
@@ -200,22 +207,36 @@ class _Planner:
     def _plan_pull(self, step: SyncStep, locked: LockedModel) -> SyncStep:
         cached, elsewhere = self._bytes.find_cached(locked), self._bytes.find_elsewhere(locked)
         missing = [file.path for file in locked.files if file.path not in cached and file.path not in elsewhere]
-        if not missing:
-            pull = plan_from_local_bytes(self._context, locked, step.id, cached, elsewhere)
-            place = next(iter(pull.sources.values()), None) or next(iter(cached.values()))
-            step = replace(step, reason=f"its bytes are in {place}", pull=pull)
-            return replace(step, action="copy" if pull.sources else "link")
+        if missing:
+            self._refuse_without_source(locked, missing[0])
+        plan = plan_download if missing or self._must_judge_signature(locked) else plan_from_local_bytes
+        pull = plan(self._context, locked, step.id, cached, elsewhere)
+        if missing:
+            reason = f"{len(missing)} of {len(locked.files)} files are missing"
+            return replace(step, action="download", reason=reason, fetch_bytes=pull.fetch_bytes, pull=pull)
+        place = next(iter(pull.sources.values()), None) or next(iter(cached.values()))
+        step = replace(step, reason=f"its bytes are in {place}", pull=pull)
+        return replace(step, action="copy" if pull.sources else "link")
+
+    def _must_judge_signature(self, locked: LockedModel) -> bool:
+        """Return whether the settings require the signature, which only the Hub or a mirror has."""
+        is_required = self._context.settings().require_signature != "off"
+        return is_required and locked.repo is not None and self._source.folder is None
+
+    def _refuse_without_source(self, locked: LockedModel, path: str) -> None:
+        """Raise an error if no source has a missing file.
+
+        Raises:
+            MissingFileError: The folder does not have the file, or the model was imported and has no repo.
+        """
         if self._source.folder is not None:
-            raise MissingFileError(f"{missing[0]} of {locked.id} is not in {self._source.folder}", hint=FROM_HINT)
+            raise MissingFileError(f"{path} of {locked.id} is not in {self._source.folder}", hint=FROM_HINT)
         if locked.repo is None and self._source.url is None:
             raise MissingFileError(
                 f"{locked.id} was imported from a file that is not on this machine",
                 cause=f"No local file has the digest {locked.files[0].digest}.",
                 hint=FROM_HINT,
             )
-        pull = plan_download(self._context, locked, step.id, cached, elsewhere)
-        reason = f"{len(missing)} of {len(locked.files)} files are missing"
-        return replace(step, action="download", reason=reason, fetch_bytes=pull.fetch_bytes, pull=pull)
 
     def _explain(self, step: SyncStep, locked: LockedModel, error: HfModelsError) -> SyncStep:
         hint = error.hint
@@ -290,6 +311,7 @@ class _Planner:
             for step in steps
             for alias, owner in step.moved_aliases.items()
         ]
+        found += [_explain_attachment(step) for step in steps if step.action == "attach"]
         found += [f"{step.id} is {step.replaces} now, and will be another file." for step in steps if step.replaces]
         found += [
             f"{step.id}: {concern}"
@@ -306,6 +328,11 @@ def _find_taken_name(aliases: Sequence[str], kind: str) -> NameTakenError | None
     except NameTakenError as error:
         return error
     return None
+
+
+def _explain_attachment(step: SyncStep) -> str:
+    key = step.locked.key_env or step.locked.key_name
+    return f"{step.id} will send prompts{f' and the key {key}' if key else ''} to {step.locked.endpoint}."
 
 
 def _is_content(change: LockChange) -> bool:

@@ -182,6 +182,7 @@ class SyncResult(Result):
     models: tuple[SyncedModel, ...]
     removed: tuple[Removal, ...] = ()
     fetched_bytes: int = 0
+    not_removed: tuple[str, ...] = ()  # with --prune: models that are kept until every model of the lockfile is here
 
     @property
     def complete(self) -> bool:

@@ -19,6 +19,7 @@ from llm_hf_models.library.records import Check, LocalModel
 from llm_hf_models.library.trust import TrustRow
 from llm_hf_models.models import metadata_cache
 from llm_hf_models.models.signature_types import SignatureReport
+from llm_hf_models.models.trusted_signers import compute_fingerprint
 from llm_hf_models.signatures.hashing import find_hash_problem
 from llm_hf_models.signatures.matching import KnownFile, match_files
 from llm_hf_models.signatures.types import Coverage, SignatureFacts, SignedManifest
@@ -28,6 +29,7 @@ from llm_hf_models.system.text import clean_text, quote_label
 FILE_NAME = "model.sig"
 OTHER_ENDINGS = (".sig", ".sigstore", ".sigstore.json")
 MAX_CANDIDATES = 3
+NOT_CACHED = "The signature file is no longer on this machine. `llm hf info REPO` reads it again."
 _KEPT = "signature:"  # with the digest of the file: the key of the cached content
 _REPORT = TypeAdapter(SignatureReport)
 
@@ -94,7 +96,7 @@ def judge_content(
     judged = _judge(data, owners[owner.casefold()])
     trusted = []
     for rows in owners.values():
-        again = _judge(data, rows) if judged.facts.method in ("key", "certificate") else judged
+        again = _judge(data, rows) if _may_have_signed(judged.facts, rows) else judged
         if _is_by(again.facts, rows):
             trusted.append(rows[0].owner)
             judged = again if judged.facts.verdict != "valid" else judged
@@ -113,7 +115,7 @@ def judge_content(
 def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
     """Return the facts about the signature of a local model with the signers that are trusted now.
 
-    No request is sent. If the signature file is no longer cached, the recorded facts are returned. None if the model's
+    No request is sent. If the signature file is no longer cached, the verdict is `not_checked`. None if the model's
     repo had no signature at the pull.
     """
     check = model.latest_check("signature")
@@ -124,7 +126,8 @@ def judge_again(context: Context, model: LocalModel) -> SignatureReport | None:
         cached = db.get_metadata(f"{_KEPT}{old.file_digest}")
         signers = db.list_trusted_signers()
     if cached is None:
-        return old
+        facts = old.facts and replace(old.facts, verdict="not_checked", reason=NOT_CACHED)
+        return _describe(replace(old, facts=facts, trusted=None, trusted_for=()))
     known = [KnownFile(file.path, file.size, file.sha256) for file in model.files]
     new, _ = judge_content(old.file, old.owner, base64.b64decode(cached.body), signers, known)
     new = replace(new, file_digest=old.file_digest)
@@ -159,6 +162,13 @@ def _judge(data: bytes, signers: Sequence[TrustRow]) -> JudgedSignature:
         [str(row.pem).encode() for row in signers if row.method == method] for method in ("key", "certificate")
     )
     return judge_signature(data, keys, roots)
+
+
+def _may_have_signed(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
+    """Return whether the signature has to be judged with the keys or certificates of these signers."""
+    if facts.method == "key":
+        return any(row.method == "key" and compute_fingerprint(row) == facts.key_hint for row in signers)
+    return facts.method == "certificate" and any(row.method == "certificate" for row in signers)
 
 
 def _is_by(facts: SignatureFacts, signers: Sequence[TrustRow]) -> bool:
@@ -198,8 +208,9 @@ def _fetch_file(context: Context, hub: Hub, repo: RepoId, commit: str, file: Hub
 
 
 def make_check(report: SignatureReport) -> Check:
-    """Return the dated record of the facts about a signature."""
+    """Return the dated record of the facts about a signature. It is plainly `valid` only if the signer is trusted."""
     verdict = report.facts.verdict.replace("_", " ") if report.facts else "not read"
+    verdict += ", signer not trusted" if report.trusted is False else ""
     return Check("signature", verdict, time.time(), asdict(report))
 
 
@@ -272,8 +283,9 @@ def _list_warnings(report: SignatureReport) -> list[str]:
     found = [_describe_verdict(facts)] if facts.verdict == "invalid" else []
     if report.trusted_for and not report.trusted:
         found.append(_describe_trust(report))
-    if facts.coverage is not None and facts.coverage.differing:
-        found.append(_describe_coverage(facts.coverage))
+    coverage = facts.coverage
+    if coverage is not None and (coverage.differing or (report.trusted and coverage.unlisted)):
+        found.append(_describe_coverage(coverage))
     return found
 
 

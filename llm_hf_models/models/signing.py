@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from llm_hf_models.context import Context
 from llm_hf_models.errors import (
     BadInputError,
-    BadKeyError,
     BadSignatureError,
     DigestMismatchError,
     FileChangedError,
@@ -21,6 +20,7 @@ from llm_hf_models.errors import (
     UnknownModelError,
 )
 from llm_hf_models.library.records import LocalFile, LocalModel
+from llm_hf_models.models.key_files import find_key, read_key
 from llm_hf_models.models.local_files import hash_with_progress
 from llm_hf_models.models.local_models import suggest_fix
 from llm_hf_models.paths import make_absolute
@@ -36,7 +36,6 @@ from llm_hf_models.transfer.types import Progress
 if TYPE_CHECKING:
     from llm_hf_models.signatures.sign import Signer
 
-MAX_KEY_BYTES = 1 << 20
 # Left out at the top of a folder, besides the signature file itself. The last one has `hf download`'s own records.
 IGNORED = (*DEFAULT_IGNORED, FILE_NAME, ".cache/huggingface")
 
@@ -69,7 +68,7 @@ def sign(
     found = _find_signable(context, name)
     target = _choose_target(found, output)
     replaces = _check_target(target, found)
-    key, certificates = _find_key(key), _find_key(certificates) if certificates else None
+    key, certificates = find_key(key), find_key(certificates) if certificates else None
     files = {path: file for path, file in found.files.items() if not _is_same_file(file, target)}
     _refuse_key_among(files, key)
     plan = SigningResult(
@@ -194,33 +193,6 @@ def is_signature_file(path: Path) -> bool:
     except OSError as error:
         raise StorageError(f"Can't read {path}", cause=error.strerror) from None
     return True
-
-
-def read_key(path: Path) -> bytes:
-    """Return the content of a file with a key or a certificate. A pipe can be read once only.
-
-    Raises:
-        BadKeyError: it is too large, or can't be read.
-    """
-    path = _find_key(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_KEY_BYTES + 1)
-    except OSError as error:
-        raise BadKeyError(f"Can't read {path}", cause=error.strerror) from None
-    if len(data) > MAX_KEY_BYTES:
-        raise BadKeyError(f"{path} is too large for a key or certificate")
-    return data
-
-
-def _find_key(path: Path) -> Path:
-    """Return the absolute path of a key or certificate, which exists."""
-    path = make_absolute(path)
-    try:
-        path.stat()
-    except (OSError, ValueError) as error:
-        raise BadKeyError(f"Can't read {path}", cause=getattr(error, "strerror", None)) from None
-    return path
 
 
 def _is_same_file(file: Path, other: Path) -> bool:

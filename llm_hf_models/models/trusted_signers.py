@@ -11,11 +11,11 @@ from llm_hf_models.context import Context
 from llm_hf_models.errors import BadInputError, BadKeyError, UnknownSignerError
 from llm_hf_models.hub.refs import RepoId
 from llm_hf_models.library.trust import TrustRow
+from llm_hf_models.models.key_files import read_key
 from llm_hf_models.models.signature_types import TrustChange, TrustedSigner
 from llm_hf_models.system.text import clean_text, suggest_word
 
 MAX_IDENTITY_CHARS = 300
-MAX_PEM_BYTES = 200_000
 LIST_HINT = "List the trusted signers with `llm hf trust list`."
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -131,24 +131,13 @@ def _parse_text(name: str, text: str) -> str:
 def _read_key(path: Path) -> str:
     from llm_hf_models.signatures import keys
 
-    return keys.encode_public_key(keys.load_public_key(_read_pem(path))).decode()
+    return keys.encode_public_key(keys.load_public_key(read_key(path))).decode()
 
 
 def _read_certificates(path: Path) -> str:
     from llm_hf_models.signatures import certificates
 
-    data = _read_pem(path)
+    data = read_key(path)
     if b"PRIVATE KEY-----" in data:
         raise BadKeyError("This file has a private key, and only the certificate is needed")
     return certificates.normalize_pem(data)
-
-
-def _read_pem(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_PEM_BYTES + 1)
-    except OSError as error:
-        raise BadInputError(f"Can't read {clean_text(str(path), 200)}", cause=error.strerror) from None
-    if len(data) > MAX_PEM_BYTES:
-        raise BadInputError(f"{clean_text(str(path), 200)} is too large for a key or certificate")
-    return data

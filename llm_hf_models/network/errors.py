@@ -23,7 +23,7 @@ from llm_hf_models.errors import (
     TlsError,
 )
 from llm_hf_models.network.headers import parse_retry_after
-from llm_hf_models.system.text import clean_text
+from llm_hf_models.system.text import clean_text, describe_error
 
 _UNREACHABLE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN}
 PROXY_AUTH_REQUIRED = 407
@@ -47,8 +47,8 @@ def translate_error(error: Exception, host: str, *, requesting: bool = False) ->
 
     causes = list(_iter_causes(error))
     # The text of a ValueError may contain a URL with a signature or a header with a token.
-    cause = "" if isinstance(causes[-1], ValueError) else clean_text(str(causes[-1]), 200)
-    cause = cause or type(causes[-1]).__name__
+    is_text_private = isinstance(causes[-1], ValueError)
+    cause = type(causes[-1]).__name__ if is_text_private else clean_text(describe_error(causes[-1]), 200)
     if requesting and (translated := next((found for each in causes if (found := make_tls_error(host, each))), None)):
         return translated
     if any(isinstance(each, socket.gaierror) for each in causes):
@@ -145,7 +145,7 @@ def make_connection_error(host: str, error: Exception, timeout: float) -> HfMode
     import httpx2
 
     causes = list(_iter_causes(error))
-    why = clean_text(str(causes[-1]) or type(causes[-1]).__name__, 200)
+    why = clean_text(describe_error(causes[-1]), 200)
     if isinstance(error, httpx2.TimeoutException):
         return TimedOutError(f"{host} did not respond within {timeout:g} s", hint=suggest_longer_timeout(timeout))
     if isinstance(error, httpx2.ProxyError):

@@ -48,13 +48,17 @@ def load_pem_certificates(pem: bytes) -> list[x509.Certificate]:
 
 
 def normalize_pem(pem: bytes) -> str:
-    """Return the certificates of a PEM file in PEM format, without the text around them.
+    """Return the certificate of a PEM file in PEM format, without the text around it.
 
     Raises:
-        BadKeyError: it has none.
+        BadKeyError: it has none, or several: a chain would make its root trusted, and so all that the root certified.
     """
-    encoding = serialization.Encoding.PEM
-    return "".join(each.public_bytes(encoding).decode() for each in load_pem_certificates(pem))
+    found = load_pem_certificates(pem)
+    if len(found) > 1:
+        raise BadKeyError(
+            f"This file has {len(found)} certificates", hint="Use a file with only the one that you trust."
+        )
+    return found[0].public_bytes(serialization.Encoding.PEM).decode()
 
 
 def encode_certificate(certificate: x509.Certificate) -> bytes:
@@ -122,14 +126,21 @@ def find_signing_problem(leaf: x509.Certificate, now: datetime) -> str | None:
 
 
 def read_identity(leaf: x509.Certificate) -> tuple[str | None, str | None]:
-    """Return the identity in a certificate of Fulcio, and the login service that confirmed it. Both may be missing."""
+    """Return the identity in a certificate of Fulcio, and the login service that confirmed it. Both may be missing.
+
+    Raises:
+        BadSignatureError: one of them is too long or has invisible characters, so that it could look like another one.
+    """
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         identity = next((text for name in names if (text := _read_name(name))), None)
     except (x509.ExtensionNotFound, *MALFORMED):
         identity = None
     issuer = _read_extension(leaf, _ISSUER_V2) or _read_extension(leaf, _ISSUER)
-    return identity and clean_text(identity, MAX_TEXT_CHARS), issuer and clean_text(issuer, MAX_TEXT_CHARS)
+    for text in (identity, issuer):
+        if text and not (text.isprintable() and len(text) <= MAX_TEXT_CHARS):
+            raise BadSignatureError("The identity in the signer's certificate is too long or has invisible characters")
+    return identity, issuer
 
 
 def _state_facts(

@@ -38,7 +38,7 @@ def judge_keyless_signature(bundle: Bundle) -> SignatureFacts:
     """Return the facts about a keyless signature.
 
     Raises:
-        BadSignatureError: a certificate of the signature is malformed.
+        BadSignatureError: a certificate of the signature is malformed, or its identity is not a plain text.
     """
     leaf = load_chain(bundle)[0]
     identity, issuer = read_identity(leaf)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llm_hf_models.signatures.hashing import is_hashing_needed
-from llm_hf_models.signatures.types import Coverage, SignedManifest
+from llm_hf_models.signatures.types import Coverage, SignedFile, SignedManifest
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ def match_files(manifest: SignedManifest, files: Iterable[KnownFile], unchecked_
         unchecked_reason: why digests of the manifest's kind may be unknown.
     """
     found: dict[str, list[str]] = {"matching": [], "differing": [], "unlisted": [], "unchecked": []}
-    paths = set()
+    paths, entries = set(), manifest.group_entries()
     for file in files:
         paths.add(file.path)
-        found[_compare(manifest, file)].append(file.path)
-    others = set(manifest.paths) - paths
+        listed = entries.get("." if manifest.is_single_file() else file.path, ())
+        found[_compare(manifest, listed, file)].append(file.path)
+    others = entries.keys() - paths
     return Coverage(
         len(paths),
         len(found["matching"]),
@@ -44,8 +45,7 @@ def match_files(manifest: SignedManifest, files: Iterable[KnownFile], unchecked_
     )
 
 
-def _compare(manifest: SignedManifest, file: KnownFile) -> str:
-    entries = manifest.find_entries(file.path)
+def _compare(manifest: SignedManifest, entries: Sequence[SignedFile], file: KnownFile) -> str:
     if not entries:
         return "unlisted"
     digests = dict(file.digests)

@@ -55,10 +55,16 @@ class SignedManifest(Result):
         """Return whether the model is one file, which the signer listed without its name."""
         return self.files[0].path == "."
 
-    def find_entries(self, path: str) -> tuple[SignedFile, ...]:
+    def group_entries(self) -> dict[str, list[SignedFile]]:
+        """Return the entries of all files in the order of their bytes, by path."""
+        entries: dict[str, list[SignedFile]] = {}
+        for each in sorted(self.files, key=lambda each: each.start or 0):
+            entries.setdefault(each.path, []).append(each)
+        return entries
+
+    def find_entries(self, path: str) -> list[SignedFile]:
         """Return the entries of a file in the order of its bytes. Any path is that of a model that is one file."""
-        wanted = "." if self.is_single_file() else path
-        return tuple(sorted((each for each in self.files if each.path == wanted), key=lambda each: each.start or 0))
+        return self.group_entries().get("." if self.is_single_file() else path, [])
 
 
 @dataclass(frozen=True)

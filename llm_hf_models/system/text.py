@@ -58,6 +58,11 @@ def strip_credentials(address: str) -> str:
     return re.sub(r"(?<=://)[^/?#\s]*@", "", address)
 
 
+def describe_error(error: BaseException) -> str:
+    """Return the text of an exception without the number of the operating system, or the name of its class."""
+    return re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+
+
 def is_hidden(char: str) -> bool:
     """Return whether a character is a control, format, surrogate, private-use or other invisible character."""
     return unicodedata.category(char) in _HIDDEN or _INVISIBLE.match(char) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,13 @@ def lock(
     elif not target:
         output.emit(done.text.removesuffix("\n"))
     output.note(views.render_lock_result(done))
+    _warn(views.list_warnings(done))
+
+
+def _warn(lines: Sequence[str]) -> None:
+    """Print the reasons why a lockfile is incomplete, even if the command is quiet."""
+    if lines:
+        output.alert("\n".join(lines))
 
 
 def _save(library: Library, target: Path, collection: str | None, key: str | None) -> LockResult:
@@ -123,7 +131,7 @@ def _read(library: Library, name: str) -> Lockfile:
     metavar="KEY",
     help="Refuse the lockfile unless FILE.sig is by this public key or certificate (PEM).",
 )
-@click.option("-y", "--yes", is_flag=True, help="Don't ask before a large download, a removal or a moved alias.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask, for example before a removal.")
 @quiet_option()
 @json_option
 @click.pass_context
@@ -150,8 +158,8 @@ def sync(
     if public_key and file == STDIN:
         raise click.UsageError("--require-signature needs the name of a file.")
     lockfile = library.read_lockfile(file, public_key=public_key) if public_key else _read(library, file)
-    with stop_on_interrupt() as stop, progress.show_progress(quiet=output.is_quiet()) as show:
-        plan = library.plan_sync(lockfile, source=source, prune=prune, progress=show, stop=stop)
+    with progress.show_progress(quiet=output.is_quiet()) as show:  # Ctrl-C ends it at once, as nothing is changed
+        plan = library.plan_sync(lockfile, source=source, prune=prune, progress=show)
     if check or dry_run:
         output.print_json(plan) if as_json else output.emit(views.render_sync_plan(plan, output.get_width()))
         ctx.exit(1 if check and not plan.in_sync else 0)
@@ -173,7 +181,8 @@ def sync(
 def _ask(plan: SyncPlan) -> None:
     """Ask whether to carry out a plan, if there is a reason to ask."""
     if questions := views.list_questions(plan):
-        output.alert("\n".join(questions))
+        if output.is_quiet():  # otherwise the plan was shown
+            output.alert("\n".join(questions))
         confirm("Go on?", refused="Nothing was changed", hint="Pass -y to sync without asking.")
 
 
@@ -215,3 +224,4 @@ def export(folder: Path, collection: str | None, dry_run: bool, as_json: bool) -
     else:
         output.note(views.render_export(done, dry_run=dry_run))
         output.emit(done.lockfile)
+    _warn(views.list_warnings(done))

@@ -92,7 +92,7 @@ def _print_list(owner: str | None, *, as_json: bool) -> None:
     elif signers:
         output.emit(views.render_signers(signers, output.get_width()))
     else:
-        output.note(NO_SIGNERS)
+        output.note(NO_SIGNERS if owner is None else f"No signer is trusted for {owner}. List all: llm hf trust list")
 
 
 def _print_change(done: TrustChange, *, as_json: bool) -> None:

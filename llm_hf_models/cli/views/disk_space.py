@@ -69,6 +69,8 @@ def render_pruning(plan: Pruning, max_width: int | None) -> str:
         ]  # fmt: skip
         lines.append(format_table(columns, rows, max_width=max_width))
     lines += [clean_text(f"Kept {each.id}: {each.reason}.") for each in plan.kept]
+    if not plan.models:
+        return "\n".join((*lines, "No model is removed."))
     count = f"{len(plan.models)} {'model' if len(plan.models) == 1 else 'models'}"
     verbs = ("Removed", "Freed") if plan.done else ("Would remove", "Would free")
     lines.append(f"{verbs[0]} {count}. {verbs[1]} {format_size(plan.freed_bytes)}.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llm_hf_models.cli.layout import Column, format_table
+from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 
 if TYPE_CHECKING:
@@ -36,12 +37,17 @@ MAX_VALUE_CHARS = 70
 
 
 def render_lock_result(done: LockResult) -> str:
-    """Return a line about a written lockfile, and the models that it lacks."""
+    """Return a line about a written lockfile."""
     where = f" in {done.path}" if done.path else ""
     lines = [f"{_count(done.models, 'model')} ({format_size(done.size_bytes)}) locked{where}."]
     lines += [f"Signed: {done.signature}"] if done.signature else []
-    lines += [f"Warning: {line}." for line in done.warnings]
-    return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
+    return "\n".join(lines)
+
+
+def list_warnings(done: LockResult | ExportResult) -> list[str]:
+    """Return the warnings about a written lockfile, and the models that it lacks."""
+    warnings = getattr(done, "warnings", ())
+    return [*(f"Warning: {line}." for line in warnings), *(f"Left out: {line}." for line in done.left_out)]
 
 
 def render_diff(diff: LockDiff) -> str:
@@ -57,25 +63,25 @@ def render_diff(diff: LockDiff) -> str:
 
 def _render_change(change: LockChange) -> list[str]:
     shown = [(sign, value) for sign, value in (("-", change.before), ("+", change.after)) if value is not None]
-    return [f"  {sign} {change.field}: {_shorten(value)}" for sign, value in shown]
+    return [f"  {sign} {_shorten(change.field)}: {_shorten(value)}" for sign, value in shown]
 
 
 def _shorten(value: str) -> str:
-    line = " ".join(value.split())
+    line = clean_text(value, len(value))  # a template may have control characters
     return line if len(line) <= MAX_VALUE_CHARS else f"{line[:MAX_VALUE_CHARS]}… ({len(value)} characters)"
 
 
 def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
-    """Return a table with what a sync does about each model, and the totals."""
+    """Return a table with what a sync does about each model, the totals, and the reasons to ask a person."""
     rows = [[step.id, _describe_step(step), _explain_step(step)] for step in plan.steps if step.action != "none"]
     rows += [[removal.id, "remove", f"frees {format_size(removal.freed_bytes)}"] for removal in plan.removals]
-    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", below=True, min_width=20)]
+    columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", wrap=True, min_width=20)]
     table = [format_table(columns, rows, max_width=max_width)] if rows else []
     matching = sum(step.action == "none" for step in plan.steps)
     lines = [f"{matching} of {_count(len(plan.steps), 'model')} match the lockfile."]
     lines += [f"To download: {format_size(plan.fetch_bytes)}."] if plan.fetch_bytes else []
     lines += [f"Not in the lockfile: {', '.join(plan.unlisted)}."] if plan.unlisted else []
-    return "\n".join([*table, *lines])
+    return "\n".join([*table, *lines, *plan.concerns])
 
 
 def _describe_step(step: SyncStep) -> str:
@@ -91,22 +97,22 @@ def _explain_step(step: SyncStep) -> str:
 
 
 def render_sync_result(done: SyncResult) -> str:
-    """Return a line for each model that was changed or removed."""
+    """Return a line for each model that was changed, removed or kept in spite of --prune."""
     lines = [f"{model.id}: {_DONE[model.action]}" for model in done.models if model.done and model.action != "none"]
     lines += [f"{removal.id}: removed" for removal in done.removed]
+    lines += [f"{model_id}: kept, because a model of the lockfile failed" for model_id in done.not_removed]
     synced = sum(model.done for model in done.models)
     return "\n".join([*lines, f"{synced} of {_count(len(done.models), 'model')} match the lockfile."])
 
 
 def render_export(done: ExportResult, *, dry_run: bool) -> str:
-    """Return a line about an exported folder, and the models that it lacks."""
+    """Return a line about an exported folder."""
     text = f"{_count(done.models, 'model')}, {_count(done.files, 'file')} in {done.folder}"
-    lines = [f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."]
-    return "\n".join([*lines, *(f"Left out: {line}." for line in done.left_out)])
+    return f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."
 
 
 def list_questions(plan: SyncPlan) -> Sequence[str]:
-    """Return the lines to show before a person is asked whether to carry out a plan."""
+    """Return the reasons to ask a person before a plan is carried out."""
     removals = (
         f"{removal.id} is not in the lockfile. Removing it frees {format_size(removal.freed_bytes)}."
         for removal in plan.removals

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,6 +17,7 @@ from llm_hf_models.inference.protocol.openai_protocol import (
     build_response_error,
 )
 from llm_hf_models.inference.running_engines import count_busy_slots, get_engine_folder, stop_engine_process
+from llm_hf_models.system.text import describe_error
 
 if TYPE_CHECKING:
     import httpx2
@@ -204,7 +204,7 @@ def handle_lost_connection(endpoint: Endpoint, error: httpx2.HTTPError) -> Engin
 def build_lost_error(endpoint: Endpoint, error: Exception) -> EngineLostError:
     """Return the error for a connection that failed or broke. Its cause is taken from a local engine's log."""
     if endpoint.fingerprint is None:
-        reason = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        reason = describe_error(error)
         message, hint = f"No response from {endpoint.base_url}", "Check that the server is running."
         if _is_tls_error(error):
             message = f"TLS connection to {endpoint.base_url} failed"

@@ -93,9 +93,10 @@ async def sync_lockfile(
     plan = change.subject
     if dry_run:
         models = tuple(map(_show_step, plan.steps))
-        removed, is_complete = tuple(one.id for one in plan.removals), plan.in_sync
+        removed, kept, is_complete = tuple(one.id for one in plan.removals), plan.unlisted, plan.in_sync
     else:
         done = await call(library.sync, await record_answer(library, change, answer), in_background=True)
         models, removed, is_complete = done.models, tuple(one.id for one in done.removed), done.complete
-    found = SyncLockfileResult(models, removed, plan.unlisted, is_complete, dry_run)
+        kept = (*plan.unlisted, *done.not_removed)
+    found = SyncLockfileResult(models, removed, kept, is_complete, dry_run)
     return build_result(found, lockfile_texts.format_sync)

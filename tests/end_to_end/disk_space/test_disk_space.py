@@ -220,7 +220,9 @@ def test_protected_models_are_kept_with_the_reason(twice: Library, home: Home, t
     change_model(home, ONE_ID, pinned=0)
     twice.create_collection("work")
     twice.add_to_collection("work", ONE)
-    assert f"Kept {ONE_ID}: it is in the collection work." in run("prune", "--larger", "1kB", "--keep", "work").stderr
+    shown = run("prune", "--larger", "1kB", "--keep", "work").stderr
+    assert f"Kept {ONE_ID}: it is in the collection work." in shown
+    assert shown.endswith("No model is removed.\n")
 
 
 def test_model_that_was_used_after_the_plan_is_kept(twice: Library, home: Home) -> None:

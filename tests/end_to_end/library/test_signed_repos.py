@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pytest
 
 from llm_hf_models import Library, PullOptions
 from llm_hf_models.errors import BadInputError, BadKeyError, SignatureRefusedError, UnknownSignerError
+from llm_hf_models.library.database import Database
+from llm_hf_models.paths import library_path
 from llm_hf_models.signatures import keyless
 from llm_hf_models.signatures.sign import sign_files
 from tests.support import mcp_hub
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_faults import Status
+from tests.support.hub_faults import Delay, Status
 from tests.support.hub_server import HubServer
 from tests.support.signatures import (
     OTHER_SIGNER,
@@ -113,6 +116,8 @@ def test_copied_signature_is_reported_as_such(hub: HubServer, tmp_path: Path) ->
     assert "you trust this signer for acme, not for copycat: the signature may be copied from acme" in report.summary
     stderr = run("pull", "copycat/signed-GGUF").stderr
     assert "Warning: signature: you trust this signer for acme" in stderr.replace("\n  ", " ")
+    (check,) = [each for each in Library().show("copycat/signed-GGUF").checks if each.kind == "signature"]
+    assert check.result == "valid, signer not trusted"
 
 
 def test_keyless_signature_that_names_another_owners_signer_is_reported(
@@ -189,7 +194,9 @@ def test_owners_mode_refuses_a_file_that_is_not_listed(hub: HubServer, tmp_path:
         REPO, {FILE: tmp_path / FILE, "model.sig": sign_files({"x.bin": digest}, to_private_pem(KEY), name="x")}
     )
     Library().add_trusted_signer("acme", key=write_key(tmp_path))
-    assert Library().plan(REPO)
+    report = Library().plan(REPO).signature
+    assert report is not None
+    assert report.warnings == (f"lists 0 of 1 files of this variant with the same digest; not listed: {FILE}",)
     Library().set_setting("require_signature", "owners")
     with pytest.raises(SignatureRefusedError, match="does not list"):
         Library().plan(REPO)
@@ -249,6 +256,7 @@ def test_trust_is_listed_and_removed_by_number_or_owner(tmp_path: Path) -> None:
     run("trust", "add", "ibm-granite", "--identity", "a@ibm.com", "--issuer", "https://issuer.example")
     shown = run("trust", "list")
     assert "a@ibm.com, confirmed by https://issuer.example" in " ".join(shown.stdout.split())
+    assert "No signer is trusted for nobody." in run("trust", "list", "nobody").stderr
     first, second = run_json("trust")["signers"]
     assert (first["owner"], second["method"]) == ("acme", "keyless")
     assert run("trust", "remove", str(first["number"]), "--dry-run").stderr.startswith("Would no longer trust")
@@ -273,6 +281,7 @@ def test_trust_is_listed_and_removed_by_number_or_owner(tmp_path: Path) -> None:
         (("--cert", "secret.pem"), "private key"),
         (("--key", "text.pem"), "not a public key"),
         (("--cert", "text.pem"), "no certificate"),
+        (("--cert", "chain.pem"), "has 2 certificates"),
     ],
 )
 def test_bad_description_of_a_signer_is_explained(
@@ -281,6 +290,7 @@ def test_bad_description_of_a_signer_is_explained(
     monkeypatch.chdir(tmp_path)
     Path("secret.pem").write_bytes(to_private_pem(KEY))
     Path("text.pem").write_text("hello")
+    Path("chain.pem").write_bytes(make_certificate("Signer").pem + make_certificate("Root").pem)
     result = run("trust", "add", "acme", *words, code=2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -325,7 +335,7 @@ def test_repo_that_was_moved_to_another_owner_needs_that_owners_signers(hub: Hub
     Library().add_trusted_signer("acme", key=write_key(tmp_path))
     assert Library().plan(REPO)
     Library().set_setting("require_signature", "owners")
-    with pytest.raises(SignatureRefusedError, match="is now evil/signed-GGUF on the Hub, and you trust signers"):
+    with pytest.raises(SignatureRefusedError, match="trust signers for acme, and its repo is now evil/signed-GGUF"):
         Library().plan(REPO)
     assert Library().plan("evil/signed-GGUF"), "nobody is trusted for this owner"
 
@@ -355,3 +365,58 @@ def test_signature_that_is_no_longer_proven_stops_a_planned_pull(hub: HubServer)
     Library().remove_trusted_signers("acme")
     with pytest.raises(SignatureRefusedError, match="no longer the one that was checked"):
         Library().pull(plan)
+
+
+def test_slow_signature_is_judged_by_the_background_download(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path, digests={FILE: "0" * 64})
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().set_setting("require_signature", "if-present")
+    hub.fault(Delay(3), on="model.sig", times=1)
+    plan = Library().plan(REPO, draft_after=2)
+    assert (plan.is_draft, plan.signature) == (True, None)
+    with pytest.raises(SignatureRefusedError, match="not the signed content"):
+        Library().pull(plan)
+    assert Library().list() == ()
+
+
+def test_identity_that_looks_like_a_trusted_one_is_invalid(hub: HubServer, tmp_path: Path) -> None:
+    Library().add_trusted_signer("acme", identity="sign@acme.com", issuer="https://login.example")
+    material, leaf = make_keyless_material("sign@acme.com", "https://login.example\x07")
+    add_repo(hub, tmp_path, sign_payload(make_payload(), leaf.key, material=material))
+    report = Library().info(REPO).signature
+    assert report is not None
+    assert report.facts is not None
+    assert (report.facts.verdict, report.trusted, report.trusted_for) == ("invalid", None, ())
+    assert "invisible characters" in report.summary
+
+
+def test_verify_without_the_signature_file_repeats_no_old_verdict(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path)
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().pull(REPO)
+    Library().remove_trusted_signers("acme")
+    with Database(library_path()) as db:
+        db.delete_old_metadata(time.time() + 1)
+    report = Library().verify(REPO).signature
+    assert report is not None
+    assert report.trusted is None
+    assert "not checked: The signature file is no longer on this machine" in report.summary
+    Library().info(REPO)
+    again = Library().verify(REPO).signature
+    assert again is not None
+    assert "No known key has the fingerprint" in again.summary
+
+
+def test_update_of_a_repo_that_was_moved_to_another_owner_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    add_repo(hub, tmp_path)
+    Library().add_trusted_signer("acme", key=write_key(tmp_path))
+    Library().set_setting("require_signature", "owners")
+    model_id = str(Library().pull(REPO).id)
+    hub.rename_repo(REPO, "evil/signed-GGUF")
+    hub.add_repo("evil/signed-GGUF", {FILE: tiny_chat(tmp_path / "new.gguf", seed=3)}, task="text-generation")
+    Library().info("evil/signed-GGUF")
+    (step,) = Library().plan_update([model_id]).models
+    assert step.action == "refuse"
+    assert step.reason == "You trust signers for acme, and its repo is now evil/signed-GGUF"
+    run("update", model_id, "-y", code=1)
+    assert Library().show(model_id).state == "ready"

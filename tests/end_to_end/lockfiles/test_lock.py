@@ -59,8 +59,11 @@ def test_lock_of_a_collection_names_members_that_are_not_here(tmp_path: Path) ->
     run("collection", "add", "team", TINY_ID, "acme/split-GGUF", "-q")
     done = run_json("lock", "team", "-o", tmp_path / "team.lock.toml")
     assert (done["models"], done["left_out"]) == (1, ["acme/split-GGUF is not on this machine"])
+    quiet = run("lock", "team", "-q"), run("export", tmp_path / "disk", "team", "-q")
+    assert {done.stderr for done in quiet} == {"Left out: acme/split-GGUF is not on this machine.\n"}
     assert "mine" not in (tmp_path / "team.lock.toml").read_text()
     assert run("lock", "nobody", code=1).stderr.startswith("Error: ")
+    assert f"It is a name of the model {TINY_ID}." in run("lock", "tiny", code=1).stderr
 
 
 @pytest.mark.usefixtures("hub")
@@ -76,6 +79,20 @@ def test_lock_replaces_a_lockfile_and_nothing_else(tmp_path: Path) -> None:
     assert notes.read_text() == "mine = true\n"
     assert "Can't write" in run("lock", "-o", tmp_path / "no" / "where.toml", code=1).stderr
     assert sorted(each.name for each in tmp_path.iterdir() if each.is_file()) == ["models.lock.toml", "notes.toml"]
+
+
+@pytest.mark.usefixtures("hub")
+def test_diff_prints_no_control_characters_of_a_lockfile(tmp_path: Path) -> None:
+    before, after = tmp_path / "a.toml", tmp_path / "b.toml"
+    run("pull", REPO, "-q")
+    run("lock", "-o", before)
+    hostile = r"\u001b[31mred\u001b]0;title\u0007"
+    added = f'template = "{hostile} words"\n[models.options]\nstop = "{hostile}"\n'
+    added += f'[models.generation_config]\n"{hostile}" = 1\n'
+    after.write_text(before.read_text() + added)
+    shown = run("lock", "--diff", before, after, code=1).stdout
+    assert "words" in shown
+    assert not set(shown) & set("\x1b\x07")
 
 
 @pytest.mark.usefixtures("hub")

@@ -73,3 +73,24 @@ def test_lock_names_a_stale_signature_and_replaces_no_other_file(tmp_path: Path)
     assert "exists and is not a signature file" in run("lock", "-o", lockfile, "--sign", private, code=2).stderr
     assert signature.read_text() == "mine"
     assert "requires -o" in run("lock", "--sign", private, code=2).stderr
+
+
+def test_required_signature_of_a_repo_is_checked_by_a_sync_too(hub: HubServer, tmp_path: Path) -> None:
+    _, public = write_keys(tmp_path, "acme")
+    lockfile, folder = tmp_path / "models.lock.toml", tmp_path / "export"
+    run("pull", REPO, "-q")
+    run("lock", "-o", lockfile)
+    run("export", folder, "-q")
+    run("rm", REPO, "-y", "-q")
+    run("trust", "add", "acme", "--key", public)
+    run("settings", "require_signature", "owners")
+    for source, reason in {
+        (): "The repo has no signature, and you trust signers for acme",
+        ("--from", folder): "The signature of acme's repo can't be checked without the Hub",
+    }.items():
+        refused = run("sync", lockfile, *source, code=1).stderr
+        assert reason in " ".join(refused.split())
+    assert Library().list() == ()
+    run("trust", "remove", "acme")
+    run("sync", lockfile, "--from", folder)
+    assert hub.count("model.sig") == 0

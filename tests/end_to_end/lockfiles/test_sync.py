@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models import Library
+from llm_hf_models.errors import InterruptedByUserError
 from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, Truncate, run_hub
+from tests.support.hub_server import HubServer, Stall, Truncate, run_hub
 from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, read_content, use_machine
+from tests.support.signatures import make_key, to_public_pem
+
+SYNC = """
+import signal, sys
+from llm.cli import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+cli(["hf", "sync", sys.argv[1]])
+"""
 
 
 @pytest.fixture
@@ -80,6 +94,41 @@ def test_lost_and_modified_files_are_restored(lockfile: Path, hub: HubServer) ->
     hub.forget_requests()
 
 
+def test_damaged_file_of_another_program_in_the_cache_is_replaced(
+    lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = use_machine(monkeypatch, tmp_path / "second")
+    commit = next(repo.commit for repo in hub.list_repos() if repo.id == REPO)
+    damaged = cache / "models--acme--tiny-GGUF/snapshots" / commit / TINY
+    damaged.parent.mkdir(parents=True)
+    content = (tmp_path / "repos" / TINY).read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    steps = run_json("sync", lockfile, "--check", code=1)["steps"]
+    assert {step["id"]: step["action"] for step in steps} == {SPLIT_ID: "download", TINY_ID: "download"}
+    run("sync", lockfile)
+    assert damaged.read_bytes() == content
+    run("sync", lockfile, "--check")
+
+
+def test_required_signature_is_required_of_bytes_that_are_here(
+    lockfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("export", tmp_path / "disk")
+    use_machine(monkeypatch, tmp_path / "second")
+    run("import", tmp_path / "repos" / TINY, "-q")
+    (tmp_path / "acme.pem").write_bytes(to_public_pem(make_key()))
+    run("trust", "add", "acme", "--key", tmp_path / "acme.pem")
+    monkeypatch.setenv("LLM_HF_REQUIRE_SIGNATURE", "owners")
+    steps = {step["id"]: step for step in run_json("sync", lockfile, "-y", "--dry-run")["steps"]}
+    assert "The repo has no signature, and you trust signers for acme" in steps[TINY_ID]["problem"]
+    refused = run("sync", lockfile, "--from", tmp_path / "disk", "-y", code=1).stderr
+    assert "The signature of acme's repo can't be checked without the Hub" in refused
+    assert [model["id"] for model in run_json("list")["models"]] == ["hf/local/tiny:Q8_0"]
+    monkeypatch.setenv("LLM_HF_REQUIRE_SIGNATURE", "if-present")
+    done = {model["id"]: model for model in run_json("sync", lockfile, "-y")["models"]}
+    assert (done[TINY_ID]["action"], done[TINY_ID]["done"], done[TINY_ID]["fetched_bytes"]) == ("copy", True, 0)
+
+
 def test_touched_file_is_hashed_and_not_downloaded(lockfile: Path, hub: HubServer) -> None:
     hub.forget_requests()
     Path(run("path", TINY_ID).stdout.strip()).resolve().touch()
@@ -105,11 +154,27 @@ def test_changed_names_and_options_are_set_back(lockfile: Path) -> None:
 def test_alias_of_another_model_moves_only_with_consent(lockfile: Path, tmp_path: Path) -> None:
     run("import", tiny_chat(tmp_path / "mine-Q8_0.gguf", seed=5), "-q")
     run("alias", "mine", "walrus", "--remove", "walrus")
-    refused = run("sync", lockfile, code=2, stdin="")
-    assert "'walrus' names hf/local/mine:Q8_0 now" in refused.stderr
+    refused, planned = run("sync", lockfile, code=2, stdin=""), run("sync", lockfile, "--dry-run")
+    for text in (refused.stderr, planned.stdout):
+        assert "'walrus' names hf/local/mine:Q8_0 now" in text
     assert run_json_one("show", "walrus")["id"] == "hf/local/mine:Q8_0"
     run("sync", lockfile, "-y")
     assert run_json_one("show", "walrus")["id"] == TINY_ID
+
+
+def test_endpoint_of_a_lockfile_is_attached_only_with_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("attach", "far", "--endpoint", "http://127.0.0.1:9/v1", "--model", "big", "--key-env", "HF_TOKEN")
+    lockfile = tmp_path / "models.lock.toml"
+    run("lock", "-o", lockfile)
+    use_machine(monkeypatch, tmp_path / "second")
+    question = "hf/remote/far will send prompts and the key HF_TOKEN to http://127.0.0.1:9/v1."
+    assert question in run("sync", lockfile, "--dry-run").stdout
+    for flags in ((), ("-q",)):
+        refused = " ".join(run("sync", lockfile, *flags, code=2, stdin="").stderr.split())
+        assert refused.count(question) == 1
+    assert run_json("list")["models"] == []
+    run("sync", lockfile, "-y")
+    run("sync", lockfile, "--check")
 
 
 def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path: Path) -> None:
@@ -120,6 +185,16 @@ def test_prune_removes_unlisted_models_after_a_question(lockfile: Path, tmp_path
     assert len(run_json("list")["models"]) == 3
     run("sync", lockfile, "--prune", "-y")
     assert {model["id"] for model in run_json("list")["models"]} == {TINY_ID, SPLIT_ID}
+
+
+def test_prune_removes_nothing_if_a_model_fails(lockfile: Path, hub: HubServer, tmp_path: Path) -> None:
+    run("import", tiny_chat(tmp_path / "mine-Q8_0.gguf", seed=5), "-q")
+    run("rm", TINY_ID, "-y")
+    hub.remove_repo(REPO)
+    done = run_json("sync", lockfile, "--prune", "-y", code=1)
+    assert (done["removed"], done["not_removed"]) == ([], ["hf/local/mine:Q8_0"])
+    assert "hf/local/mine:Q8_0: kept" in run("sync", lockfile, "--prune", "-y", code=1).stderr
+    assert run_json_one("show", "hf/local/mine:Q8_0")["state"] == "unverified"
 
 
 def test_older_commit_is_downloaded_and_the_branch_keeps_its_ref(
@@ -155,9 +230,12 @@ def test_gone_repo_is_named_and_its_other_sources_are_used(
 ) -> None:
     use_machine(monkeypatch, tmp_path / "second")
     hub.remove_repo(REPO)
-    failed = run("sync", lockfile, code=1)
-    assert f"{REPO}" in failed.stderr
-    assert "--from URL|DIR" in failed.stderr
+    monkeypatch.setenv("COLUMNS", "80")
+    for flags, stream in (("--check", "stdout"), ("--dry-run", "stdout"), ("-q", "stderr")):
+        failed = run("sync", lockfile, flags, code=0 if flags == "--dry-run" else 1)
+        text = " ".join(getattr(failed, stream).split())
+        assert f"has no public repo {REPO}." in text
+        assert "llm hf sync FILE --from URL|DIR" in text
     run("import", tmp_path / "repos" / TINY, "-q")
     run("sync", lockfile, "-y")
     assert run_json_one("show", TINY_ID)["state"] == "ready"
@@ -187,3 +265,21 @@ def test_interrupted_sync_is_continued(
     hub.fault(Truncate(200_000), on=TINY, side="storage", times=1)
     run("sync", lockfile)
     assert run_json_one("show", TINY_ID)["state"] == "ready"
+
+
+def test_ctrl_c_ends_the_plan_of_a_sync_at_once(
+    lockfile: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_machine(monkeypatch, tmp_path / "second")
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedByUserError, match="Stopped while comparing"):
+        Library().plan_sync(lockfile, stop=stop)
+    hub.forget_requests()
+    hub.fault(Stall(), on=f"api/models/{REPO}", times=None)
+    with subprocess.Popen([sys.executable, "-c", SYNC, str(lockfile)], stderr=subprocess.PIPE, text=True) as process:
+        hub.wait_until(lambda: hub.count(f"api/models/{REPO}") > 0, 60)
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate(timeout=60)
+    assert (process.returncode, "Interrupted" in shown) == (130, True)
+    assert run_json("list")["models"] == []

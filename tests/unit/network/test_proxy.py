@@ -129,6 +129,7 @@ def test_unreachable_proxy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with make_server(tmp_path, secure=secure) as server, pytest.raises(OfflineError) as caught:
         assert_whole(server, tmp_path / "part")
     assert "localhost can't be reached" in caught.value.message
+    assert caught.value.cause == "Connection refused"
     assert "HTTP_PROXY" in str(caught.value.hint)
     assert "s3cret" not in str(caught.value)
 
