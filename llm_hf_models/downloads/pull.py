@@ -161,7 +161,7 @@ def _fetch_and_register(
     before = _find_registered(context, plan)
     is_copy = before is not None and _is_registered_elsewhere(before, plan)
     if plan.switch is not None and before is not None and model is not None:
-        model = version_switch.check_before_switch(context, before, model, plan.switch)
+        model = version_switch.check_before_switch(context, before, model, plan.switch, stop)
     model = running.finish(_build_unchanged(before) if before and is_copy else model, plan.switch)
     if model is not None and not is_copy:
         _store_options(context, plan, model.model_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,7 +13,14 @@ from llm_hf_models.context import Context
 from llm_hf_models.downloads.leftovers import remove_leftovers
 from llm_hf_models.downloads.plan_types import PullPlan, VersionSwitch
 from llm_hf_models.downloads.records import load_plan_if_readable
-from llm_hf_models.errors import HfModelsError, NewVersionError, NotWritableError, StorageError, UnknownModelError
+from llm_hf_models.errors import (
+    HfModelsError,
+    InterruptedByUserError,
+    NewVersionError,
+    NotWritableError,
+    StorageError,
+    UnknownModelError,
+)
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.hub import cache_files, cache_layout
 from llm_hf_models.hub.refs import RepoId
@@ -82,7 +90,9 @@ def _refuse_outdated_plan(model: LocalModel, commit: str | None, switch: Version
         )
 
 
-def check_before_switch(context: Context, before: LocalModel, model: LocalModel, switch: VersionSwitch) -> LocalModel:
+def check_before_switch(
+    context: Context, before: LocalModel, model: LocalModel, switch: VersionSwitch, stop: threading.Event
+) -> LocalModel:
     """Load-test a new version of a model, and return it with the result.
 
     A version with the same files takes over the last load test.
@@ -90,6 +100,7 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel,
     Raises:
         NewVersionError: The new version failed the load test, or the model was pinned or changed since the plan.
             The files of the new version are kept until `gc` or the next update.
+        InterruptedByUserError: The stop event was set.
     """
     _refuse_outdated_plan(before, model.commit, switch)
     model = replace(model, options=before.options, quant=before.quant)
@@ -99,7 +110,7 @@ def check_before_switch(context: Context, before: LocalModel, model: LocalModel,
     if _list_digests(before) == _list_digests(model):
         last = before.latest_check("load_test")
         return replace(model, checks=(*model.checks, *([last] if last else [])))
-    tested = replace(model, checks=(*model.checks, _test(context, model)))
+    tested = replace(model, checks=(*model.checks, _test(context, model, stop)))
     check = tested.checks[-1]
     if check.result == PASSED:
         return tested
@@ -122,14 +133,17 @@ def _take_over_reports(known: ModelVersion | None, model: LocalModel) -> LocalMo
     return replace(model, checks=(*recorded.values(), *others))
 
 
-def _test(context: Context, model: LocalModel) -> Check:
+def _test(context: Context, model: LocalModel, stop: threading.Event) -> Check:
     """Return the result of the load test.
 
     Raises:
         EngineError: The test could not be run.
+        InterruptedByUserError: The stop event was set.
     """
     try:
-        return load_files(context, model)
+        return load_files(context, model, stop)
+    except InterruptedByUserError:
+        raise
     except HfModelsError as error:
         reason = Check("load_test", "not run", time.time(), {"reason": error.message})
         _refuse(context, replace(model, checks=(*model.checks, reason)))

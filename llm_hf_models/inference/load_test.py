@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +24,13 @@ from typing import IO, Any
 from pydantic import BaseModel, ValidationError
 
 from llm_hf_models import settings
-from llm_hf_models.errors import BadInputError, EngineStartError, MissingFileError, NotWritableError
+from llm_hf_models.errors import (
+    BadInputError,
+    EngineStartError,
+    InterruptedByUserError,
+    MissingFileError,
+    NotWritableError,
+)
 from llm_hf_models.gguf import memory_fit
 from llm_hf_models.gguf.facts import ModelFacts
 from llm_hf_models.inference.engine import find_left_out_layers
@@ -39,6 +47,7 @@ GENERATED_TOKENS = 16
 MEMORY_SLACK_BYTES = 2**30
 STACK_BYTES = 8 * 2**20  # of each thread; llama.cpp starts one for each tensor that it checks
 KILL_SECONDS = 5.0
+STOP_CHECK_SECONDS = 0.1
 MAX_REPORT_BYTES = 64 * 1024
 MAX_OUTPUT_CHARS = 200
 
@@ -94,6 +103,7 @@ def run_load_test(
     threads: int = 0,
     template: str | None = None,
     mmproj: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> LoadResult:
     """Load a model with tensor checks, then generate a few tokens, or embed or rank a sentence.
 
@@ -106,6 +116,7 @@ def run_load_test(
         threads: The number of threads; 0 selects a number for this machine.
         template: A chat template that replaces the header's.
         mmproj: The model's projector, which is loaded with it.
+        stop: Ends the test when set.
 
     The setting `sandbox` decides whether the child is confined. The result lists the active layers.
 
@@ -114,6 +125,7 @@ def run_load_test(
         MissingFileError: A file is missing.
         EngineStartError, NotWritableError: The test could not be started, or a layer is inactive that the settings
             require.
+        InterruptedByUserError: The stop event was set.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if facts.kind == "mmproj" or not files:
@@ -136,7 +148,7 @@ def run_load_test(
             "max_memory": max_memory_bytes or _compute_memory_limit(size, mmproj_bytes, facts),
         }
         task["max_cpu"] = int(limit * task["threads"]) + 1
-        return _build_result(_run_child(task, folder, limit), limit)
+        return _build_result(_run_child(task, folder, limit, stop or threading.Event()), limit)
     finally:
         folder.remove()
 
@@ -185,8 +197,12 @@ def _compute_memory_limit(size: int, mmproj_bytes: int, facts: ModelFacts) -> in
     return min(2 * fit.needed + MEMORY_SLACK_BYTES, total) + sum(facts.tensor_types.values()) * STACK_BYTES
 
 
-def _run_child(task: dict[str, Any], folder: EngineFolder, seconds: float) -> _ChildExit:
-    """Run the child until it exits or exceeds the time limit, and read its report."""
+def _run_child(task: dict[str, Any], folder: EngineFolder, seconds: float, stop: threading.Event) -> _ChildExit:
+    """Run the child until it exits or exceeds the time limit, and read its report.
+
+    Raises:
+        InterruptedByUserError: The stop event was set.
+    """
     process = start_child("load_test_child", folder)
     assert process.stdin is not None  # noqa: S101 - both are pipes
     assert process.stdout is not None  # noqa: S101
@@ -194,17 +210,30 @@ def _run_child(task: dict[str, Any], folder: EngineFolder, seconds: float) -> _C
     # The thread reads at most MAX_REPORT_BYTES: a child that writes more blocks until it times out.
     reader = threading.Thread(target=_read_report, args=(process.stdout, received), daemon=True)
     reader.start()
-    timed_out = False
     try:
         _send_task(process.stdin, json.dumps(task).encode())
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        timed_out = True
+        timed_out = not _wait_for_exit(process, seconds, stop)
     finally:
         process.kill()
         status = process.wait()
     reader.join(KILL_SECONDS)
     return _ChildExit(status, timed_out, _parse_report(b"".join(received)), folder.read_log_errors())
+
+
+def _wait_for_exit(process: subprocess.Popen[bytes], seconds: float, stop: threading.Event) -> bool:
+    """Return whether a process exits within the time limit.
+
+    Raises:
+        InterruptedByUserError: The stop event was set.
+    """
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if stop.is_set():
+            raise InterruptedByUserError("Stopped during a load test")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=min(left, STOP_CHECK_SECONDS))
+            return True
+    return False
 
 
 def _read_report(pipe: IO[bytes], received: list[bytes]) -> None:

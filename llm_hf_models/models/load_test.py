@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -48,24 +49,32 @@ def run_load_test(context: Context, text: str) -> LoadTestReport:
     )
 
 
-def load_files(context: Context, model: LocalModel) -> Check:
+def load_files(context: Context, model: LocalModel, stop: threading.Event) -> Check:
     """Load the files of a model that is not registered yet, with its options, and return the result.
 
     Raises:
         EngineStartError: The child could not be started.
         NotWritableError: A folder for the child could not be created.
+        InterruptedByUserError: The stop event was set.
     """
     paths = [Path(file.location) for file in model.files if file.role == "weights"]
     mmproj = next((Path(file.location) for file in model.files if file.role == "mmproj"), None)
-    return _make_check(_load(context, paths, mmproj, model.user_template) or UNREADABLE, model, None)
+    return _make_check(_load(context, paths, mmproj, model.user_template, stop) or UNREADABLE, model, None)
 
 
-def _load(context: Context, paths: Sequence[Path], mmproj: Path | None, template: str | None) -> LoadResult | None:
+def _load(
+    context: Context,
+    paths: Sequence[Path],
+    mmproj: Path | None,
+    template: str | None,
+    stop: threading.Event | None = None,
+) -> LoadResult | None:
     """Return the result of loading the files, or None if the header can't be read."""
     header = check_shards(paths, seconds=context.settings().header_seconds).header
     if header is None:
         return None
-    return load_test.run_load_test(paths, apply_template(header.facts, template), template=template, mmproj=mmproj)
+    facts = apply_template(header.facts, template)
+    return load_test.run_load_test(paths, facts, template=template, mmproj=mmproj, stop=stop)
 
 
 def _make_check(result: LoadResult, model: LocalModel, doubt: str | None) -> Check:

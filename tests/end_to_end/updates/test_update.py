@@ -423,3 +423,24 @@ def test_update_that_was_planned_before_a_change_is_refused(origin: Origin, reas
     with pytest.raises(NewVersionError, match=reason):
         Library().pull(planned.plan)
     assert (show().commit, show().state) == (now, "ready")
+
+
+def test_update_that_is_stopped_after_its_last_byte_changes_nothing(origin: Origin) -> None:
+    old, stop, verified = show(), threading.Event(), threading.Event()
+    origin.change(Q4, origin.make_weights())
+    plan = Library().plan_update()
+
+    def stop_during_the_load_test() -> None:
+        verified.wait()
+        while all(version.state != "untested" or not version.on_disk for version in show().other_versions):
+            pass  # the file gets its place in the cache
+        stop.set()
+
+    stopper = threading.Thread(target=stop_during_the_load_test, daemon=True)
+    stopper.start()
+    with pytest.raises(InterruptedByUserError):
+        Library().update(plan, progress=lambda event: verified.set() if event.kind == "done" else None, stop=stop)
+    stopper.join()
+    assert (show().commit, show().state) == (old.commit, "ready")
+    assert answer() == OLD_ANSWER
+    assert update_one().outcome == "updated"
