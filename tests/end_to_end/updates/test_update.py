@@ -439,3 +439,8 @@ def test_update_that_is_stopped_after_its_last_byte_changes_nothing(origin: Orig
     Library().gc()
     assert len(list_blobs(home)) == 1
     assert update_one().outcome == "updated"
+
+
+def test_update_of_no_models_says_so(origin: Origin) -> None:  # noqa: ARG001
+    run("rm", MODEL, "-y")
+    assert "No models yet" in run("update", "--all", "-y").stderr
