@@ -93,7 +93,9 @@ def _find_leftovers(context: Context, db: Database, rows: SortedRows) -> Iterato
     )
     yield from _find_engine_folders(db, keep_seconds)
     for file in _list_abandoned(db):
-        yield Leftover("version", file.location, file.size, "its model was updated, or the new version failed a test")
+        yield Leftover(
+            "version", file.location, file.size, "its model was updated, or the update failed or was cancelled"
+        )
 
 
 def _find_work_folders(cache: Path, rows: SortedRows) -> set[Path]:

@@ -62,6 +62,15 @@ class SortedRows:
         return self._plans[row.id]
 
 
+def _give_up_version(db: Database, row: Download) -> None:
+    """Let `gc` remove the complete files of a new version whose update was cancelled before its load test."""
+    plan = load_plan_if_readable(row)
+    if plan is not None and plan.switch is not None and plan.model_id is not None:
+        for version in db.list_all_versions(plan.model_id).get(plan.model_id, ()):
+            if version.commit == plan.commit and version.state == "untested":
+                db.set_version_state(plan.model_id, plan.commit, "refused")
+
+
 def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int]:
     """Remove the partial files of cancelled downloads, except those that other downloads need.
 
@@ -75,6 +84,7 @@ def remove_leftovers(context: Context, finished: Iterable[Download]) -> list[int
             partials = _list_partials(context, row)
             with contextlib.suppress(NotWritableError, LibraryBusyError):
                 db.update_download(row.id)  # set its time to now: all bytes written so far belong to it
+                _give_up_version(db, row)
             for partial in partials:
                 if list_leftover_paths(partial):
                     with contextlib.suppress(OSError, StorageError):

@@ -22,6 +22,8 @@ class SummaryTables(SQLiteFile):
     def list_summaries(self) -> list[ModelSummary]:
         """Return a row for each local model, newest first. This stats each file once."""
         with _pause_collection(), self.snapshot(), translate_row_errors(self.path):
+            if self.fetch_rows("select 1 from models where not json_valid(facts) limit 1"):
+                raise ValueError("the facts of a model are not JSON")  # llm's hooks refuse such a library too
             models = self.fetch_rows(
                 "select id, model_id, repo, revision, commit_hash, quant, kind, nullif(options, '{}'),"
                 " endpoint, added, last_used, pinned from models order by added desc, id desc"

@@ -213,7 +213,7 @@ class _Planner:
         plan = plan_download if missing or self._must_judge_signature(locked) else plan_from_local_bytes
         pull = plan(self._context, locked, step.id, cached, elsewhere)
         if missing:
-            reason = f"{len(missing)} of {len(locked.files)} files are missing"
+            reason = f"missing: {len(missing)} of {len(locked.files)} files"
             return replace(step, action="download", reason=reason, fetch_bytes=pull.fetch_bytes, pull=pull)
         place = next(iter(pull.sources.values()), None) or next(iter(cached.values()))
         step = replace(step, reason=f"its bytes are in {place}", pull=pull)

@@ -47,7 +47,7 @@ class SamplingValue:
 class VersionView:
     """Another version of a local model: one that was replaced (`kept` with its files, or `replaced`), or a new one.
 
-    A new one has failed its load test (`refused`), or that test has not ended (`untested`).
+    A new one has failed its load test or was cancelled (`refused`), or that test has not ended (`untested`).
 
     `on_disk` tells whether all its files are on this machine. `rollback` downloads them again otherwise.
     """

@@ -476,7 +476,7 @@ def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, 
     mine = tmp_path / "README.md"
     mine.write_text("# Mine\n")  # as long as the one on the Hub: only the content differs
     wanted = ("pull", f"{REPO}:README.md", "--to", tmp_path)
-    assert run_json(*wanted, "--dry-run")["replaces"] == [str(mine)]
+    assert run_json(*wanted, "--dry-run")["results"][0]["replaces"] == [str(mine)]
     assert "Replaces" in run(*wanted, "--dry-run").stdout
     assert "Nothing was replaced: no answer was given" in run(*wanted, code=2).stderr
     assert "Pass -y to replace without asking" in run(*wanted, "--background", code=2).stderr
@@ -489,7 +489,7 @@ def test_existing_file_of_a_user_is_replaced_only_with_consent(repo: HubServer, 
     run(*wanted, "-y")
     assert mine.read_text() == "# Tiny\n"
     sent = repo.sent("README.md")
-    plan = run_json(*wanted, "--dry-run")
+    (plan,) = run_json(*wanted, "--dry-run")["results"]
     assert (plan["replaces"], plan["files"][0]["local"]) == ([], True)
     run(*wanted)
     assert repo.sent("README.md") == sent

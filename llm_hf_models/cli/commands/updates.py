@@ -105,6 +105,8 @@ def update(
     if dry_run:
         output.print_json(plan) if as_json else output.emit(updates_views.render_update_plan(plan))
         return
+    if everything and not plan.models:
+        output.note(NO_MODEL)
     changed = [each for each in plan.models if each.action == "update"]
     if changed:
         text = updates_views.render_update_plan(plan)

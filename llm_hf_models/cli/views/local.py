@@ -171,8 +171,10 @@ def render_local_model(model: LocalModelView, max_width: int | None) -> str:
 def format_version(version: VersionView) -> str:
     """Return another version of a model: its commit, its date, and whether its files are on this machine."""
     commit, when = (version.commit or "")[: cli_format.SHORT_COMMIT], cli_format.format_date(version.replaced)
+    if version.state == "refused" and version.problem is None:
+        return f"{commit}, not used: its update was cancelled"
     if version.state == "refused":
-        return f"{commit}, not used: its load test failed on {when} ({version.problem or 'no reason'})"
+        return f"{commit}, not used: its load test failed on {when} ({version.problem})"
     if version.state == "untested":
         return f"{commit}, not used: its load test has not ended"
     place = f"{format_size(version.size_bytes)} kept" if version.on_disk else "its files are removed"

@@ -78,7 +78,7 @@ def render_sync_plan(plan: SyncPlan, max_width: int | None) -> str:
     columns = [Column("MODEL", min_width=24, keep_end=True), Column("ACTION"), Column("WHY", wrap=True, min_width=20)]
     table = [format_table(columns, rows, max_width=max_width)] if rows else []
     matching = sum(step.action == "none" for step in plan.steps)
-    lines = [f"{matching} of {_count(len(plan.steps), 'model')} match the lockfile."]
+    lines = [f"{matching} of {len(plan.steps)} models match the lockfile."]
     lines += [f"To download: {format_size(plan.fetch_bytes)}."] if plan.fetch_bytes else []
     lines += [f"Not in the lockfile: {', '.join(plan.unlisted)}."] if plan.unlisted else []
     return "\n".join([*table, *lines, *plan.concerns])
@@ -102,7 +102,7 @@ def render_sync_result(done: SyncResult) -> str:
     lines += [f"{removal.id}: removed" for removal in done.removed]
     lines += [f"{model_id}: kept, because a model of the lockfile failed" for model_id in done.not_removed]
     synced = sum(model.done for model in done.models)
-    return "\n".join([*lines, f"{synced} of {_count(len(done.models), 'model')} match the lockfile."])
+    return "\n".join([*lines, f"{synced} of {len(done.models)} models match the lockfile."])
 
 
 def render_export(done: ExportResult, *, dry_run: bool) -> str:

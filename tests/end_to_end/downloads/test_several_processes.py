@@ -23,7 +23,7 @@ from llm_hf_models import Library, PullOptions, context
 from llm_hf_models.downloads import fair_share, worker
 from llm_hf_models.downloads import records as downloads_records
 from llm_hf_models.downloads import running as downloads_running
-from llm_hf_models.downloads.plan_types import PullPlan
+from llm_hf_models.downloads.plan_types import PullPlan, VersionSwitch
 from llm_hf_models.downloads.records import open_row
 from llm_hf_models.errors import DiskFullError, InterruptedByUserError, LibraryBusyError, OfflineError, TimedOutError
 from llm_hf_models.hub.cache_layout import cache_work_folder
@@ -407,13 +407,13 @@ def test_finished_pull_waits_for_a_busy_library(hub: HubServer, monkeypatch: pyt
     finish, tries = downloads_running.RunningDownload._finish, []
 
     def finish_beside_another(
-        running: downloads_running.RunningDownload, model: LocalModel | None
+        running: downloads_running.RunningDownload, model: LocalModel | None, switch: VersionSwitch | None
     ) -> LocalModel | None:
         tries.append(model)
         with closing(sqlite3.connect(library_path(), isolation_level=None)) as other:
             if len(tries) < 3:
                 other.execute("begin immediate")
-            return finish(running, model)
+            return finish(running, model, switch)
 
     monkeypatch.setattr(downloads_running.RunningDownload, "_finish", finish_beside_another)
     library = Library()

@@ -243,7 +243,7 @@ def test_two_processes_at_once_test_once(layers: FailingLayers, tiny: str) -> No
     words = [str(SCRIPTS / "llm"), "hf", "test", tiny, "--json"]
     processes = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
-        assert json.loads(process.communicate(timeout=90)[0])["result"]["layers"] == list(LAYERS)
+        assert json.loads(process.communicate(timeout=90)[0])["results"][0]["result"]["layers"] == list(LAYERS)
     assert layers.count_starts() == 3
 
 

@@ -146,7 +146,7 @@ async def test_wrong_types_and_sizes_are_reported_and_the_server_continues(era: 
 
 @run_async
 async def test_unknown_or_missing_argument_error_lists_the_arguments() -> None:
-    takes = "It accepts name (required), add, remove."
+    takes = "It accepts name (required), add, remove, confirm."
     async with connect_stdio() as client:
         output = await call_refused(client, "hf_edit_aliases", name="x", add_aliases=["y"])
         assert output == f"hf_edit_aliases: unknown argument 'add_aliases'. {takes}"

@@ -72,7 +72,7 @@ async def test_thirty_models_fit_on_a_page_with_all_answers(pulled: HubServer, t
         assert page is not None
         assert len(page["models"]) == 30
         size = (tmp_path / Q4).stat().st_size
-        assert page["totals"] == {"models": {"total": COUNT, "shown": 30, "bytes": size}}
+        assert page["totals"] == {"models": {"total": COUNT, "shown": 30, "size_bytes": size}}
         assert (page["freed_bytes"], page["outdated"], page["unknown"]) == (size, 1, 0)
         assert f"30 of {COUNT} models" in text
         rows = {row["id"]: row for row in page["models"]}

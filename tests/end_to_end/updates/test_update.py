@@ -425,22 +425,22 @@ def test_update_that_was_planned_before_a_change_is_refused(origin: Origin, reas
     assert (show().commit, show().state) == (now, "ready")
 
 
-def test_update_that_is_stopped_after_its_last_byte_changes_nothing(origin: Origin) -> None:
-    old, stop, verified = show(), threading.Event(), threading.Event()
+def test_update_that_is_stopped_after_its_last_byte_changes_nothing(origin: Origin, home: Home) -> None:
+    old, stop = show(), threading.Event()
     origin.change(Q4, origin.make_weights())
     plan = Library().plan_update()
-
-    def stop_during_the_load_test() -> None:
-        verified.wait()
-        while all(version.state != "untested" or not version.on_disk for version in show().other_versions):
-            pass  # the file gets its place in the cache
-        stop.set()
-
-    stopper = threading.Thread(target=stop_during_the_load_test, daemon=True)
-    stopper.start()
     with pytest.raises(InterruptedByUserError):
-        Library().update(plan, progress=lambda event: verified.set() if event.kind == "done" else None, stop=stop)
-    stopper.join()
+        Library().update(plan, progress=lambda event: stop.set() if event.kind == "done" else None, stop=stop)
     assert (show().commit, show().state) == (old.commit, "ready")
     assert answer() == OLD_ANSWER
+    assert Library().gc().files == (), "the update may continue"
+    run("cancel", "--all")
+    assert "its update was cancelled" in run("show", MODEL).stdout
+    Library().gc()
+    assert len(list_blobs(home)) == 1
     assert update_one().outcome == "updated"
+
+
+def test_update_of_no_models_says_so(origin: Origin) -> None:  # noqa: ARG001
+    run("rm", MODEL, "-y")
+    assert "No models yet" in run("update", "--all", "-y").stderr
