@@ -9,11 +9,13 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 
 from llm_hf_models import redaction
@@ -162,7 +164,8 @@ def _end_workers() -> None:
     from tests.support.downloads import find_workers  # imports huggingface_hub, which needs the environment of a test
 
     for worker in find_workers():
-        worker.kill()
+        with suppress(psutil.NoSuchProcess):  # it may end by itself at any time
+            worker.kill()
 
 
 def _is_loopback(address: Any) -> bool:
