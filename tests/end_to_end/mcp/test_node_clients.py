@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llm_hf_mcp.server import TOOLS
 
 from llm_hf_models.service import Library
 from tests.conftest import Home
@@ -88,7 +89,7 @@ def run_node(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_typescript_clients_call_tools_and_ask_their_user(node: Path, imports: str) -> None:
     (node / "host.mjs").write_text(imports + SCRIPT, encoding="utf-8")
     reported: dict[str, Any] = json.loads(run_node(node, "host.mjs", sys.executable).stdout)
-    assert reported["tools"] == 12
+    assert reported["tools"] == len(TOOLS)
     assert reported["gone"]["done"]
     assert len(reported["asked"]) == 1
     assert Library().list() == ()
@@ -108,7 +109,7 @@ def test_inspector_calls_tools_and_finds_only_portable_schemas(node: Path, home:
     server = (sys.executable, "-m", "llm_hf_mcp", "--allow-delete")
     listed = run_node(node, *inspector, "--method", "tools/list", "--strict", *server)
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert len(json.loads(listed.stdout)["tools"]) == 12
+    assert len(json.loads(listed.stdout)["tools"]) == len(TOOLS)
     called = run_node(node, *inspector, "--method", "tools/call", "--tool-name", "hf_list_models", *server)
     assert json.loads(called.stdout)["structuredContent"]["models"][0]["id"] == f"hf/{REPO}:Q4_K_M"
 
