@@ -52,14 +52,6 @@ def judge_repo(context: Context, hub: Hub, details: RepoDetails, files: Iterable
     Raises:
         HfModelsError: The context's time is over, or its stop event was set.
     """
-    found, _ = judge_with_manifest(context, hub, details, files)
-    return found
-
-
-def judge_with_manifest(
-    context: Context, hub: Hub, details: RepoDetails, files: Iterable[HubFile]
-) -> tuple[SignatureReport | None, SignedManifest | None]:
-    """Return the report of `judge_repo`, and the manifest, which is only a claim unless the verdict is `valid`."""
     known = [KnownFile(file.path, file.size, file.sha256) for file in files]
     for file in find_signature_files(details):
         owner = details.author or RepoId.parse(details.id).owner
@@ -68,15 +60,15 @@ def judge_with_manifest(
         except HfModelsError as error:
             if isinstance(error, InterruptedByUserError) or not context.count_seconds_left():
                 raise
-            return _make_unread(file.path, owner, error.message), None
+            return _make_unread(file.path, owner, error.message)
         if data is None:
-            return _make_unread(file.path, owner, "the file is too large for a signature"), None
+            return _make_unread(file.path, owner, "the file is too large for a signature")
         with context.open_database() as db:
             signers = db.list_trusted_signers()
         report, manifest = judge_content(file.path, owner, data, signers, known)
         if manifest is not None or file.path == FILE_NAME:  # another file may be a signature of another format
-            return replace(report, file_digest=file.etag or None), manifest
-    return None, None
+            return replace(report, file_digest=file.etag or None)
+    return None
 
 
 def judge_content(
@@ -94,10 +86,10 @@ def judge_content(
     owners: dict[str, list[TrustRow]] = {owner.casefold(): []}
     for row in signers:
         owners.setdefault(row.owner.casefold(), []).append(row)
-    judged = _judge(data, owners[owner.casefold()])
-    trusted = []
+    own = owners[owner.casefold()]
+    judged, trusted = _judge(data, own), []
     for rows in owners.values():
-        again = _judge(data, rows) if _may_have_signed(judged.facts, rows) else judged
+        again = _judge(data, rows) if rows is not own and _may_have_signed(judged.facts, rows) else judged
         if _is_by(again.facts, rows):
             trusted.append(rows[0].owner)
             judged = again if judged.facts.verdict != "valid" else judged
