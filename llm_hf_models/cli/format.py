@@ -182,3 +182,8 @@ def explain_wildcard_host(url: str) -> list[str]:
 def format_more(count: int) -> str:
     """Return a note for a list that `--limit` has cut."""
     return f"There are more results than these {count:,}. Raise --limit to see them."
+
+
+def count_things(count: int, word: str) -> str:
+    """Return a number with a word, such as `1 model` and `2 models`."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"

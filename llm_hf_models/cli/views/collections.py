@@ -24,11 +24,6 @@ MAX_REFS = 20
 MISSING = "not on this machine"
 
 
-def count_things(count: int, word: str) -> str:
-    """Return a number with a word, such as `1 model` and `2 models`."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
 def render_collections(found: Sequence[CollectionSummary], max_width: int | None) -> str:
     """Return a table of collections."""
     columns = [
@@ -92,7 +87,7 @@ def render_remedies(found: CollectionView) -> str:
 def render_change(found: CollectionView, verb: str) -> str:
     """Return a line about a collection after a change."""
     local = sum(member.id is not None for member in found.members)
-    models = count_things(len(found.members), "model")
+    models = cli_format.count_things(len(found.members), "model")
     return f"{verb} {found.name}: {models}, {local} on this machine." if found.members else f"{verb} {found.name}."
 
 
@@ -100,14 +95,14 @@ def render_deletion(found: CollectionDeletion) -> str:
     """Return what a deletion deletes, and what ends with it."""
     verb = "Deleted" if found.done else "Would delete"
     inner = len(found.collections) - 1
-    lines = [f"{verb} {found.name}" + (f" and {count_things(inner, 'collection')} in it" if inner else "")]
+    lines = [f"{verb} {found.name}" + (f" and {cli_format.count_things(inner, 'collection')} in it" if inner else "")]
     lines += [f"  {name}" for name in found.collections if name != found.name]
     if found.roles:
         lines.append(f"No longer names of models: {', '.join(found.roles)}")
     if found.containers:
         lines.append(f"Removed from: {', '.join(found.containers)}")
     if found.models:
-        lines.append(f"Its {count_things(found.models, 'model')} stay as they are.")
+        lines.append(f"Its {cli_format.count_things(found.models, 'model')} stay as they are.")
     return "\n".join(lines)
 
 
@@ -115,12 +110,12 @@ def render_import(done: CollectionImport) -> str:
     """Return what an import adds, keeps and misses."""
     verb = "Would import" if not done.done else "Imported"
     title = f" ({done.title})" if done.title else ""
-    lines = [f"{verb} {done.source}{title} as {done.name}: {count_things(len(done.added), 'new model')}."]
+    lines = [f"{verb} {done.source}{title} as {done.name}: {cli_format.count_things(len(done.added), 'new model')}."]
     lines += [f"  {ref}" for ref in done.added[:MAX_REFS]]
     if len(done.added) > MAX_REFS:
         lines.append(f"  and {len(done.added) - MAX_REFS} more")
     if done.kept:
-        lines.append(f"{count_things(len(done.kept), 'model')} were in it before.")
+        lines.append(f"{cli_format.count_things(len(done.kept), 'model')} were in it before.")
     if done.missing:
         shown = ", ".join(done.missing[:MAX_REFS])
         lines.append(f"Not in the Hub's collection, and kept: {shown}")
@@ -133,7 +128,7 @@ def render_import(done: CollectionImport) -> str:
 
 def render_skipped(skipped: Sequence[SkippedItem]) -> str:
     """Return the items that were not imported, each with the reason."""
-    lines = [f"Skipped {count_things(len(skipped), 'item')}:"]
+    lines = [f"Skipped {cli_format.count_things(len(skipped), 'item')}:"]
     lines += [f"  {item.id or 'an item without a name'}: {item.why}" for item in skipped[:MAX_REFS]]
     if len(skipped) > MAX_REFS:
         lines.append(f"  and {len(skipped) - MAX_REFS} more (--json lists them all)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from llm_hf_models.cli.format import count_things
 from llm_hf_models.cli.layout import Column, format_table
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
@@ -39,7 +40,7 @@ MAX_VALUE_CHARS = 70
 def render_lock_result(done: LockResult) -> str:
     """Return a line about a written lockfile."""
     where = f" in {done.path}" if done.path else ""
-    lines = [f"{_count(done.models, 'model')} ({format_size(done.size_bytes)}) locked{where}."]
+    lines = [f"{count_things(done.models, 'model')} ({format_size(done.size_bytes)}) locked{where}."]
     lines += [f"Signed: {done.signature}"] if done.signature else []
     return "\n".join(lines)
 
@@ -107,7 +108,7 @@ def render_sync_result(done: SyncResult) -> str:
 
 def render_export(done: ExportResult, *, dry_run: bool) -> str:
     """Return a line about an exported folder."""
-    text = f"{_count(done.models, 'model')}, {_count(done.files, 'file')} in {done.folder}"
+    text = f"{count_things(done.models, 'model')}, {count_things(done.files, 'file')} in {done.folder}"
     return f"{text}, {format_size(done.copied_bytes)} {'to copy' if dry_run else 'copied now'}."
 
 
@@ -118,7 +119,3 @@ def list_questions(plan: SyncPlan) -> Sequence[str]:
         for removal in plan.removals
     )
     return (*plan.concerns, *removals)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

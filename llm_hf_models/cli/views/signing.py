@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from llm_hf_models.cli.format import count_things
 from llm_hf_models.cli.layout import format_fields
-from llm_hf_models.cli.views.collections import count_things
 from llm_hf_models.system.text import clean_text
 from llm_hf_models.system.units import format_size
 

@@ -54,14 +54,10 @@ def render_outdated_summary(found: OutdatedModels) -> str:
         pinned = sum(row.status == "new files" and row.pinned for row in found.models)
         update = " Update them: llm hf update --all" if found.outdated > pinned else ""
         skipped = f" {pinned} of them pinned, which updates skip." if pinned else ""
-        lines.append(f"{_count(found.outdated)} with new files.{skipped}{update}")
+        lines.append(f"{cli_format.count_things(found.outdated, 'model')} with new files.{skipped}{update}")
     if found.unknown:
-        lines.append(f"{_count(found.unknown)} could not be compared.")
+        lines.append(f"{cli_format.count_things(found.unknown, 'model')} could not be compared.")
     return "\n".join(lines)
-
-
-def _count(count: int) -> str:
-    return f"{count} {'model' if count == 1 else 'models'}"
 
 
 def _format_commits(old: str | None, new: str | None) -> str:
