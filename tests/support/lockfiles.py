@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.commands import SCRIPTS
 from tests.support.ggufs import tiny_chat, tiny_split
-from tests.support.hub_server import HubServer
+from tests.support.hub_server import HubServer, run_hub
 
 REPO, SPLIT = "acme/tiny-GGUF", "acme/split-GGUF"
 TINY, TINY_ID = "tiny-Q8_0.gguf", f"hf/{REPO}:Q8_0"
@@ -30,6 +30,14 @@ def add_repos(hub: HubServer, folder: Path) -> None:
     )  # fmt: skip
     shards = tiny_split(folder, 3, stem="split-Q4_K_M")
     hub.add_repo(SPLIT, {path.name: path for path in shards}, license="apache-2.0")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """Provide the Hub with the two models."""
+    with run_hub(monkeypatch, retry_seconds="0.01", disk_reserve="0") as hub:
+        add_repos(hub, tmp_path / "repos")
+        yield hub
 
 
 def use_machine(monkeypatch: pytest.MonkeyPatch, root: Path) -> Path:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models.lockfiles.parse import parse_lockfile
+from tests.support import lockfiles
 from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, run_hub
-from tests.support.lockfiles import REPO, TINY_ID, add_repos
+from tests.support.hub_server import HubServer
+from tests.support.lockfiles import REPO, TINY_ID
 
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with run_hub(monkeypatch, disk_reserve="0") as hub:
-        add_repos(hub, tmp_path / "repos")
-        yield hub
+hub = lockfiles.hub
 
 
 def test_lockfile_has_everything_about_each_model_but_no_key(

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import lockfiles
 from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, run_hub
-from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY_ID, add_repos, read_content, run_mirror, use_machine
+from tests.support.hub_server import HubServer
+from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY_ID, read_content, run_mirror, use_machine
 
 MINE_ID = "hf/local/mine:Q8_0"
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with run_hub(monkeypatch, retry_seconds="0.01", disk_reserve="0") as hub:
-        add_repos(hub, tmp_path / "repos")
-        yield hub
+hub = lockfiles.hub
 
 
 @pytest.fixture

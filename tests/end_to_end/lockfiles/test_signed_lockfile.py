@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models.errors import BadSignatureError
 from llm_hf_models.service import Library
+from tests.support import lockfiles
 from tests.support.commands import run, run_json
-from tests.support.hub_server import HubServer, run_hub
-from tests.support.lockfiles import REPO, TINY_ID, add_repos, use_machine
+from tests.support.hub_server import HubServer
+from tests.support.lockfiles import REPO, TINY_ID, use_machine
 from tests.support.signatures import make_key, to_private_pem, to_public_pem
 
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with run_hub(monkeypatch, disk_reserve="0") as hub:
-        add_repos(hub, tmp_path / "repos")
-        yield hub
+hub = lockfiles.hub
 
 
 def write_keys(folder: Path, name: str, passphrase: bytes | None = None) -> tuple[Path, Path]:

@@ -7,17 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from llm_hf_models import Library
 from llm_hf_models.errors import InterruptedByUserError
+from tests.support import lockfiles
 from tests.support.commands import run, run_json, run_json_one
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, Stall, Truncate, run_hub
-from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, add_repos, read_content, use_machine
+from tests.support.hub_server import HubServer, Stall, Truncate
+from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY, TINY_ID, read_content, use_machine
 from tests.support.signatures import make_key, to_public_pem
 
 SYNC = """
@@ -29,11 +29,7 @@ cli(["hf", "sync", sys.argv[1]])
 """
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with run_hub(monkeypatch, retry_seconds="0.01", disk_reserve="0") as hub:
-        add_repos(hub, tmp_path / "repos")
-        yield hub
+hub = lockfiles.hub
 
 
 @pytest.fixture

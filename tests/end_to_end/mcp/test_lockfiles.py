@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +9,13 @@ import pytest
 from mcp import Client
 
 from llm_hf_models.service import Library
+from tests.support import lockfiles
 from tests.support.commands import run
 from tests.support.ggufs import tiny_chat
-from tests.support.hub_server import HubServer, run_hub
-from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY_ID, add_repos, use_machine
+from tests.support.lockfiles import REPO, SPLIT, SPLIT_ID, TINY_ID, use_machine
 from tests.support.mcp_hosts import call_refused, call_tool, connect_stdio, run_async
 
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    with run_hub(monkeypatch, retry_seconds="0.01", disk_reserve="0") as hub:
-        add_repos(hub, tmp_path / "repos")
-        yield hub
+hub = lockfiles.hub
 
 
 async def read_pages(client: Client) -> str:
