@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import signal
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tests.support.commands import run, run_json
 from tests.support.ggufs import tiny_chat
 from tests.support.hub_server import HubServer, Reset, Throttle, Truncate
 from tests.support.lockfiles import read_content, use_machine
-from tests.support.processes import run_processes
+from tests.support.processes import ByteCounter, kill_this_process, kill_this_process_in, run_processes
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(7200)]
 
@@ -46,27 +45,17 @@ class Task:
 def sync_until_killed(task: Task) -> None:
     """Run one process: sync until the planned kill, or to the end."""
     os.environ.update(task.environment)
-    first: dict[str, int] = {}
-    done: dict[str, int] = {}
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def die_in(seconds: float) -> None:
-        alarm = threading.Timer(seconds, die)
-        alarm.daemon = True
-        alarm.start()
+    counter = ByteCounter()
 
     def watch(event: Event) -> None:
-        first.setdefault(event.file, event.done)
-        done[event.file] = event.done
-        if task.after_bytes is not None and sum(done.values()) - sum(first.values()) >= task.after_bytes:
-            die()
+        counter.add(event)
+        if task.after_bytes is not None and counter.new >= task.after_bytes:
+            kill_this_process()
         if task.after_file is not None and event.kind == "done":
-            die_in(task.after_file)
+            kill_this_process_in(task.after_file)
 
     if task.after_seconds is not None:
-        die_in(task.after_seconds)
+        kill_this_process_in(task.after_seconds)
     Library().sync(task.lockfile, progress=watch)
 
 

@@ -29,7 +29,7 @@ from llm_hf_models.transfer.types import Event, ExpectedFile, TransferLimits
 from tests.conftest import Home
 from tests.support.cache_pulls import list_files, pull
 from tests.support.hub_server import HubServer, Throttle
-from tests.support.processes import run_processes
+from tests.support.processes import ByteCounter, kill_this_process, kill_this_process_in, run_processes
 from tests.support.storage_server import Fault, StorageServer
 from tests.support.transfers import WEATHER
 
@@ -66,27 +66,17 @@ class Task:
 
 def pull_until_killed(task: Task) -> None:
     """Run one process: pull until the planned kill, or to the end."""
-    first: dict[str, int] = {}
-    done: dict[str, int] = {}
-
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def die_in(seconds: float) -> None:
-        alarm = threading.Timer(seconds, die)
-        alarm.daemon = True
-        alarm.start()
+    counter = ByteCounter()
 
     def watch(event: Event) -> None:
-        first.setdefault(event.file, event.done)
-        done[event.file] = event.done
-        if task.after_bytes is not None and sum(done.values()) - sum(first.values()) >= task.after_bytes:
-            die()
-        if task.after_end is not None and sum(done.values()) == sum(file.size for file in task.files):
-            die_in(task.after_end)
+        counter.add(event)
+        if task.after_bytes is not None and counter.new >= task.after_bytes:
+            kill_this_process()
+        if task.after_end is not None and counter.total == sum(file.size for file in task.files):
+            kill_this_process_in(task.after_end)
 
     if task.after_seconds is not None:
-        die_in(task.after_seconds)
+        kill_this_process_in(task.after_seconds)
     fetch_into_cache(
         Hub(task.endpoint), RepoId.parse(task.repo), task.commit, task.files, cache_dir=task.cache, revision=None,
         limits=TransferLimits(connections=CONNECTIONS, retry_seconds=0.02), progress=watch, stop=threading.Event(),

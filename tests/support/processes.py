@@ -1,11 +1,15 @@
-"""Run processes of multiprocessing, also from several threads."""
+"""Run processes of multiprocessing, also from several threads, and let a process kill itself during a download."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+
+from llm_hf_models.transfer.types import Event
 
 _ASKING = threading.Lock()
 
@@ -25,3 +29,38 @@ def run_processes(processes: Sequence[BaseProcess]) -> list[int | None]:
         with _ASKING:
             statuses.append(process.exitcode)
     return statuses
+
+
+def kill_this_process() -> None:
+    """End this process at once, as `kill -9` does."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_this_process_in(seconds: float) -> None:
+    """End this process at once after some time, unless it has ended before."""
+    alarm = threading.Timer(seconds, kill_this_process)
+    alarm.daemon = True
+    alarm.start()
+
+
+class ByteCounter:
+    """Counts the bytes of all files from the events of a download."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, int] = {}
+        self._done: dict[str, int] = {}
+
+    def add(self, event: Event) -> None:
+        """Count an event."""
+        self._first.setdefault(event.file, event.done)
+        self._done[event.file] = event.done
+
+    @property
+    def total(self) -> int:
+        """The bytes that are done, also those of earlier processes."""
+        return sum(self._done.values())
+
+    @property
+    def new(self) -> int:
+        """The bytes since the first event of each file."""
+        return self.total - sum(self._first.values())
